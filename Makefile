@@ -1,0 +1,39 @@
+# Needs Python 3.10 or newer, make, and a network or a pip cache for the first installation.
+# `PYTHON=python3.12 make test` picks the interpreter.
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+# What an installation depends on: the start-up hook is copied, even by an editable one.
+SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoload/anomalib_nagl.pth \
+	autoload/anomalib_nagl.start
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/anomalib-nagl demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# pip downloads nothing for what is already satisfied, so a missing stamp in a complete environment costs seconds.
+$(VENV)/.installed: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The environment stays, it is large; its stamps go, so that the next target checks it.
+clean:
+	rm -rf build dist htmlcov .pytest_cache .ruff_cache .mypy_cache openvino_cache
+	rm -f $(VENV)/.installed $(VENV)/.installed-test
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +

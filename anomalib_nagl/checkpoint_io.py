@@ -1,0 +1,25 @@
+"""anomalib's checkpoint reader with errors for people.
+
+Apart from ``checkpoints`` because importing anomalib's engine while the plugin is being registered would go in a circle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
+
+from anomalib_nagl.checkpoints import READ_ERRORS, check_checkpoint, unreadable
+
+
+class NaglCheckpointIO(AnomalibCheckpointIO):
+    """Reads plain data only, and says so when a file is something else."""
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Load a checkpoint; ValueError if the file is none, or not one of this model."""
+        try:
+            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        except READ_ERRORS as error:
+            raise ValueError(unreadable(path, error)) from error
+        check_checkpoint(checkpoint, path)
+        return dict(checkpoint)

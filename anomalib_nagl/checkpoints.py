@@ -1,0 +1,89 @@
+"""Reading trained heads and checkpoints, with errors that say what was found."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_HEAD_PREFIX = "model.head."
+READ_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError)
+
+
+class TrainedHead(NamedTuple):
+    """Weights of a head under their published names, and the settings they were trained with, as far as known."""
+
+    state: dict[str, Tensor]
+    settings: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path, **options: Any) -> Any:  # noqa: ANN401  (whatever was saved)
+    """Read a checkpoint file, plain data only; ValueError if it is missing or is not one."""
+    if not Path(path).is_file():
+        raise ValueError(f"found no file at {path}, expected a checkpoint: check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, **options)
+    except READ_ERRORS as error:
+        raise ValueError(unreadable(path, error)) from error
+
+
+def unreadable(path: object, error: Exception) -> str:
+    """Say that a file is not a checkpoint, with the first line of the reason."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"found a file that is not a checkpoint of plain tensors: {path} ({reason}); expected a checkpoint written by "
+        "`anomalib train`, or the weights of a published head: check the path, or copy the file again"
+    )
+
+
+def read_head(path: str | Path) -> TrainedHead:
+    """Read a head from a checkpoint of this package or of the published code; ValueError if it holds none."""
+    if Path(path).suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return TrainedHead(load_file(path), {})
+        except (SafetensorError, OSError) as error:
+            raise ValueError(unreadable(path, error)) from error
+    found = read_checkpoint(path)
+    if isinstance(found, Mapping) and "state_dict" in found:
+        state = {k.removeprefix(_HEAD_PREFIX): v for k, v in found["state_dict"].items() if k.startswith(_HEAD_PREFIX)}
+        if not state or not found.get("nagl", {}).get("head_trained", False):
+            raise ValueError(
+                f"found a checkpoint without a trained NAGL head: {path}; expected one that `anomalib train --model Nagl` "
+                "wrote with a source to train on"
+            )
+        return TrainedHead(state, dict(found.get("hyper_parameters", {})))
+    if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
+        return TrainedHead(dict(found), {})
+    raise ValueError(
+        f"found {type(found).__name__} in {path}, expected the named tensors of a head or a checkpoint of `anomalib train`"
+    )
+
+
+def check_settings(head: TrainedHead, wanted: Mapping[str, Any], path: str | Path) -> None:
+    """Raise ValueError when a head was trained with other settings than it shall be used with."""
+    different = [
+        f"{name}={head.settings[name]!r} instead of {value!r}"
+        for name, value in wanted.items()
+        if name in head.settings and head.settings[name] != value
+    ]
+    if different:
+        raise ValueError(
+            f"found a head trained with {', '.join(different)} in {path}, expected the same settings: repeat them "
+            "(--model.backbone and so on), or train a head for these"
+        )
+
+
+def check_checkpoint(checkpoint: object, path: object) -> None:
+    """Raise ValueError unless a loaded checkpoint is one of a Nagl model."""
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint or "nagl" not in checkpoint:
+        raise ValueError(
+            f"found a file that is not a checkpoint of Nagl: {path}; expected one that `anomalib train --model Nagl` "
+            "wrote: a bare head goes to --model.head"
+        )

@@ -1,0 +1,1 @@
+"""Data of NAGL: episodes of a source, references of a target, and pictures that the package draws itself."""

@@ -1,0 +1,1 @@
+"""Small pictures of made-up products, drawn rather than downloaded."""

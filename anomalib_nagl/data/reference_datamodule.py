@@ -1,0 +1,179 @@
+"""A datamodule around other datamodules: references of a target, training episodes of a source."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data.utils import LabelName
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Resize, Transform
+
+from anomalib_nagl.data.episodes import EpisodeDataset, EpochSampler, Pool
+from anomalib_nagl.data.selection import Choice, choose, describe, exclude, expand_sources, samples
+from anomalib_nagl.references import ReferenceSet
+
+logger = logging.getLogger(__name__)
+SAMPLINGS = ("corrected", "paper")
+
+
+class ReferenceDataModule(AnomalibDataModule):
+    """Draws references from a target, and training episodes from a source.
+
+    The target is any anomalib image datamodule: ``n_normal`` references come from its train split and ``n_abnormal``, with
+    masks, from its test split; they are taken out of validation and test. ``seed`` decides which ones. The source is one
+    datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every one);
+    a model with an untrained head learns from ``episodes`` of it per epoch. ``sampling`` "paper" draws episodes by the
+    published rule, where a query may be its own reference. Other anomalib models train on the target's normal images.
+
+    Raises ValueError on counts that make no sense, when the target lacks pictures, or when it is its own source.
+    """
+
+    def __init__(
+        self,
+        target: AnomalibDataModule,
+        source: AnomalibDataModule | list[AnomalibDataModule] | None = None,
+        source_categories: list[str] | str | None = None,
+        n_normal: int = 1,
+        n_abnormal: int = 1,
+        episodes: int = 500,
+        train_batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        sampling: str = "corrected",
+        seed: int = 0,
+    ) -> None:
+        self.target = _as_datamodule(target)
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=self.target.eval_batch_size if eval_batch_size is None else eval_batch_size,
+            num_workers=self.target.num_workers if num_workers is None else num_workers,
+            seed=seed,
+        )
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"found sampling={sampling!r}, expected one of {', '.join(SAMPLINGS)}")
+        if episodes < 1:
+            raise ValueError(f"found episodes={episodes}, expected at least 1 in an epoch")
+        several = isinstance(source, Sequence) and not isinstance(source, str)
+        self.sources = [_as_datamodule(one) for one in (source if several else [source])] if source else []
+        named = [source_categories] if isinstance(source_categories, str) else source_categories
+        self.source_categories = None if named is None else [str(name) for name in named]
+        self.n_normal, self.n_abnormal, self.episodes = n_normal, n_abnormal, episodes
+        self.sampling = sampling
+        self.choice: Choice | None = None
+        if self.target.seed is None:
+            self.target.seed = seed  # random splits of the target must not differ between processes
+
+    @property
+    def name(self) -> str:
+        """Name of the target: results are filed under it."""
+        return self.target.name
+
+    @property
+    def category(self) -> str:
+        """Category of the target."""
+        return self.target.category
+
+    @category.setter
+    def category(self, category: str) -> None:
+        self.target.category = category
+
+    def prepare_data(self) -> None:
+        """Let the target, and the sources when a head is trained, fetch what they need."""
+        self.target.prepare_data()
+        if self._mode == "episodes":
+            for source in self._source_datamodules():
+                source.prepare_data()
+
+    def _setup(self, _stage: str | None = None) -> None:
+        self.target.setup(_stage)
+        self.train_data, self.test_data = self.target.train_data, self.target.test_data
+        if hasattr(self.target, "val_data"):
+            self.val_data = self.target.val_data
+        self.choice = choose(self.target, self.n_normal, self.n_abnormal, self.seed or 0)
+        removed = exclude(self, self.choice.paths)
+        logger.info(
+            "References of %s (seed %s): %s. %d of them left the test set, which keeps %d images.",
+            describe(self.target), self.seed, self.choice, removed, len(self.test_data),
+        )  # fmt: skip
+
+    def _create_test_split(self) -> None:
+        """The target has split already."""
+
+    def _create_val_split(self) -> None:
+        """The target has split already."""
+
+    def reference_set(self) -> ReferenceSet:
+        """Read the chosen references; ValueError names the first file that will not do."""
+        if self.choice is None:
+            self.setup()
+        if self.choice is None:
+            raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
+        return self.choice.load()
+
+    def episode_dataset(self) -> EpisodeDataset:
+        """Training episodes of the sources; ValueError if there is no source."""
+        if not self.sources:
+            raise ValueError(
+                "found an untrained head and no source to train it on, expected one of them: give --data.source (other "
+                "parts with known defects), or a trained head with --model.head, or --data.n_abnormal 0"
+            )
+        pools = []
+        for source in self._source_datamodules():
+            source.setup()
+            pools.append(self._pool(source))
+        logger.info("Training on %s.", ", ".join(pool.name for pool in pools))
+        dataset = EpisodeDataset(
+            pools, self.n_normal, self.n_abnormal, self.episodes, self.seed or 0, self.sampling == "paper"
+        )
+        dataset.augmentations = self._model_resize()
+        return dataset
+
+    def _pool(self, source: AnomalibDataModule) -> Pool:
+        """Pictures of a source category: normal references come from its test split only by the published rule (Q15)."""
+        tested = tuple(samples(source.test_data, LabelName.NORMAL))
+        trained = tested if self.sampling == "paper" else tuple(samples(source.train_data, LabelName.NORMAL))
+        return Pool(describe(source), trained, tested, tuple(samples(source.test_data, LabelName.ABNORMAL)))
+
+    def _source_datamodules(self) -> list[AnomalibDataModule]:
+        return expand_sources(self.sources, self.source_categories, self.target) if self.sources else []
+
+    def _model_resize(self) -> Transform | None:
+        transform = getattr(getattr(self._module, "pre_processor", None), "transform", None)
+        steps = getattr(transform, "transforms", [transform])
+        return next((step for step in steps if isinstance(step, Resize)), None)
+
+    @property
+    def _module(self) -> Any:  # noqa: ANN401  (any Lightning module)
+        return getattr(self.trainer, "lightning_module", None)
+
+    @property
+    def _mode(self) -> str | None:
+        return getattr(self._module, "reference_mode", None)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Episodes, or a single batch when there is nothing to train; the target's normal images for other models."""
+        if self._mode is None:
+            return super().train_dataloader()  # type: ignore[no-any-return]
+        if self._mode == "references":
+            one = self.test_data.subsample([0])
+            return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
+        dataset = self.episode_dataset()
+        return DataLoader(
+            dataset,
+            batch_size=self.train_batch_size,
+            sampler=EpochSampler(len(dataset), lambda: self.trainer.current_epoch if self.trainer else 0),
+            num_workers=self.num_workers,
+            collate_fn=dataset.collate_fn,
+        )
+
+
+def _as_datamodule(given: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:
+    """A datamodule as it is, or built from the plain config that ``anomalib benchmark`` passes on."""
+    if isinstance(given, AnomalibDataModule):
+        return given
+    if isinstance(given, Mapping):
+        return get_datamodule(dict(given))
+    raise TypeError(f"found {type(given).__name__} as a target or source, expected an anomalib datamodule")

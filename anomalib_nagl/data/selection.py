@@ -1,0 +1,191 @@
+"""Which pictures become references, and which categories a source has."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data.utils import LabelName
+
+from anomalib_nagl.references import ReferenceSet, load_mask, load_references
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a dataset: its path, its mask's path (None without one) and its defect type."""
+
+    image: str
+    mask: str | None
+    defect_type: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The pictures that were chosen as references."""
+
+    normal: tuple[Sample, ...]
+    abnormal: tuple[Sample, ...]
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Paths of all chosen images."""
+        return frozenset(sample.image for sample in self.normal + self.abnormal)
+
+    def load(self) -> ReferenceSet:
+        """Read the images and masks; ValueError names the first one that will not do."""
+        return load_references(
+            [s.image for s in self.normal],
+            [s.image for s in self.abnormal],
+            [s.mask for s in self.abnormal],
+            [s.defect_type for s in self.abnormal],
+        )
+
+    def __str__(self) -> str:
+        """For people: every chosen picture."""
+        listed = [f"normal {s.image}" for s in self.normal] + [f"{s.defect_type} {s.image}" for s in self.abnormal]
+        return "; ".join(listed)
+
+
+def samples(dataset: AnomalibDataset, label: LabelName) -> list[Sample]:
+    """All pictures of a dataset with one label, sorted by path."""
+    table: pd.DataFrame = dataset.samples
+    table = table[table.label_index == int(label)].sort_values("image_path")
+    types = table["label"] if "label" in table else table["image_path"].map(lambda path: Path(path).parent.name)
+    masks = table["mask_path"] if "mask_path" in table else [None] * len(table)
+    return [
+        Sample(str(image), str(mask) if isinstance(mask, str | Path) and str(mask) else None, str(defect))
+        for image, mask, defect in zip(table["image_path"], masks, types, strict=True)
+    ]
+
+
+def spread_types(candidates: Sequence[Sample], count: int, generator: np.random.Generator) -> tuple[Sample, ...]:
+    """Draw ``count`` pictures without repetition, from as many defect types as possible."""
+    shuffled = [candidates[i] for i in generator.permutation(len(candidates))]
+    seen: dict[str, int] = {}
+    turn = []
+    for sample in shuffled:
+        turn.append(seen.get(sample.defect_type, 0))
+        seen[sample.defect_type] = turn[-1] + 1
+    order = sorted(range(len(shuffled)), key=lambda i: turn[i])
+    return tuple(shuffled[i] for i in order[:count])
+
+
+def choose(datamodule: AnomalibDataModule, n_normal: int, n_abnormal: int, seed: int) -> Choice:
+    """Draw normal references from the train split and abnormal ones from the test split of a set-up datamodule.
+
+    The same seed draws the same pictures. Raises ValueError when there are fewer than asked for, none are asked for, or a
+    normal candidate comes with a mask that marks something.
+    """
+    if n_normal < 0 or n_abnormal < 0 or n_normal + n_abnormal == 0:
+        raise ValueError(
+            f"found n_normal={n_normal} and n_abnormal={n_abnormal}, expected counts of at least 0, not both 0: "
+            "ask for at least one reference"
+        )
+    pools = {
+        "normal": (samples(datamodule.train_data, LabelName.NORMAL), n_normal, "train"),
+        "abnormal": (samples(datamodule.test_data, LabelName.ABNORMAL), n_abnormal, "test"),
+    }
+    for kind, (pool, count, split) in pools.items():
+        if len(pool) < count:
+            raise ValueError(
+                f"found {len(pool)} {kind} images in the {split} split of {describe(datamodule)}, expected at least "
+                f"{count} (n_{kind}): ask for fewer references or add pictures"
+            )
+    generator = np.random.default_rng([seed, n_normal, n_abnormal])
+    normal = spread_types(pools["normal"][0], n_normal, generator)
+    for sample in normal:
+        if sample.mask is not None and bool(load_mask(sample.mask, sample.image).any()):
+            raise ValueError(
+                f"found a mask with marked pixels on the normal image {sample.image}: {sample.mask}; expected none: "
+                "remove the mask or move the picture to the defective ones"
+            )
+    return Choice(normal, spread_types(pools["abnormal"][0], n_abnormal, generator))
+
+
+def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
+    """Remove pictures from the validation and test splits in place; returns how many test pictures were removed."""
+    paths = set(paths)
+    removed = 0
+    for split in ("val_data", "test_data"):
+        dataset: AnomalibDataset | None = getattr(datamodule, split, None)
+        if dataset is None:
+            continue
+        keep = [i for i, path in enumerate(dataset.samples.image_path) if str(path) not in paths]
+        if split == "test_data":
+            removed = len(dataset) - len(keep)
+        if len(keep) < len(dataset):
+            dataset.subsample(keep, inplace=True)
+    return removed
+
+
+def describe(datamodule: AnomalibDataModule) -> str:
+    """Name of a datamodule for people, with its category."""
+    return f"{datamodule.name} {datamodule.category}".strip()
+
+
+def same_data(first: AnomalibDataModule, second: AnomalibDataModule) -> bool:
+    """Whether two datamodules read the same category of the same folder."""
+    facts = [
+        (type(dm), str(Path(str(getattr(dm, "root", ""))).absolute()), dm.category) for dm in (first, second)
+    ]
+    return facts[0] == facts[1]
+
+
+def expand_sources(
+    source: Sequence[AnomalibDataModule], categories: Sequence[str] | None, target: AnomalibDataModule
+) -> list[AnomalibDataModule]:
+    """One datamodule for every source category; never the target itself.
+
+    ``categories`` None keeps the category of each source, ``["all"]`` takes every one that exists, other names are taken
+    as they are. Raises ValueError when nothing is left or names cannot be applied.
+    """
+    if categories is not None and list(categories) != ["all"] and len(source) > 1:
+        raise ValueError(
+            f"found source_categories={list(categories)} with {len(source)} sources, expected one source: "
+            "give each source its own category, or 'all'"
+        )
+    expanded: list[AnomalibDataModule] = []
+    for datamodule in source:
+        names = [datamodule.category] if categories is None else list(categories)
+        for name in all_categories(datamodule) if names == ["all"] else names:
+            clone = copy.deepcopy(datamodule)
+            clone.category = name
+            if same_data(clone, target):
+                if categories is None or list(categories) != ["all"]:
+                    raise ValueError(
+                        f"found the target {describe(target)} among the sources, expected other categories: "
+                        "a head must not be trained on what it is tested on"
+                    )
+                logger.info("Leaving the target %s out of the sources.", describe(target))
+                continue
+            expanded.append(clone)
+    if not expanded:
+        raise ValueError("found no source category besides the target, expected at least one: name another source")
+    return expanded
+
+
+def all_categories(datamodule: AnomalibDataModule) -> list[str]:
+    """Every category of a datamodule's dataset that is on disk; ValueError if it has none to choose from."""
+    root = Path(str(getattr(datamodule, "root", "")))
+    names_known = vars(sys.modules[type(datamodule).__module__]).values()
+    datasets = [x for x in names_known if isinstance(x, type) and issubclass(x, AnomalibDataset)]
+    # anomalib keeps the list of categories beside the dataset class.
+    listed = [name for x in datasets for name in getattr(sys.modules[x.__module__], "CATEGORIES", ())]
+    present = [name for name in listed if (root / name).is_dir()]
+    if not present and root.is_dir():
+        present = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
+    if not present and not listed:
+        raise ValueError(
+            f"found no categories in {describe(datamodule)} at {root}, expected at least one: "
+            "name the source_categories, or give one datamodule for each source"
+        )
+    return present or listed

@@ -1,0 +1,218 @@
+"""The trainable part of NAGL: residual mining (RM), anomaly feature learning (AFL) and the fusion of both maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_nagl.functional import mask_to_grid, mean_similarity, nearest, sine_position, take, unit
+from anomalib_nagl.layers import CrossAttention, SelfAttention
+from anomalib_nagl.quirks import Quirks
+
+
+class NaglMaps(NamedTuple):
+    """What the head says of B queries with M patches, from Q proxies of width C.
+
+    Similarities and scores are (B, M) in [0, 1]; a large score is anomalous. Proxies are (B, Q, C), and empty
+    (B, 0, C) without abnormal references.
+    """
+
+    normal_similarity: Tensor
+    abnormal_similarity: Tensor
+    score: Tensor
+    residual_proxies: Tensor
+    anomaly_proxies: Tensor
+
+
+class NaglHead(nn.Module):
+    """Scores query patches against normal and abnormal reference patches (paper section 3; specification 3 to 10).
+
+    ``variant`` is ``paper`` (the published behaviour), ``corrected``, or one of them with single quirks switched, such
+    as ``paper-Q1`` (see ``Quirks.parse``). Any grid will do, and any width ``dim`` that the heads divide.
+    """
+
+    def __init__(self, dim: int = 384, num_proxies: int = 25, num_heads: int = 4, variant: str = "paper") -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"found token width {dim} and {num_heads} attention heads, expected a width that the heads divide: "
+                "choose another num_heads or other layers of the backbone"
+            )
+        self.dim, self.num_heads = dim, num_heads
+        self.quirks = Quirks.parse(variant)
+        # Attribute names are those of the published checkpoints.
+        self.learnable_proxies = nn.Embedding(num_proxies, dim)
+        self.rm_ca = CrossAttention(dim, num_heads)
+        self.rm_sa = SelfAttention(dim, num_heads)
+        self.afl_ca = CrossAttention(dim, num_heads)
+        self.afl_sa = SelfAttention(dim, num_heads)
+
+    def load_published(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a checkpoint of the published code, its names with or without ``module.`` in front.
+
+        Raises ValueError that names every tensor that is missing, of another shape, or unknown; nothing is loaded then.
+        """
+        given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+        given.pop("mask_downsample.weight", None)  # a constant of the published code
+        wanted = self.state_dict()
+        problems = [f"{name} is missing" for name in wanted if name not in given]
+        problems += [f"{name} is unknown" for name in given if name not in wanted]
+        problems += [
+            f"{name} has shape {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in given and given[name].shape != tensor.shape
+        ]
+        if problems:
+            raise ValueError(
+                f"found a head that does not fit {self.learnable_proxies.num_embeddings} proxies of width {self.dim}: "
+                f"{'; '.join(problems)}. Use the backbone and num_proxies that it was trained with"
+            )
+        self.load_state_dict(given)
+
+    def forward(
+        self,
+        query: Tensor,
+        normal: Tensor,
+        abnormal: Tensor,
+        abnormal_mask: Tensor,
+        grid: tuple[int, int],
+        normal_mask: Tensor | None = None,
+    ) -> NaglMaps:
+        """Score episodes, each with its own references.
+
+        Tokens are (B, M, C), (B, n, M, C) and (B, a, M, C) on ``grid`` (rows, cols); masks are 0/1 pixels (B, a, H, W)
+        and (B, n, H, W), where 1 is abnormal. n = 0 takes the normal patches of the abnormal references, a = 0 gives
+        the normal map alone (section 10). Raises ValueError on shapes that disagree or when no normal patch is left.
+        """
+        self._check_shapes(query, normal, abnormal, abnormal_mask, grid)
+        marked = mask_to_grid(abnormal_mask, grid, self.quirks.shifted_grid) if abnormal.shape[1] else None
+        bank, valid = self.normal_bank(normal, abnormal, marked, grid, normal_mask)
+        proxies = query.new_empty(query.shape[0], 0, self.dim)
+        if marked is not None:
+            proxies = self.mine(abnormal, marked, bank, self._usable(valid, normal.shape[1] > 0), grid)
+        return self.detect(query, bank, proxies, grid, valid, normal_known=normal.shape[1] > 0)
+
+    def normal_bank(
+        self,
+        normal: Tensor,
+        abnormal: Tensor,
+        marked: Tensor | None,
+        grid: tuple[int, int],
+        normal_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Collect the patches (B, K, C) that count as normal, and which of them may be used, (B, K) or None for all.
+
+        ``marked`` (B, a, M) are the abnormal patches. Raises ValueError if an episode has no normal patch.
+        """
+        valid = None
+        if normal.shape[1]:
+            bank = normal.flatten(1, 2)
+            if normal_mask is not None:
+                valid = mask_to_grid(1 - normal_mask, grid, self.quirks.shifted_grid).flatten(1) > 0
+        elif marked is None:
+            raise ValueError("found no references at all, expected at least one normal or abnormal image: add pictures")
+        elif self.quirks.pooled_batch:
+            return _pool_batch(abnormal, marked), None
+        else:
+            bank, valid = abnormal.flatten(1, 2), marked.flatten(1) == 0
+        usable = self._usable(valid, normal.shape[1] > 0)
+        if usable is not None and not bool(usable.any(dim=1).all()):
+            raise ValueError(
+                "found references without a single normal patch, expected at least one: "
+                "add a normal reference, or a mask that does not cover the whole image"
+            )
+        return bank, valid
+
+    def mine(
+        self, abnormal: Tensor, marked: Tensor, bank: Tensor, valid: Tensor | None, grid: tuple[int, int]
+    ) -> Tensor:
+        """Residual mining (section 7.1): abnormal tokens (B, a, M, C), marked patches (B, a, M) -> proxies (B, Q, C)."""
+        value = abnormal.flatten(1, 2)
+        match = nearest(value, bank, valid) if self.quirks.dot_matching else nearest(unit(value), unit(bank), valid)
+        residual = value - take(bank, match.index)
+        position = sine_position(grid, self.dim, marked != 0 if self.quirks.normal_positions else None).to(abnormal)
+        position = position.expand_as(abnormal)
+        if self.quirks.interleaved_positions:
+            position = position.transpose(1, 2)
+        key = value + position.flatten(1, 2)
+        proxies = self.learnable_proxies.weight.expand(abnormal.shape[0], -1, -1)
+        return self.rm_sa(self.rm_ca(proxies, key, residual, self._mining_bias(marked.flatten(1))))
+
+    def detect(
+        self,
+        query: Tensor,
+        bank: Tensor,
+        residual_proxies: Tensor,
+        grid: tuple[int, int],
+        valid: Tensor | None = None,
+        normal_known: bool = True,
+    ) -> NaglMaps:
+        """Score queries (B, M, C) against a bank (B or 1, K, C) and residual proxies (B or 1, Q, C) of its references.
+
+        This is all that runs per query: the references are never seen again. ``normal_known`` is false when the bank
+        was cut out of abnormal references.
+        """
+        masked = 0.0 if self.quirks.zero_masked and normal_known else -math.inf
+        match = nearest(unit(query), unit(bank), valid, masked)
+        normal = match.similarity
+        if not residual_proxies.shape[1]:
+            empty = residual_proxies.expand(query.shape[0], -1, -1)
+            return NaglMaps(normal, 1 - normal, 1 - normal, empty, empty)
+        index = match.index
+        if self.quirks.dot_matching:
+            index = nearest(query, bank, self._usable(valid, normal_known)).index
+        residual = query - take(bank, index)
+        proxies = residual_proxies.expand(query.shape[0], -1, -1)
+        anomaly = self.afl_sa(self.afl_ca(proxies, residual + sine_position(grid, self.dim).to(query), query))
+        abnormal = mean_similarity(query, anomaly)
+        if self.quirks.overwritten_normal and not normal_known:
+            normal = 1 - abnormal
+        return NaglMaps(normal, abnormal, (abnormal + 1 - normal) / 2, proxies, anomaly)
+
+    def _usable(self, valid: Tensor | None, normal_known: bool) -> Tensor | None:
+        """Patches that a residual may be taken to: the published code ignores masks of normal references (Q11)."""
+        return None if self.quirks.zero_masked and normal_known else valid
+
+    def _mining_bias(self, marked: Tensor) -> Tensor:
+        """Attention bias (B * heads, Q, L) that lets residual mining see the marked patches (B, L) only."""
+        samples = torch.arange(marked.shape[0] * self.num_heads, device=marked.device)
+        samples = samples % marked.shape[0] if self.quirks.mixed_masks else samples // self.num_heads
+        if self.quirks.soft_mask:
+            bias = -1e9 * (1 - marked)
+        else:
+            # Nothing marked: look everywhere, an empty softmax would be NaN.
+            visible = (marked > 0) | ~(marked > 0).any(dim=1, keepdim=True)
+            bias = torch.zeros_like(marked).masked_fill(~visible, -math.inf)
+        return bias[samples][:, None].expand(-1, self.learnable_proxies.num_embeddings, -1)
+
+    def _check_shapes(
+        self, query: Tensor, normal: Tensor, abnormal: Tensor, abnormal_mask: Tensor, grid: tuple[int, int]
+    ) -> None:
+        expected = (grid[0] * grid[1], self.dim)
+        for name, tokens in (("query", query), ("normal", normal), ("abnormal", abnormal)):
+            if tuple(tokens.shape[-2:]) != expected:
+                raise ValueError(
+                    f"found {name} tokens of shape {tuple(tokens.shape)}, expected (..., {expected[0]}, {expected[1]}) "
+                    f"for a grid of {grid[0]}x{grid[1]} and width {self.dim}"
+                )
+        if abnormal_mask.shape[:2] != abnormal.shape[:2]:
+            raise ValueError(
+                f"found abnormal masks of shape {tuple(abnormal_mask.shape)}, expected one for each of the abnormal "
+                f"references {tuple(abnormal.shape[:2])}"
+            )
+
+
+def _pool_batch(abnormal: Tensor, marked: Tensor) -> Tensor:
+    """Normal patches of all samples in one list, cut into equal parts (Q7), as the published code does."""
+    pool = abnormal[marked == 0]
+    batch = abnormal.shape[0]
+    if not len(pool) or len(pool) % batch:
+        raise ValueError(
+            f"found {len(pool)} normal patches in a batch of {batch}, expected a positive multiple (quirk Q7): "
+            "use batches of one, or variant 'corrected'"
+        )
+    return pool.reshape(batch, -1, pool.shape[-1])

@@ -1,0 +1,275 @@
+"""The anomalib model: training glue, checkpoints and pre-processing around ``NaglModel``; nothing numeric."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.metrics.evaluator import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor, nn
+
+from anomalib_nagl.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
+from anomalib_nagl.data.episodes import EpisodeBatch
+from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
+from anomalib_nagl.data.selection import Choice, choose, describe, exclude
+from anomalib_nagl.encoders import build_encoder, parse_image_size
+from anomalib_nagl.export import SafeExport
+from anomalib_nagl.head import NaglHead
+from anomalib_nagl.losses import NaglLoss
+from anomalib_nagl.pre_processing import NaglPreProcessor, prepare_references
+from anomalib_nagl.references import ReferenceSet
+from anomalib_nagl.torch_model import NaglModel
+from anomalib_nagl.visualizer import ReferenceVisualizer
+
+logger = logging.getLogger(__name__)
+WEIGHT_DECAY, DECAY_EPOCHS, DECAY_FACTOR = 0.01, (10, 15), 0.1  # specification, section 13.1
+_STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
+
+
+class Nagl(SafeExport, AnomalibModule):
+    """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
+
+    A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
+    name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint of this model or of the
+    published code) nothing is trained: a few normal and defective reference images of a new part are enough.
+
+    ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input in
+    pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``n_normal``, ``n_abnormal`` and
+    ``reference_seed`` choose references when the data is not a ``ReferenceDataModule``. Training ends after ``epochs``,
+    or earlier with the trainer's own limits. Raises ValueError when a setting or the head does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vit_small_patch14_dinov2",
+        layers: str | None = None,
+        backbone_weights: str | None = None,
+        image_size: int | tuple[int, int] = 448,
+        num_proxies: int = 25,
+        num_heads: int = 4,
+        variant: str = "corrected",
+        head: str | None = None,
+        n_normal: int = 1,
+        n_abnormal: int = 1,
+        reference_seed: int = 0,
+        epochs: int = 20,
+        learning_rate: float = 1e-4,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        image_size = parse_image_size(image_size)  # the plain form is what goes into a checkpoint
+        head = str(head) if head is not None else None
+        self.adapts = self.head_trained = head is not None
+        self._size = image_size
+        model = _build(backbone, layers, backbone_weights, image_size, num_proxies, num_heads, variant)
+        self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self.model: NaglModel = model
+        self.loss = NaglLoss(variant)
+        self.n_normal, self.n_abnormal, self.reference_seed = n_normal, n_abnormal, reference_seed
+        self.epochs, self.learning_rate = epochs, learning_rate
+        self.references: list[dict[str, str]] = []
+        self._held_out: Choice | None = None
+        if head is not None:
+            trained = read_head(head)
+            check_settings(trained, {name: self.hparams[name] for name in _STRUCTURE}, head)
+            self.model.head.load_published(trained.state)
+
+    @property
+    def learning_type(self) -> LearningType:
+        """ONE_CLASS for anomalib: its other types skip fitting, which adaptation uses for thresholds (one empty epoch)."""
+        return LearningType.ONE_CLASS
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No sanity validation: there are no references yet. A trained head needs one epoch, which trains nothing."""
+        return {"num_sanity_val_steps": 0, **({"max_epochs": 1} if self.adapts else {})}
+
+    @property
+    def reference_mode(self) -> str:
+        """What the datamodule shall serve for fitting: ``episodes`` to train on, or ``references`` to adapt only."""
+        return "references" if self.adapts or not self._abnormal_shots else "episodes"
+
+    @property
+    def _abnormal_shots(self) -> int:
+        data = getattr(self._trainer, "datamodule", None)
+        return int(data.n_abnormal if isinstance(data, ReferenceDataModule) else self.n_abnormal)
+
+    def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> PreProcessor:  # type: ignore[override]
+        """Resize to the network input, normalise with the backbone's statistics."""
+        mean, std, published = self._statistics
+        return NaglPreProcessor(image_size or self._size, mean, std, published)
+
+    def configure_post_processor(self) -> PostProcessor:
+        """anomalib's thresholds and normalisation."""
+        return PostProcessor()
+
+    @classmethod
+    def configure_visualizer(cls) -> ReferenceVisualizer:  # type: ignore[override]
+        """anomalib's pictures, with the references beside them."""
+        return ReferenceVisualizer()
+
+    def setup(self, stage: str) -> None:
+        """Choose references of a plain datamodule, before any loader exists.
+
+        Raises ValueError when a head would have to be trained without a source, or pictures are missing.
+        """
+        # Imported late: anomalib's engine may itself be importing this package.
+        from anomalib_nagl.checkpoint_io import NaglCheckpointIO
+
+        extra = list(self.checkpoint_safe_globals())
+        self.trainer.strategy.checkpoint_io = NaglCheckpointIO(extra_safe_globals=extra)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or isinstance(data, ReferenceDataModule) or not hasattr(data, "test_data"):
+            return
+        if self._held_out is None and stage in ("fit", "validate"):
+            if self.reference_mode == "episodes":
+                raise ValueError(
+                    f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
+                    "episodes: give a trained head with --model.head, or --data ReferenceDataModule with --data.source, "
+                    "or --model.n_abnormal 0"
+                )
+            self._held_out = choose(data, self.n_normal, self.n_abnormal, self.reference_seed)
+        if self._held_out is not None:
+            removed = exclude(data, self._held_out.paths)
+            logger.info("References of %s: %s. %d left the test set.", describe(data), self._held_out, removed)
+
+    def set_references(self, references: ReferenceSet) -> None:
+        """Show the model the references of a new part, replacing those it had."""
+        transform = getattr(self.pre_processor, "transform", None)
+        if transform is None:
+            raise ValueError("found no pre-processor, expected one to prepare reference images with: leave it enabled")
+        self.model.encoder.ensure_weights()
+        # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
+        with torch.inference_mode(False), torch.no_grad():
+            prepared = prepare_references(references, transform, self.model.encoder.image_size)
+            self.model.set_references(*(tensor.to(self.device) for tensor in prepared))
+        self.references = references.records()
+
+    def _collect_references(self) -> None:
+        """Take the references that the data chose."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ReferenceDataModule):
+            self.set_references(data.reference_set())
+        elif self._held_out is not None:
+            self.set_references(self._held_out.load())
+
+    def on_fit_start(self) -> None:
+        """Fetch the backbone's weights, set the length of training, and plan to validate once, on the last epoch.
+
+        References, thresholds and score ranges belong to the finished head; the target is not looked at before.
+        """
+        self.model.encoder.ensure_weights()
+        adapts = self.reference_mode == "references"
+        limit, planned = self.trainer.max_epochs, 1 if adapts else self.epochs
+        epochs = planned if limit is None or limit < 0 else min(planned, limit)
+        self.trainer.fit_loop.max_epochs = epochs
+        if adapts:
+            self.trainer.limit_train_batches = 1
+        elif self.trainer.check_val_every_n_epoch == 1:
+            self.trainer.check_val_every_n_epoch = epochs
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
+        if self.reference_mode == "references":
+            return None
+        named = list(self.model.head.named_parameters())
+        plain = [p for name, p in named if p.ndim < 2 or "proxies" in name]
+        groups = [
+            {"params": [p for name, p in named if p.ndim >= 2 and "proxies" not in name]},
+            {"params": plain, "weight_decay": WEIGHT_DECAY if self.loss.quirks.decay_all else 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
+        return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, DECAY_EPOCHS, DECAY_FACTOR)]
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> STEP_OUTPUT:
+        """Loss of a batch of episodes; nothing with a trained head."""
+        del batch_idx
+        if self.reference_mode == "references":
+            return torch.zeros((), device=self.device, requires_grad=True)
+        transform = self.pre_processor.transform
+        maps = self.model.episode(
+            batch.image, transform(batch.ref_normal), transform(batch.ref_abnormal), batch.ref_mask.float()
+        )
+        losses = self.loss(maps, batch.gt_mask, batch.gt_label, self.model.encoder.grid)
+        for name, value in losses._asdict().items():
+            shown = name == "total"
+            self.log(f"train_{name}", value, on_epoch=True, on_step=False, prog_bar=shown, batch_size=len(batch.image))
+        return losses.total
+
+    def on_train_epoch_end(self) -> None:
+        """Note that the head has learned something."""
+        self.head_trained = self.head_trained or self.reference_mode == "episodes"
+
+    def on_validation_start(self) -> None:
+        """Take the references anew: what residual mining makes of them depends on the head."""
+        self.model.encoder.ensure_weights()
+        self._collect_references()
+
+    def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Score a batch of the target, for thresholds and score ranges."""
+        return self.test_step(batch, 0, *args, **kwargs)
+
+    def on_test_start(self) -> None:
+        """Use the references of the checkpoint; take those of the data when training ended before it could."""
+        if not self.model.has_references and self.head_trained:
+            self._collect_references()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save plain data only, and nothing that refers to other files."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"].update(head=None, backbone_weights=None, image_size=list(self._size))
+        checkpoint["nagl"] = {"head_trained": self.head_trained, "references": self.references}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
+        check_checkpoint(checkpoint, "the checkpoint")
+        settings = checkpoint["hyper_parameters"]
+        self._size = parse_image_size(settings["image_size"])
+        self.model = _build(**{name: settings[name] for name in _STRUCTURE}, backbone_weights=None, image_size=self._size)
+        self.loss = NaglLoss(settings["variant"])
+        self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
+        self.hparams.update({name: settings[name] for name in (*_STRUCTURE, "image_size")})
+        self.head_trained = bool(checkpoint["nagl"]["head_trained"])
+        self.references = list(checkpoint["nagl"]["references"])
+        super().on_load_checkpoint(checkpoint)
+        data = getattr(self._trainer, "datamodule", None)
+        if data is not None:
+            data.setup(self.trainer.state.fn)  # its loaders resize to the size of the model that was there before
+            self._leave_out_references(data)
+
+    def _leave_out_references(self, data: Any) -> None:  # noqa: ANN401  (any datamodule)
+        """References of the checkpoint are not scored, whatever the data chose."""
+        if hasattr(data, "test_data"):
+            removed = exclude(data, {record["name"] for record in self.references})
+            if removed:
+                logger.info("%d references of the checkpoint left the test set.", removed)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:  # type: ignore[override]  # noqa: ANN401
+        """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
+        check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[return-value]
+
+
+def _build(
+    backbone: str,
+    layers: str | None,
+    backbone_weights: str | None,
+    image_size: tuple[int, int],
+    num_proxies: int,
+    num_heads: int,
+    variant: str,
+) -> NaglModel:
+    encoder = build_encoder(backbone, image_size, layers, backbone_weights)
+    return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant))

@@ -1,0 +1,162 @@
+"""Resize and normalise: inside anomalib's data loaders and, as plain matrix products, inside an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from anomalib.pre_processing import PreProcessor
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
+from torchvision.transforms.v2 import functional as transforms
+
+from anomalib_nagl.references import ReferenceSet
+
+
+class PillowResize(Resize):
+    """Resize pictures as the published code does: PIL's bicubic filter, rounded to 8 bits (specification, section 1)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401  (torchvision's signature)
+        """Resize an image (..., 3, H, W) in [0, 1]; masks go torchvision's way, by nearest neighbour."""
+        if isinstance(inpt, tv_tensors.Mask) or not isinstance(inpt, Tensor):
+            return super().transform(inpt, params)
+        if list(inpt.shape[-2:]) == list(self.size):
+            return inpt
+        flat = [self._resize_one(image) for image in inpt.reshape(-1, *inpt.shape[-3:])]
+        resized = torch.stack(flat).reshape(*inpt.shape[:-2], *self.size).to(inpt.device)
+        return tv_tensors.wrap(resized, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else resized
+
+    def _resize_one(self, image: Tensor) -> Tensor:
+        height, width = self.size
+        picture = transforms.to_pil_image(image.cpu().as_subclass(Tensor))
+        return transforms.pil_to_tensor(picture.resize((width, height), Image.Resampling.BICUBIC)).float() / 255
+
+
+class MatrixResize(nn.Module):
+    """Antialiased bicubic resize as two matrix products, for export.
+
+    It equals torchvision's antialiased bicubic resize. Runtimes disagree about antialiased resize operators, or run them
+    slowly; every one multiplies matrices. ``rounded`` rounds to 8 bits after each pass, as PIL does.
+    """
+
+    def __init__(self, size: tuple[int, int], rounded: bool = False) -> None:
+        super().__init__()
+        self.size, self.rounded = size, rounded
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize images (B, 3, H, W) of any size to (B, 3, height, width)."""
+        right = self._round(images @ cubic_matrix(images.shape[-1], self.size[1], images).T)
+        return self._round(cubic_matrix(images.shape[-2], self.size[0], images) @ right)
+
+    def _round(self, images: Tensor) -> Tensor:
+        return (images * 255).round().clamp(0, 255) / 255 if self.rounded else images
+
+
+def cubic_matrix(source: int, target: int, like: Tensor) -> Tensor:
+    """Weights (target, source) of PIL's bicubic filter (a = -0.5) along one axis, widened when it scales down.
+
+    Positions are kept as integers until the last division, so reduced precision cannot shift them.
+    """
+    column = torch.arange(source, device=like.device)
+    length = column[-1:] + 1  # a tensor, so that a dynamic size stays in an exported graph
+    row = torch.arange(target, device=like.device)[:, None]
+    # Distance of pixel centres in units of the filter: (column + 1/2 - (row + 1/2) * source / target) / scale.
+    distance = ((2 * column + 1) * target - (2 * row + 1) * length).abs().to(like.dtype)
+    distance = distance / (2 * length.clamp(min=target)).to(like.dtype)
+    distance = distance.clamp(max=2)  # where the filter is 0
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weight = torch.where(distance < 1, near, far)
+    return weight / weight.sum(dim=1, keepdim=True)
+
+
+class NaglPreProcessor(PreProcessor):
+    """Resizes to the network input and normalises with the statistics of the backbone.
+
+    ``published`` resizes as the published code does (``PillowResize``). The exported graph takes images of any size in
+    [0, 1] and gives the same result.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        published: bool = False,
+    ) -> None:
+        super().__init__()
+        self._build(tuple(image_size), tuple(mean), tuple(std), published)
+
+    def _build(
+        self, image_size: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...], published: bool
+    ) -> None:
+        height, width = image_size
+        self.config = {"image_size": [height, width], "mean": list(mean), "std": list(std), "published": published}
+        resize = (
+            PillowResize((height, width))
+            if published
+            else Resize([height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
+        )
+        self.transform = Compose([resize, Normalize(list(mean), list(std))])
+        self.export_transform = nn.Sequential(
+            MatrixResize((height, width), rounded=published), Normalize(list(mean), list(std))
+        )
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Plain values that rebuild this pre-processor."""
+        return {"nagl": self.config}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Rebuild from ``checkpoint_config``, or from that of anomalib's own pre-processor."""
+        if "nagl" not in config:
+            super().load_checkpoint_config(config)
+            return
+        own = config["nagl"]
+        self._build(tuple(own["image_size"]), tuple(own["mean"]), tuple(own["std"]), bool(own["published"]))
+
+
+class PreparedReferences(NamedTuple):
+    """References at the size of the network input.
+
+    Normalised images (n, 3, H, W) and (a, 3, H, W), masks (a, H, W), and n + a pictures (3, H, W) as uint8 to show.
+    """
+
+    normal: Tensor
+    abnormal: Tensor
+    masks: Tensor
+    pictures: Tensor
+
+
+def prepare_references(references: ReferenceSet, transform: Transform, size: tuple[int, int]) -> PreparedReferences:
+    """Bring references of any size to the network input (height, width), as ``transform`` does with queries."""
+    normal = [transform(image) for image in references.normal]
+    pairs = [
+        transform(image, tv_tensors.Mask(mask != 0))
+        for image, mask in zip(references.abnormal, references.masks, strict=True)
+    ]
+    masks = [
+        # Nearest neighbour may lose a thin defect: then mark every pixel that a part of it falls on.
+        resized if resized.any() else nn.functional.adaptive_max_pool2d((mask != 0).float()[None], size)[0] > 0
+        for (_, resized), mask in zip(pairs, references.masks, strict=True)
+    ]
+    shown = [
+        (transforms.resize(image, list(size), antialias=True).clamp(0, 1) * 255).round().to(torch.uint8)
+        for image in references.normal + references.abnormal
+    ]
+    return PreparedReferences(
+        _stack(normal, (3, *size)),
+        _stack([image for image, _ in pairs], (3, *size)),
+        _stack(masks, size).bool(),
+        _stack(shown, (3, *size)),
+    )
+
+
+def _stack(tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    plain = [tensor.as_subclass(Tensor).reshape(shape) for tensor in tensors]
+    return torch.stack(plain) if plain else torch.empty(0, *shape)
