@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from anomalib.data.datamodules.image.mvtecad import MVTecAD
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from filelock import FileLock
 from PIL import Image
 from torchvision.transforms.v2 import Transform
 
@@ -121,7 +121,8 @@ def draw_category(root: Path | str, category: str, seed: int = 0) -> Path:
     """Draw one category in MVTec AD layout, or keep the folder that is already there.
 
     A folder is kept if its marker file names the same recipe and seed, and replaced if it names others. Pictures are
-    drawn beside the final folder, which appears only when all are done; any number of processes may do so at once.
+    drawn beside the final folder, which appears only when all are done. Of several processes that ask at once, one
+    draws and the others wait for it.
 
     Returns:
         The category's folder, `root/category`.
@@ -134,10 +135,9 @@ def draw_category(root: Path | str, category: str, seed: int = 0) -> Path:
     if _is_current(final, seed):
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{category}-", dir=final.parent) as bench:
-        fresh = Path(bench) / "fresh"
-        _draw_all(fresh, category, seed)
-        _replace(final, fresh, Path(bench) / "stale", seed)
+    with FileLock(final.parent / f".{category}.lock"):
+        if not _is_current(final, seed):  # another process may have drawn it while this one waited
+            _replace(final, category, seed)
     return final
 
 
@@ -165,33 +165,26 @@ def _marker(seed: int) -> bytes:
 
 
 def _is_current(folder: Path, seed: int) -> bool:
-    """Whether the folder is there and needs no drawing.
+    try:
+        return (folder / MARKER).read_bytes() == _marker(seed)
+    except FileNotFoundError:
+        return False
 
-    Raises:
-        FileExistsError: if it is not ours to replace.
-    """
-    marker = folder / MARKER
-    with suppress(FileNotFoundError):
-        return marker.read_bytes() == _marker(seed)
-    if folder.exists() and not marker.exists():  # asked again: another process may have finished meanwhile
+
+def _replace(final: Path, category: str, seed: int) -> None:
+    """Draw beside the final folder, then swap."""
+    if final.exists() and not (final / MARKER).exists():
         msg = (
-            f"{folder} was not drawn by anomalib-nagl (it has no {MARKER}), so it is left alone. "
+            f"{final} was not drawn by anomalib-nagl (it has no {MARKER}), so it is left alone. "
             "Choose another root, or move that folder away."
         )
         raise FileExistsError(msg)
-    return False
-
-
-def _replace(final: Path, fresh: Path, stale: Path, seed: int) -> None:
-    """Put the fresh folder in its place, unless another process has just put the same pictures there."""
-    if not _is_current(final, seed):
-        with suppress(FileNotFoundError):
-            final.rename(stale)
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{category}-", dir=final.parent) as bench:
+        fresh = Path(bench) / "fresh"
+        _draw_all(fresh, category, seed)
+        if final.exists():
+            final.rename(Path(bench) / "stale")
         fresh.rename(final)
-    except OSError:
-        if not _is_current(final, seed):
-            raise
 
 
 def _draw_all(folder: Path, category: str, seed: int) -> None:

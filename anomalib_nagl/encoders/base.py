@@ -27,7 +27,7 @@ class Encoder(nn.Module):
         dim: width C of a token.
         mean: per channel, subtracted from RGB in [0, 1].
         std: per channel, divides the difference.
-        config: plain data with which ``build_encoder`` can do without a ``local-dir:`` folder; None for other backbones.
+        config: plain data with which ``build_encoder`` can do without a ``local-dir:`` folder, None for others.
     """
 
     def __init__(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,7 @@ class Backbone:
             arguments["pretrained_cfg_overlay"] = {"state_dict": state, "source": None, "file": None}
         if not arguments.get("features_only"):
             arguments["num_classes"] = 0
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+        with torch.random.fork_rng(devices=[]), torch.device(device), _quiet_loading():
             return timm.create_model(
                 self.architecture,
                 pretrained=state is not None,
@@ -92,6 +95,18 @@ class TimmEncoder(Encoder):
             return type(self.backbone).__name__
         arguments = (self.source.config or {}).get("model_args", {})
         return f"{self.source.architecture.partition('.')[0]}|{json.dumps(arguments, sort_keys=True)}"
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Silence timm's warnings of unused tensors: a backbone without its classifier never uses them all."""
+    loader = logging.getLogger("timm.models._builder")
+    level = loader.level
+    loader.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        loader.setLevel(level)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

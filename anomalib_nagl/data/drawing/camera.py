@@ -43,17 +43,17 @@ def _light(surface: Surface, rng: np.random.Generator) -> Floats:
 
 
 def _pose(stack: Floats, rng: np.random.Generator) -> Floats:
-    """Turn, shift and zoom a little, and bring the canvas down to the picture's resolution."""
-    size, middle = PICTURE * SCALE, CANVAS / 2
+    """Bring the canvas down to the picture's resolution, then turn, shift and zoom a little."""
+    half = CANVAS // SCALE
+    small = stack.reshape(half, SCALE, half, SCALE, -1).mean(axis=(1, 3))
     turn = AffineTransform(
         rotation=np.deg2rad(rng.uniform(-2.5, 2.5)),
         scale=rng.uniform(0.98, 1.02),
-        translation=rng.uniform(-8, 8, 2) + middle,
+        translation=rng.uniform(-4, 4, 2) + half / 2,
     )
-    placed = AffineTransform(translation=(-size / 2, -size / 2)) + turn
-    seen = warp(stack, placed, output_shape=(size, size), order=1, mode="reflect", preserve_range=True)
-    reduced: Floats = seen.reshape(PICTURE, SCALE, PICTURE, SCALE, -1).mean(axis=(1, 3)).astype(np.float32)
-    return reduced
+    middle = AffineTransform(translation=(-PICTURE / 2, -PICTURE / 2))
+    seen: Floats = warp(small, middle + turn, output_shape=(PICTURE, PICTURE), order=1, mode="reflect")
+    return seen.astype(np.float32)
 
 
 def _illumination(rng: np.random.Generator) -> Floats:
@@ -78,7 +78,8 @@ def _dust(picture: Floats, rng: np.random.Generator) -> Floats:
 
 def _sense(picture: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Lens blur, white balance, sensor noise and 8-bit rounding."""
-    blurred = gaussian_filter(picture, (rng.uniform(0.3, 0.6),) * 2 + (0,))
+    sigma = rng.uniform(0.3, 0.5)
+    blurred = gaussian_filter(picture, (sigma, sigma, 0))
     balanced = blurred * rng.normal(1, 0.015, 3)
     noisy = balanced + rng.normal(0, 1, picture.shape) * rng.uniform(0.008, 0.018)
     return np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
