@@ -42,9 +42,9 @@ class Nagl(SafeExport, AnomalibModule):
     published code) nothing is trained: a few normal and defective reference images of a new part are enough.
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input in
-    pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``n_normal``, ``n_abnormal`` and
-    ``reference_seed`` choose references when the data is not a ``ReferenceDataModule``. Training ends after ``epochs``,
-    or earlier with the trainer's own limits. Raises ValueError when a setting or the head does not fit.
+    pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the
+    head's first weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a
+    ``ReferenceDataModule``. Training ends after ``epochs``, or earlier with the trainer's own limits. Raises ValueError when a setting or the head does not fit.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Nagl(SafeExport, AnomalibModule):
         head: str | None = None,
         n_normal: int = 1,
         n_abnormal: int = 1,
-        reference_seed: int = 0,
+        seed: int = 0,
         epochs: int = 20,
         learning_rate: float = 1e-4,
         pre_processor: nn.Module | bool = True,
@@ -71,12 +71,12 @@ class Nagl(SafeExport, AnomalibModule):
         head = str(head) if head is not None else None
         self.adapts = self.head_trained = head is not None
         self._size = image_size
-        model = _build(backbone, layers, backbone_weights, image_size, num_proxies, num_heads, variant)
+        model = _build(backbone, layers, backbone_weights, image_size, num_proxies, num_heads, variant, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
         self.loss = NaglLoss(variant)
-        self.n_normal, self.n_abnormal, self.reference_seed = n_normal, n_abnormal, reference_seed
+        self.n_normal, self.n_abnormal, self.seed = n_normal, n_abnormal, seed
         self.epochs, self.learning_rate = epochs, learning_rate
         self.references: list[dict[str, str]] = []
         self._held_out: Choice | None = None
@@ -139,7 +139,7 @@ class Nagl(SafeExport, AnomalibModule):
                     "episodes: give a trained head with --model.head, or --data ReferenceDataModule with --data.source, "
                     "or --model.n_abnormal 0"
                 )
-            self._held_out = choose(data, self.n_normal, self.n_abnormal, self.reference_seed)
+            self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
         if self._held_out is not None:
             removed = exclude(data, self._held_out.paths)
             logger.info("References of %s: %s. %d left the test set.", describe(data), self._held_out, removed)
@@ -236,7 +236,7 @@ class Nagl(SafeExport, AnomalibModule):
         check_checkpoint(checkpoint, "the checkpoint")
         settings = checkpoint["hyper_parameters"]
         self._size = parse_image_size(settings["image_size"])
-        self.model = _build(**{name: settings[name] for name in _STRUCTURE}, backbone_weights=None, image_size=self._size)
+        self.model = _build(**{name: settings[name] for name in _STRUCTURE}, backbone_weights=None, image_size=self._size, seed=0)
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
         self.hparams.update({name: settings[name] for name in (*_STRUCTURE, "image_size")})
@@ -270,6 +270,9 @@ def _build(
     num_proxies: int,
     num_heads: int,
     variant: str,
+    seed: int,
 ) -> NaglModel:
     encoder = build_encoder(backbone, image_size, layers, backbone_weights)
-    return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant))
+    with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
+        torch.manual_seed(seed)
+        return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant))

@@ -428,6 +428,7 @@ def test_gabor_tells_directions_apart_and_ignores_brightness_of_flat_patches():
     wave = torch.sin(torch.arange(64) * 2 * torch.pi * 0.2).expand(1, 3, 64, 64)
     across, along = encoder(wave)[0, 5, :48], encoder(wave.mT)[0, 5, :48]
     assert torch.cosine_similarity(across, along, dim=0) < 0.3
+    torch.testing.assert_close(across.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
     flat = [encoder(torch.full((1, 3, 64, 64), level))[0, :, :48] for level in (-1.0, 1.0)]
     torch.testing.assert_close(flat[0], flat[1], atol=1e-3, rtol=0)
     assert encoder.weights_ready

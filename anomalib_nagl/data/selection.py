@@ -176,10 +176,12 @@ def expand_sources(
 def all_categories(datamodule: AnomalibDataModule) -> list[str]:
     """Every category of a datamodule's dataset that is on disk; ValueError if it has none to choose from."""
     root = Path(str(getattr(datamodule, "root", "")))
-    names_known = vars(sys.modules[type(datamodule).__module__]).values()
-    datasets = [x for x in names_known if isinstance(x, type) and issubclass(x, AnomalibDataset)]
-    # anomalib keeps the list of categories beside the dataset class.
-    listed = [name for x in datasets for name in getattr(sys.modules[x.__module__], "CATEGORIES", ())]
+    home = sys.modules[type(datamodule).__module__]
+    datasets = [x for x in vars(home).values() if isinstance(x, type) and issubclass(x, AnomalibDataset)]
+    # anomalib keeps the list of categories beside the dataset class; a module may import the class it derives from.
+    datasets.sort(key=lambda dataset: dataset.__module__ != home.__name__)
+    lists = [getattr(sys.modules[dataset.__module__], "CATEGORIES", ()) for dataset in datasets]
+    listed = list(next((names for names in lists if names), ()))
     present = [name for name in listed if (root / name).is_dir()]
     if not present and root.is_dir():
         present = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())

@@ -140,6 +140,9 @@ def parse_image_size(value: Any) -> tuple[int, int]:
     """Read (height, width) in pixels from a number, a pair of any sequence type, or text like "448" and "448,672".
 
     Raises ValueError for anything else.
+
+    >>> parse_image_size("448,672"), parse_image_size(448)
+    ((448, 672), (448, 448))
     """
     parts = value.split(",") if isinstance(value, str) else value
     try:

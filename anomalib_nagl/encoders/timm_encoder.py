@@ -24,7 +24,14 @@ LOCAL = "local-dir:"
 
 @dataclass(frozen=True)
 class Backbone:
-    """A timm architecture, the folder it came from if any, and the file that replaces its pretrained weights."""
+    """How to build a timm model and where its weights lie; building it reads none.
+
+    Attributes:
+        name: as the user gave it, with the ``local-dir:`` scheme or a weight tag.
+        architecture: timm's name of it, with the tag if one was given.
+        config: architecture, model_args and pretrained_cfg of a ``local-dir:`` backbone, else None.
+        weights: file that replaces the pretrained weights, or None.
+    """
 
     name: str
     architecture: str
@@ -76,7 +83,12 @@ class Backbone:
 
 
 class TimmEncoder(Encoder):
-    """Base of the encoders that wrap a timm model, held as ``backbone``."""
+    """Base of the encoders that wrap a timm model.
+
+    Attributes:
+        backbone: the timm model.
+        source: how it was built and where its weights lie; None for a model that came with its weights.
+    """
 
     backbone: nn.Module
     source: Backbone | None = None

@@ -122,6 +122,7 @@ def fetch(name: str, repository: str | None, file_name: str | None = None) -> Pa
 
 
 def _offline() -> str:
+    """Say that the user forbade the network; empty otherwise. The variable is read again, the client reads it once."""
     asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     return "offline mode is set (HF_HUB_OFFLINE)" if asked or constants.HF_HUB_OFFLINE else ""
 
