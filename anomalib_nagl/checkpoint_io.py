@@ -1,6 +1,6 @@
 """anomalib's checkpoint reader with errors for people.
 
-Apart from ``checkpoints`` because importing anomalib's engine while the plugin is being registered would go in a circle.
+Apart from ``checkpoints``: importing anomalib's engine while the plugin is being registered would go in a circle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anomalib_nagl.checkpoints import READ_ERRORS, check_checkpoint, unreadable
 class NaglCheckpointIO(AnomalibCheckpointIO):
     """Reads plain data only, and says so when a file is something else."""
 
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint; ValueError if the file is none, or not one of this model."""
         try:
             checkpoint = super().load_checkpoint(path, *args, **kwargs)

@@ -21,7 +21,7 @@ class TrainedHead(NamedTuple):
     settings: dict[str, Any]
 
 
-def read_checkpoint(path: str | Path, **options: Any) -> Any:  # noqa: ANN401  (whatever was saved)
+def read_checkpoint(path: str | Path, **options: Any) -> Any:
     """Read a checkpoint file, plain data only; ValueError if it is missing or is not one."""
     if not Path(path).is_file():
         raise ValueError(f"found no file at {path}, expected a checkpoint: check the path")
@@ -55,14 +55,15 @@ def read_head(path: str | Path) -> TrainedHead:
         state = {k.removeprefix(_HEAD_PREFIX): v for k, v in found["state_dict"].items() if k.startswith(_HEAD_PREFIX)}
         if not state or not found.get("nagl", {}).get("head_trained", False):
             raise ValueError(
-                f"found a checkpoint without a trained NAGL head: {path}; expected one that `anomalib train --model Nagl` "
-                "wrote with a source to train on"
+                f"found a checkpoint without a trained NAGL head: {path}; expected one that "
+                "`anomalib train --model Nagl` wrote with a source to train on"
             )
         return TrainedHead(state, dict(found.get("hyper_parameters", {})))
     if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
         return TrainedHead(dict(found), {})
     raise ValueError(
-        f"found {type(found).__name__} in {path}, expected the named tensors of a head or a checkpoint of `anomalib train`"
+        f"found {type(found).__name__} in {path}, expected the named tensors of a head, or a checkpoint of "
+        "`anomalib train`"
     )
 
 

@@ -27,7 +27,7 @@ class SafeExport(ExportMixin):
         export_root: Path | str,
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401  (anomalib's signature)
+        **kwargs: Any,
     ) -> Path:
         """Write ``weights/onnx/NAME.onnx``, one file with pre- and post-processing; RuntimeError without references."""
         self._check_references()
@@ -35,7 +35,7 @@ class SafeExport(ExportMixin):
         write = super().to_onnx
         return _in_one_step(export_root, lambda root: write(root, model_file_name, input_size, **kwargs))
 
-    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
         """Write ``weights/openvino/NAME.xml`` and ``.bin``; RuntimeError without references."""
         self._check_references()
         write = super().to_openvino
@@ -50,7 +50,7 @@ class SafeExport(ExportMixin):
 
 
 def _in_one_step(export_root: Path | str, write: Callable[[Path], Path]) -> Path:
-    """Let ``write`` fill a temporary folder, then move its files into place, weights before the graph that names them."""
+    """Let ``write`` fill a temporary folder, then move its files into place, weights before the graph."""
     root = Path(export_root)
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root, prefix=".export-") as temporary:

@@ -1,7 +1,7 @@
 """Pure tensor functions of NAGL: no modules, no state, no input or output.
 
-Shapes: B images, grid of rows x cols = M patches, K patches in a bank, width C. Section numbers are those of the algorithm
-specification that the tests check against; equations are those of the paper (arXiv 2510.00495).
+Shapes: B images, grid of rows x cols = M patches, K patches in a bank, width C. Section numbers and quirks (Qn) are
+those of the algorithm specification that the tests check against; the paper is arXiv 2510.00495.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ BANK_CHUNK = 16_384  # patches compared at once: bounds the similarity matrix to
 
 
 class Match(NamedTuple):
-    """The best bank patch of every token: its similarity (B, L) and its index (B, L) into the bank."""
+    """The best bank patch of every token: its similarity (B, L) and its place (B, L) in the bank."""
 
     similarity: Tensor
-    index: Tensor
+    patch: Tensor
 
 
 def unit(tokens: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def nearest(tokens: Tensor, bank: Tensor, valid: Tensor | None = None, masked: f
         if best is not None:
             closer = value > best.similarity
             value = torch.where(closer, value, best.similarity)
-            index = torch.where(closer, index, best.index)
+            index = torch.where(closer, index, best.patch)
         best = Match(value, index)
     if best is None:
         raise ValueError("found an empty bank, expected at least one reference patch: add a reference image")
@@ -120,7 +120,7 @@ def image_score(score: Tensor, fraction: float = 0.01) -> Tensor:
 
 
 def smoothing_matrix(cells: int, pixels: int, sigma: float) -> Tensor:
-    """Matrix (pixels, cells): bilinear up-sampling (half-pixel centres), then a Gaussian of ``sigma`` pixels (section 9).
+    """Matrix (pixels, cells): bilinear up-sampling, then a Gaussian of ``sigma`` pixels (section 9).
 
     The Gaussian is cut at 4 sigma and mirrored at the border, the border pixel repeated. Both steps are linear and
     separable, so an anomaly map is two small products: exact in every runtime, and cheap.

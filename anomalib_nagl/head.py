@@ -130,10 +130,10 @@ class NaglHead(nn.Module):
     def mine(
         self, abnormal: Tensor, marked: Tensor, bank: Tensor, valid: Tensor | None, grid: tuple[int, int]
     ) -> Tensor:
-        """Residual mining (section 7.1): abnormal tokens (B, a, M, C), marked patches (B, a, M) -> proxies (B, Q, C)."""
+        """Residual mining (section 7.1): abnormal tokens (B, a, M, C) marked at (B, a, M) -> proxies (B, Q, C)."""
         value = abnormal.flatten(1, 2)
         match = nearest(value, bank, valid) if self.quirks.dot_matching else nearest(unit(value), unit(bank), valid)
-        residual = value - take(bank, match.index)
+        residual = value - take(bank, match.patch)
         position = sine_position(grid, self.dim, marked != 0 if self.quirks.normal_positions else None).to(abnormal)
         position = position.expand_as(abnormal)
         if self.quirks.interleaved_positions:
@@ -162,9 +162,9 @@ class NaglHead(nn.Module):
         if not residual_proxies.shape[1]:
             empty = residual_proxies.expand(query.shape[0], -1, -1)
             return NaglMaps(normal, 1 - normal, 1 - normal, empty, empty)
-        index = match.index
+        index = match.patch
         if self.quirks.dot_matching:
-            index = nearest(query, bank, self._usable(valid, normal_known)).index
+            index = nearest(query, bank, self._usable(valid, normal_known)).patch
         residual = query - take(bank, index)
         proxies = residual_proxies.expand(query.shape[0], -1, -1)
         anomaly = self.afl_sa(self.afl_ca(proxies, residual + sine_position(grid, self.dim).to(query), query))

@@ -15,7 +15,7 @@ class CrossAttention(nn.Module):
         _initialise(self.multihead_attn)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Update proxies (B, Q, C) from keys and values (B, L, C); ``bias`` (B * heads, Q, L) is added to the scores."""
+        """Update proxies (B, Q, C) from keys and values (B, L, C); ``bias`` (B * heads, Q, L) adds to the scores."""
         # The fused kernel loses the softmax of scores near -1e9 in its backward pass; asking for weights avoids it.
         read, _ = self.multihead_attn(query, key, value, attn_mask=bias, need_weights=bias is not None)
         return self.norm(query + read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import nn
 
 from anomalib_nagl.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
-from anomalib_nagl.data.episodes import EpisodeBatch
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.selection import Choice, choose, describe, exclude
 from anomalib_nagl.encoders import build_encoder, parse_image_size
@@ -34,17 +32,18 @@ WEIGHT_DECAY, DECAY_EPOCHS, DECAY_FACTOR = 0.01, (10, 15), 0.1  # specification,
 _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
-class Nagl(SafeExport, AnomalibModule):
+class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own mixin overrides Lightning's to_onnx too
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
     name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint of this model or of the
     published code) nothing is trained: a few normal and defective reference images of a new part are enough.
 
-    ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input in
-    pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the
-    head's first weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a
-    ``ReferenceDataModule``. Training ends after ``epochs``, or earlier with the trainer's own limits. Raises ValueError when a setting or the head does not fit.
+    ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
+    in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the head's first
+    weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a ``ReferenceDataModule``.
+    Training ends after ``epochs``, or earlier with the trainer's own limits. Raises ValueError when a setting or the
+    head does not fit.
     """
 
     def __init__(
@@ -71,11 +70,11 @@ class Nagl(SafeExport, AnomalibModule):
         head = str(head) if head is not None else None
         self.adapts = self.head_trained = head is not None
         self._size = image_size
-        model = _build(backbone, layers, backbone_weights, image_size, num_proxies, num_heads, variant, seed)
+        model = _build(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
-        self.loss = NaglLoss(variant)
+        self.loss: NaglLoss = NaglLoss(variant)
         self.n_normal, self.n_abnormal, self.seed = n_normal, n_abnormal, seed
         self.epochs, self.learning_rate = epochs, learning_rate
         self.references: list[dict[str, str]] = []
@@ -87,7 +86,7 @@ class Nagl(SafeExport, AnomalibModule):
 
     @property
     def learning_type(self) -> LearningType:
-        """ONE_CLASS for anomalib: its other types skip fitting, which adaptation uses for thresholds (one empty epoch)."""
+        """ONE_CLASS for anomalib: its other types skip fitting, where adaptation takes references and thresholds."""
         return LearningType.ONE_CLASS
 
     @property
@@ -111,12 +110,12 @@ class Nagl(SafeExport, AnomalibModule):
         return NaglPreProcessor(image_size or self._size, mean, std, published)
 
     def configure_post_processor(self) -> PostProcessor:
-        """anomalib's thresholds and normalisation."""
+        """Anomalib's thresholds and normalisation."""
         return PostProcessor()
 
     @classmethod
-    def configure_visualizer(cls) -> ReferenceVisualizer:  # type: ignore[override]
-        """anomalib's pictures, with the references beside them."""
+    def configure_visualizer(cls) -> ReferenceVisualizer:
+        """Anomalib's pictures, with the references beside them."""
         return ReferenceVisualizer()
 
     def setup(self, stage: str) -> None:
@@ -136,8 +135,8 @@ class Nagl(SafeExport, AnomalibModule):
             if self.reference_mode == "episodes":
                 raise ValueError(
                     f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
-                    "episodes: give a trained head with --model.head, or --data ReferenceDataModule with --data.source, "
-                    "or --model.n_abnormal 0"
+                    "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
+                    "--data.source, or --model.n_abnormal 0"
                 )
             self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
         if self._held_out is not None:
@@ -185,22 +184,22 @@ class Nagl(SafeExport, AnomalibModule):
             return None
         named = list(self.model.head.named_parameters())
         plain = [p for name, p in named if p.ndim < 2 or "proxies" in name]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for name, p in named if p.ndim >= 2 and "proxies" not in name]},
             {"params": plain, "weight_decay": WEIGHT_DECAY if self.loss.quirks.decay_all else 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
         return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, DECAY_EPOCHS, DECAY_FACTOR)]
 
-    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> STEP_OUTPUT:
-        """Loss of a batch of episodes; nothing with a trained head."""
+    def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
+        """Loss of an ``EpisodeBatch``; nothing with a trained head."""
         del batch_idx
         if self.reference_mode == "references":
             return torch.zeros((), device=self.device, requires_grad=True)
-        transform = self.pre_processor.transform
-        maps = self.model.episode(
-            batch.image, transform(batch.ref_normal), transform(batch.ref_abnormal), batch.ref_mask.float()
-        )
+        # anomalib's pre-processor has prepared the query, and knows nothing of references.
+        transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
+        references = transform(batch.ref_normal), transform(batch.ref_abnormal)
+        maps = self.model.episode(batch.image, *references, batch.ref_mask)
         losses = self.loss(maps, batch.gt_mask, batch.gt_label, self.model.encoder.grid)
         for name, value in losses._asdict().items():
             shown = name == "total"
@@ -216,7 +215,7 @@ class Nagl(SafeExport, AnomalibModule):
         self.model.encoder.ensure_weights()
         self._collect_references()
 
-    def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch of the target, for thresholds and score ranges."""
         return self.test_step(batch, 0, *args, **kwargs)
 
@@ -229,14 +228,20 @@ class Nagl(SafeExport, AnomalibModule):
         """Save plain data only, and nothing that refers to other files."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"].update(head=None, backbone_weights=None, image_size=list(self._size))
-        checkpoint["nagl"] = {"head_trained": self.head_trained, "references": self.references}
+        checkpoint["nagl"] = {
+            "head_trained": self.head_trained,
+            "references": self.references,
+            "backbone": self.model.encoder.config,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
         check_checkpoint(checkpoint, "the checkpoint")
         settings = checkpoint["hyper_parameters"]
         self._size = parse_image_size(settings["image_size"])
-        self.model = _build(**{name: settings[name] for name in _STRUCTURE}, backbone_weights=None, image_size=self._size, seed=0)
+        self.model = _build(
+            **{name: settings[name] for name in _STRUCTURE}, backbone_weights=None, image_size=self._size, seed=0
+        )
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
         self.hparams.update({name: settings[name] for name in (*_STRUCTURE, "image_size")})
@@ -248,7 +253,7 @@ class Nagl(SafeExport, AnomalibModule):
             data.setup(self.trainer.state.fn)  # its loaders resize to the size of the model that was there before
             self._leave_out_references(data)
 
-    def _leave_out_references(self, data: Any) -> None:  # noqa: ANN401  (any datamodule)
+    def _leave_out_references(self, data: Any) -> None:
         """References of the checkpoint are not scored, whatever the data chose."""
         if hasattr(data, "test_data"):
             removed = exclude(data, {record["name"] for record in self.references})
@@ -256,7 +261,7 @@ class Nagl(SafeExport, AnomalibModule):
                 logger.info("%d references of the checkpoint left the test set.", removed)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:  # type: ignore[override]  # noqa: ANN401
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[return-value]
@@ -265,14 +270,15 @@ class Nagl(SafeExport, AnomalibModule):
 def _build(
     backbone: str,
     layers: str | None,
-    backbone_weights: str | None,
-    image_size: tuple[int, int],
     num_proxies: int,
     num_heads: int,
     variant: str,
-    seed: int,
+    image_size: tuple[int, int],
+    backbone_weights: str | None = None,
+    seed: int = 0,
+    config: dict[str, Any] | None = None,
 ) -> NaglModel:
-    encoder = build_encoder(backbone, image_size, layers, backbone_weights)
+    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config)
     with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
         torch.manual_seed(seed)
         return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant))

@@ -17,12 +17,12 @@ from anomalib_nagl.references import ReferenceSet
 
 
 class PillowResize(Resize):
-    """Resize pictures as the published code does: PIL's bicubic filter, rounded to 8 bits (specification, section 1)."""
+    """Resize as the published code does: PIL's bicubic filter, rounded to 8 bits (specification, section 1)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__(list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401  (torchvision's signature)
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize an image (..., 3, H, W) in [0, 1]; masks go torchvision's way, by nearest neighbour."""
         if isinstance(inpt, tv_tensors.Mask) or not isinstance(inpt, Tensor):
             return super().transform(inpt, params)
@@ -41,8 +41,8 @@ class PillowResize(Resize):
 class MatrixResize(nn.Module):
     """Antialiased bicubic resize as two matrix products, for export.
 
-    It equals torchvision's antialiased bicubic resize. Runtimes disagree about antialiased resize operators, or run them
-    slowly; every one multiplies matrices. ``rounded`` rounds to 8 bits after each pass, as PIL does.
+    It equals torchvision's antialiased bicubic resize. Runtimes disagree about antialiased resize operators, or run
+    them slowly; every one multiplies matrices. ``rounded`` rounds to 8 bits after each pass, as PIL does.
     """
 
     def __init__(self, size: tuple[int, int], rounded: bool = False) -> None:

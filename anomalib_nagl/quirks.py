@@ -1,4 +1,4 @@
-"""Where the published code and a sound implementation part: one named switch for each quirk (specification, section 15)."""
+"""Where the published code and a sound implementation part: a named switch for each quirk (specification, 15)."""
 
 from __future__ import annotations
 

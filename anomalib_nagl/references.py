@@ -17,9 +17,9 @@ from torch import Tensor
 class ReferenceSet:
     """Normal and abnormal reference images of one part, checked once.
 
-    Images are float (3, H, W) in [0, 1], sizes may differ. Each abnormal image has a mask (H, W) of its own size, non-zero
-    where it is abnormal, and a defect type. Names tell people which picture is meant, usually its path. Raises ValueError
-    when there is no image at all, when counts differ, or when an image or mask is not as described.
+    Images are float (3, H, W) in [0, 1], sizes may differ. Each abnormal image has a mask (H, W) of its own size,
+    non-zero where it is abnormal, and a defect type. Names tell people which picture is meant, usually its path. Raises
+    ValueError when there is no image at all, when counts differ, or when an image or mask is not as described.
     """
 
     normal: tuple[Tensor, ...] = ()

@@ -18,14 +18,17 @@ ENCODE_BATCH = 8
 class NaglModel(DynamicBufferMixin, nn.Module):
     """NAGL over a frozen encoder.
 
-    References enter through ``set_references`` alone. Residual mining sees references only, so its result is a constant:
-    the bank of normal patches and the residual proxies are all that a query needs; the pictures are kept for people.
+    References enter through ``set_references`` alone. Residual mining sees references only, so its result is a
+    constant: the bank of normal patches and the residual proxies are all that a query needs; the pictures are kept for
+    people.
     """
 
     def __init__(self, encoder: Encoder, head: NaglHead) -> None:
         super().__init__()
         if encoder.dim != head.dim:
-            raise ValueError(f"found a head of width {head.dim} for an encoder of width {encoder.dim}, expected the same")
+            raise ValueError(
+                f"found a head of width {head.dim} for an encoder of width {encoder.dim}, expected the same"
+            )
         self.encoder, self.head = encoder, head
         height, width = encoder.image_size
         rows, cols = encoder.grid
@@ -70,8 +73,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
     def set_references(self, normal: Tensor, abnormal: Tensor, masks: Tensor, pictures: Tensor) -> None:
         """Adapt to new references, replacing the old ones.
 
-        Normalised images (n, 3, H, W) and (a, 3, H, W), 0/1 masks (a, H, W), and the same n + a images as uint8 pictures
-        to show. Raises ValueError if there are none, or no normal patch among them.
+        Normalised images (n, 3, H, W) and (a, 3, H, W), 0/1 masks (a, H, W), and the same n + a images as uint8
+        pictures to show. Raises ValueError if there are none, or no normal patch among them.
         """
         normal_tokens, abnormal_tokens = self.encode(normal)[None], self.encode(abnormal)[None]
         grid, quirks = self.encoder.grid, self.head.quirks
@@ -92,8 +95,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         """
         if not self.has_references:
             raise RuntimeError(
-                "found no references, expected at least one picture: run `anomalib train` first (with a trained head it "
-                "only takes references), load a checkpoint that has them (--ckpt_path), or call set_references"
+                "found no references, expected at least one picture: run `anomalib train` first (with a trained "
+                "head it only takes references), load a checkpoint that has them (--ckpt_path), or call set_references"
             )
         maps = self.head.detect(
             self.encoder(images),

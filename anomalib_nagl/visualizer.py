@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib.data import ImageBatch
-from anomalib.models import AnomalibModule
+from anomalib.models.components import AnomalibModule
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from anomalib.visualization.image.functional import add_text_to_image, overlay_images, visualize_gt_mask
@@ -15,13 +15,13 @@ from PIL import Image
 
 
 class ReferenceVisualizer(ImageVisualizer):
-    """Appends the first ``max_references`` normal and abnormal references, the latter with their mask, to each picture."""
+    """Appends the first ``max_references`` normal references, and abnormal ones with their masks, to each picture."""
 
-    def __init__(self, max_references: int = 1, **kwargs: Any) -> None:  # noqa: ANN401  (those of ImageVisualizer)
+    def __init__(self, max_references: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_references = max_references
 
-    def reference_panels(self, model: Any) -> list[Image.Image]:  # noqa: ANN401  (any model; others have no references)
+    def reference_panels(self, model: Any) -> list[Image.Image]:
         """Panels of a model's references, empty when it has none."""
         images, masks = getattr(model, "reference_images", None), getattr(model, "reference_masks", None)
         if images is None or masks is None or not len(images):
@@ -37,7 +37,7 @@ class ReferenceVisualizer(ImageVisualizer):
         text = {key: value for key, value in self.text_config.items() if key != "enable"}
         return [add_text_to_image(picture.resize(self.field_size), title, **text) for title, picture in titled]
 
-    def on_test_batch_end(
+    def on_test_batch_end(  # type: ignore[override]  # narrowed as anomalib's own is
         self,
         trainer: Trainer,
         pl_module: AnomalibModule,

@@ -28,7 +28,7 @@ def checkpoint(real_folder: Path) -> Path:
     """A head trained on boards and pavement, with references of magnetic tiles."""
     cli = anomalib("train", "--config", CONFIG / "train.yaml", *QUICK, *SMALL)
     found = metrics(cli)
-    assert METRICS <= set(found)
+    assert set(found) >= METRICS
     assert found["pixel_AUROC"] > 0.5
     weights = real_folder / RESULTS / "magnetic_tile/v0/weights/lightning/model.ckpt"
     pictures = list((real_folder / RESULTS / "magnetic_tile/v0/images").rglob("*.png"))
@@ -54,7 +54,7 @@ def test_checkpoint_holds_plain_data_and_the_choice(checkpoint: Path) -> None:
 
 def test_adapting_trains_nothing(checkpoint: Path) -> None:
     cli = anomalib("train", "--config", CONFIG / "adapt.yaml", *SMALL)
-    assert METRICS <= set(metrics(cli))
+    assert set(metrics(cli)) >= METRICS
     trained, adapted = (
         torch.load(path, weights_only=True)["state_dict"]
         for path in (checkpoint, RESULTS / "pcb_group_92000/v0/weights/lightning/model.ckpt")
@@ -68,8 +68,8 @@ def test_adapting_trains_nothing(checkpoint: Path) -> None:
 def test_testing_a_checkpoint_repeats_the_training_run(checkpoint: Path) -> None:
     data = ("--data.target.root", "datasets/real_small", "--data.target.category", "magnetic_tile")
     cli = anomalib(
-        "test", "--model", "Nagl", "--ckpt_path", checkpoint, "--data", "ReferenceDataModule", "--data.target", "MVTecAD",
-        *data, "--data.target.num_workers", 0,
+        "test", "--model", "Nagl", "--ckpt_path", checkpoint, "--data", "ReferenceDataModule",
+        "--data.target", "MVTecAD", *data, "--data.target.num_workers", 0,
     )  # fmt: skip
     after = metrics(cli)
     assert len(cli.datamodule.test_data) == 172
@@ -81,7 +81,9 @@ def test_testing_a_checkpoint_repeats_the_training_run(checkpoint: Path) -> None
 @pytest.mark.parametrize("data", ["crack/003.png", "fray"])
 def test_predicting_from_a_checkpoint_alone(checkpoint: Path, data: str) -> None:
     path = Path("datasets/real_small/magnetic_tile/test") / data
-    cli = anomalib("predict", "--model", "Nagl", "--ckpt_path", checkpoint, "--data", path, "--default_root_dir", "predicted")
+    cli = anomalib(
+        "predict", "--model", "Nagl", "--ckpt_path", checkpoint, "--data", path, "--default_root_dir", "predicted"
+    )
     count = 14 if path.is_dir() else 1
     written = list(Path(cli.engine.trainer.default_root_dir).rglob(f"images/**/{path.stem if count == 1 else '*'}.png"))
     assert len(written) >= count

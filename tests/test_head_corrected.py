@@ -65,7 +65,9 @@ def naive(model: NaglHead, given: dict[str, Tensor], sample: int) -> tuple[Tenso
     for shot in range(len(abnormal)):
         for cell in range(len(query)):
             row, col = divmod(cell, GRID[1])
-            window = given["abnormal_mask"][sample, shot, row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH]
+            window = given["abnormal_mask"][
+                sample, shot, row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH
+            ]
             if window.any():
                 keys.append(abnormal[shot, cell] + position[cell])
                 values.append(residual(abnormal[shot, cell]))
@@ -157,10 +159,13 @@ def test_any_width_that_the_heads_divide(dim: int) -> None:
         (lambda: head()(**dict(episode(), abnormal_mask=torch.ones(3, 2, 13, 20)), grid=GRID), "13x20"),
         (lambda: head().load_published({}), "learnable_proxies.weight is missing"),
         (lambda: head().load_published(NaglHead(48, 7).state_dict()), r"\(7, 48\) instead of \(7, 24\)"),
-        (lambda: NaglLoss()(head()(**episode(), grid=GRID), torch.zeros(3, 12, 20), torch.zeros(3), GRID), "at least 20"),
+        (
+            lambda: NaglLoss()(head()(**episode(), grid=GRID), torch.zeros(3, 12, 20), torch.zeros(3), GRID),
+            "at least 20",
+        ),
     ],
 )
-def test_bad_input_is_named(build, message: str) -> None:  # noqa: ANN001
+def test_bad_input_is_named(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -183,7 +188,9 @@ def test_corrected_loss_supervises_the_test_score_and_scales() -> None:
     maps = head()(**episode(), grid=GRID)
     loss = NaglLoss("corrected")
     assert_close(loss.training_score(maps.score), image_score(maps.score))
-    right = maps._replace(normal_similarity=torch.ones(3, 15), abnormal_similarity=torch.zeros(3, 15), score=torch.zeros(3, 15))
+    right = maps._replace(
+        normal_similarity=torch.ones(3, 15), abnormal_similarity=torch.zeros(3, 15), score=torch.zeros(3, 15)
+    )
     parts = loss(right, torch.zeros(3, 12, 20), torch.zeros(3), GRID)
     assert parts.total < 0.05
     assert_close(parts.total, parts.cross_entropy + parts.focal + parts.dice)

@@ -99,7 +99,7 @@ def test_intermediate_values(name: str) -> None:
     if "out.normal_pool" in case:
         assert torch.equal(bank, case["out.normal_pool"])
     for tokens, kind in ((given["abnormal"].flatten(1, 2), "ref"), (given["query"], "query")):
-        index = nearest(tokens, bank).index
+        index = nearest(tokens, bank).patch
         assert torch.equal(index, case[f"out.{kind}_nn_index"].long())
         assert_close((tokens - take(bank, index)).view_as(case[f"out.{kind}_residual"]), case[f"out.{kind}_residual"])
     bias = head._mining_bias(marked.flatten(1))

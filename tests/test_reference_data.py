@@ -13,7 +13,7 @@ from anomalib.data import Folder, MVTecAD
 from PIL import Image
 
 from anomalib_nagl import DrawnPictures, Nagl, ReferenceDataModule, ReferenceSet
-from anomalib_nagl.data.episodes import EpochSampler, EpisodeBatch, EpisodeDataset, Pool
+from anomalib_nagl.data.episodes import EpisodeBatch, EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.data.selection import Choice, Sample, all_categories, choose, spread_types
 
 
@@ -84,7 +84,9 @@ def test_several_sources(drawn: Path) -> None:
 
 
 def test_episodes_hold_queries_apart_from_references(drawn: Path) -> None:
-    data = ReferenceDataModule(target(drawn), DrawnPictures(drawn), ["cloth", "wood"], n_normal=2, n_abnormal=2, episodes=200)
+    data = ReferenceDataModule(
+        target(drawn), DrawnPictures(drawn), ["cloth", "wood"], n_normal=2, n_abnormal=2, episodes=200
+    )
     dataset = data.episode_dataset()
     drawn_episodes = [dataset.draw(number) for number in range(200)]
     for episode in drawn_episodes:

@@ -1,4 +1,4 @@
-"""Training episodes: a query of a source category with references of the same category (specification, section 13.2)."""
+"""Training episodes: a query with references of the same source category (specification, section 13.2)."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def draw_episode(pools: Sequence[Pool], n_normal: int, n_abnormal: int, key: Seq
     one and the type has enough pictures.
     """
     generator = np.random.default_rng(list(key))
-    pool = pools[generator.integers(len(pools))]
+    pool = pools[int(generator.integers(len(pools)))]
     label = int(generator.integers(2))
     types = sorted({sample.defect_type for sample in pool.abnormal})
-    kind = types[generator.integers(len(types))]
+    kind = types[int(generator.integers(len(types)))]
     of_kind = [sample for sample in pool.abnormal if sample.defect_type == kind]
     if len(of_kind) < n_abnormal + label:
         of_kind = list(pool.abnormal)
@@ -76,7 +76,7 @@ def draw_episode(pools: Sequence[Pool], n_normal: int, n_abnormal: int, key: Seq
     queries = [sample for sample in pool.normal_queries or pool.normal if sample.image not in taken]
     if not queries:
         queries = [sample for sample in pool.normal if sample.image not in taken]
-    return Episode(queries[generator.integers(len(queries))], 0, normal, abnormal)
+    return Episode(queries[int(generator.integers(len(queries)))], 0, normal, abnormal)
 
 
 def draw_published(

@@ -22,11 +22,12 @@ SAMPLINGS = ("corrected", "paper")
 class ReferenceDataModule(AnomalibDataModule):
     """Draws references from a target, and training episodes from a source.
 
-    The target is any anomalib image datamodule: ``n_normal`` references come from its train split and ``n_abnormal``, with
-    masks, from its test split; they are taken out of validation and test. ``seed`` decides which ones. The source is one
-    datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every one);
-    a model with an untrained head learns from ``episodes`` of it per epoch. ``sampling`` "paper" draws episodes by the
-    published rule, where a query may be its own reference. Other anomalib models train on the target's normal images.
+    The target is any anomalib image datamodule: ``n_normal`` references come from its train split and ``n_abnormal``,
+    with masks, from its test split; they are taken out of validation and test. ``seed`` decides which ones. The source
+    is one datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every
+    one); a model with an untrained head learns from ``episodes`` of it per epoch. ``sampling`` "paper" draws episodes
+    by the published rule, where a query may be its own reference. Other anomalib models train on the target's normal
+    images.
 
     Raises ValueError on counts that make no sense, when the target lacks pictures, or when it is its own source.
     """
@@ -56,8 +57,8 @@ class ReferenceDataModule(AnomalibDataModule):
             raise ValueError(f"found sampling={sampling!r}, expected one of {', '.join(SAMPLINGS)}")
         if episodes < 1:
             raise ValueError(f"found episodes={episodes}, expected at least 1 in an epoch")
-        several = isinstance(source, Sequence) and not isinstance(source, str)
-        self.sources = [_as_datamodule(one) for one in (source if several else [source])] if source else []
+        listed = source if isinstance(source, Sequence) else [] if source is None else [source]
+        self.sources = [_as_datamodule(one) for one in listed]
         named = [source_categories] if isinstance(source_categories, str) else source_categories
         self.source_categories = None if named is None else [str(name) for name in named]
         self.n_normal, self.n_abnormal, self.episodes = n_normal, n_abnormal, episodes
@@ -67,7 +68,7 @@ class ReferenceDataModule(AnomalibDataModule):
             self.target.seed = seed  # random splits of the target must not differ between processes
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # anomalib's is read-only too
         """Name of the target: results are filed under it."""
         return self.target.name
 
@@ -132,7 +133,7 @@ class ReferenceDataModule(AnomalibDataModule):
         return dataset
 
     def _pool(self, source: AnomalibDataModule) -> Pool:
-        """Pictures of a source category: normal references come from its test split only by the published rule (Q15)."""
+        """Pictures of a source category; by the published rule normal references come from its test split (Q15)."""
         tested = tuple(samples(source.test_data, LabelName.NORMAL))
         trained = tested if self.sampling == "paper" else tuple(samples(source.train_data, LabelName.NORMAL))
         return Pool(describe(source), trained, tested, tuple(samples(source.test_data, LabelName.ABNORMAL)))
@@ -146,7 +147,7 @@ class ReferenceDataModule(AnomalibDataModule):
         return next((step for step in steps if isinstance(step, Resize)), None)
 
     @property
-    def _module(self) -> Any:  # noqa: ANN401  (any Lightning module)
+    def _module(self) -> Any:
         return getattr(self.trainer, "lightning_module", None)
 
     @property
@@ -156,7 +157,7 @@ class ReferenceDataModule(AnomalibDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Episodes, or a single batch when there is nothing to train; the target's normal images for other models."""
         if self._mode is None:
-            return super().train_dataloader()  # type: ignore[no-any-return]
+            return super().train_dataloader()
         if self._mode == "references":
             one = self.test_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)

@@ -82,8 +82,8 @@ def spread_types(candidates: Sequence[Sample], count: int, generator: np.random.
 def choose(datamodule: AnomalibDataModule, n_normal: int, n_abnormal: int, seed: int) -> Choice:
     """Draw normal references from the train split and abnormal ones from the test split of a set-up datamodule.
 
-    The same seed draws the same pictures. Raises ValueError when there are fewer than asked for, none are asked for, or a
-    normal candidate comes with a mask that marks something.
+    The same seed draws the same pictures. Raises ValueError when there are fewer than asked for, none are asked for, or
+    a normal candidate comes with a mask that marks something.
     """
     if n_normal < 0 or n_abnormal < 0 or n_normal + n_abnormal == 0:
         raise ValueError(
@@ -134,9 +134,7 @@ def describe(datamodule: AnomalibDataModule) -> str:
 
 def same_data(first: AnomalibDataModule, second: AnomalibDataModule) -> bool:
     """Whether two datamodules read the same category of the same folder."""
-    facts = [
-        (type(dm), str(Path(str(getattr(dm, "root", ""))).absolute()), dm.category) for dm in (first, second)
-    ]
+    facts = [(type(dm), str(Path(str(getattr(dm, "root", ""))).absolute()), dm.category) for dm in (first, second)]
     return facts[0] == facts[1]
 
 
@@ -145,8 +143,8 @@ def expand_sources(
 ) -> list[AnomalibDataModule]:
     """One datamodule for every source category; never the target itself.
 
-    ``categories`` None keeps the category of each source, ``["all"]`` takes every one that exists, other names are taken
-    as they are. Raises ValueError when nothing is left or names cannot be applied.
+    ``categories`` None keeps the category of each source, ``["all"]`` takes every one that exists, other names are
+    taken as they are. Raises ValueError when nothing is left or names cannot be applied.
     """
     if categories is not None and list(categories) != ["all"] and len(source) > 1:
         raise ValueError(
