@@ -13,11 +13,12 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from anomalib_nagl.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.selection import Choice, choose, describe, exclude
+from anomalib_nagl.data.tokens import TokenBatch, TokenEpisodes, encode_pictures
 from anomalib_nagl.encoders import build_encoder, parse_image_size
 from anomalib_nagl.export import SafeExport
 from anomalib_nagl.head import NaglHead
@@ -42,7 +43,8 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the head's first
     weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a ``ReferenceDataModule``.
-    Training ends after ``epochs``, or earlier with the trainer's own limits. Raises ValueError when a setting or the
+    Training ends after ``epochs``, or earlier with the trainer's own limits; ``token_cache`` encodes each picture once
+    instead of whenever an episode shows it. Raises ValueError when a setting or the
     head does not fit.
     """
 
@@ -61,6 +63,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         seed: int = 0,
         epochs: int = 20,
         learning_rate: float = 1e-4,
+        token_cache: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -76,7 +79,8 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
         self.n_normal, self.n_abnormal, self.seed = n_normal, n_abnormal, seed
-        self.epochs, self.learning_rate = epochs, learning_rate
+        self.epochs, self.learning_rate, self.token_cache = epochs, learning_rate, token_cache
+        self._tokens: Tensor | None = None
         self.references: list[dict[str, str]] = []
         self._held_out: Choice | None = None
         if head is not None:
@@ -191,20 +195,52 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
         return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, DECAY_EPOCHS, DECAY_FACTOR)]
 
+    @property
+    def uses_tokens(self) -> bool:
+        """Whether training reads tokens instead of pictures, which a pre-processor of somebody else cannot serve."""
+        return self.token_cache and isinstance(self.pre_processor, NaglPreProcessor)
+
+    def on_train_start(self) -> None:
+        """Encode every picture of the source once."""
+        episodes = getattr(self.trainer.train_dataloader, "dataset", None)
+        if isinstance(episodes, TokenEpisodes):
+            rows, cols = self.model.encoder.grid
+            self._tokens = encode_pictures(
+                episodes.paths,
+                getattr(self.pre_processor, "transform", nn.Identity()),
+                lambda images: self.model.encode(images.to(self.device)),
+                (rows * cols, self.model.encoder.dim),
+            )
+
+    def on_train_end(self) -> None:
+        """Let the tokens go."""
+        self._tokens = None
+
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
-        """Loss of an ``EpisodeBatch``; nothing with a trained head."""
+        """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""
         del batch_idx
         if self.reference_mode == "references":
             return torch.zeros((), device=self.device, requires_grad=True)
-        # anomalib's pre-processor has prepared the query, and knows nothing of references.
-        transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
-        references = transform(batch.ref_normal), transform(batch.ref_abnormal)
-        maps = self.model.episode(batch.image, *references, batch.ref_mask)
-        losses = self.loss(maps, batch.gt_mask, batch.gt_label, self.model.encoder.grid)
+        if isinstance(batch, TokenBatch):
+            tokens = [self._look_up(rows) for rows in batch[:3]]
+            maps = self.model.head(*tokens, batch.abnormal_mask, self.model.encoder.grid)
+            query_mask, label = batch.query_mask, batch.label
+        else:
+            # anomalib's pre-processor has prepared the query, and knows nothing of references.
+            transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
+            references = transform(batch.ref_normal), transform(batch.ref_abnormal)
+            maps = self.model.episode(batch.image, *references, batch.ref_mask)
+            query_mask, label = batch.gt_mask, batch.gt_label
+        losses = self.loss(maps, query_mask, label, self.model.encoder.grid)
         for name, value in losses._asdict().items():
             shown = name == "total"
-            self.log(f"train_{name}", value, on_epoch=True, on_step=False, prog_bar=shown, batch_size=len(batch.image))
+            self.log(f"train_{name}", value, on_epoch=True, on_step=False, prog_bar=shown, batch_size=len(label))
         return losses.total
+
+    def _look_up(self, rows: Tensor) -> Tensor:
+        if self._tokens is None:
+            raise RuntimeError("found a batch of tokens before the pictures were encoded: train through the Engine")
+        return self._tokens[rows.cpu()].to(self.device, torch.float32)
 
     def on_train_epoch_end(self) -> None:
         """Note that the head has learned something."""

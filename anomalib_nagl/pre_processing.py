@@ -108,6 +108,11 @@ class NaglPreProcessor(PreProcessor):
             MatrixResize((height, width), rounded=published), Normalize(list(mean), list(std))
         )
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Prepare pictures; a batch of tokens is ready as it is."""
+        if hasattr(batch, "image"):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
     def checkpoint_config(self) -> dict[str, Any]:
         """Plain values that rebuild this pre-processor."""
         return {"nagl": self.config}

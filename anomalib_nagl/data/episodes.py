@@ -155,6 +155,11 @@ class EpisodeDataset(Dataset[EpisodeItem]):
             return draw_published(self.pools, self.n_normal, self.n_abnormal, numpy, python)
         return draw_episode(self.pools, self.n_normal, self.n_abnormal, (self.seed, number))
 
+    def pictures(self) -> list[str]:
+        """Paths of every picture that an episode may hold, sorted."""
+        every = (pool.normal + pool.normal_queries + pool.abnormal for pool in self.pools)
+        return sorted({sample.image for found in every for sample in found})
+
     def __getitem__(self, number: int) -> EpisodeItem:
         """Read the pictures of an episode; ValueError names a file that will not do."""
         episode = self.draw(number)

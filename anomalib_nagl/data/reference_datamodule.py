@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import Resize, Transform
 
 from anomalib_nagl.data.episodes import EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.data.selection import Choice, choose, describe, exclude, expand_sources, samples
+from anomalib_nagl.data.tokens import TokenEpisodes
 from anomalib_nagl.references import ReferenceSet
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,14 @@ class ReferenceDataModule(AnomalibDataModule):
         dataset.augmentations = self._model_resize()
         return dataset
 
+    def _training_episodes(self) -> EpisodeDataset | TokenEpisodes:
+        """Episodes as pictures, or as rows of a token table for a model that keeps one."""
+        episodes, resize = self.episode_dataset(), self._model_resize()
+        if resize is None or not getattr(self._module, "uses_tokens", False):
+            return episodes
+        height, width = resize.size
+        return TokenEpisodes(episodes, (height, width), resize)
+
     def _pool(self, source: AnomalibDataModule) -> Pool:
         """Pictures of a source category; by the published rule normal references come from its test split (Q15)."""
         tested = tuple(samples(source.test_data, LabelName.NORMAL))
@@ -161,13 +170,13 @@ class ReferenceDataModule(AnomalibDataModule):
         if self._mode == "references":
             one = self.test_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
-        dataset = self.episode_dataset()
+        dataset = self._training_episodes()
         return DataLoader(
             dataset,
             batch_size=self.train_batch_size,
             sampler=EpochSampler(len(dataset), lambda: self.trainer.current_epoch if self.trainer else 0),
             num_workers=self.num_workers,
-            collate_fn=dataset.collate_fn,
+            collate_fn=getattr(dataset, "collate_fn", None),
         )
 
 
