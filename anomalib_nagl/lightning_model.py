@@ -19,17 +19,16 @@ from anomalib_nagl.checkpoints import check_checkpoint, check_settings, read_che
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.selection import Choice, choose, describe, exclude
 from anomalib_nagl.data.tokens import TokenBatch, TokenEpisodes, encode_pictures
-from anomalib_nagl.encoders import build_encoder, parse_image_size
+from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export import SafeExport
-from anomalib_nagl.head import NaglHead
 from anomalib_nagl.losses import NaglLoss
+from anomalib_nagl.optimization import published_optimizer
 from anomalib_nagl.pre_processing import NaglPreProcessor, prepare_references
 from anomalib_nagl.references import ReferenceSet
-from anomalib_nagl.torch_model import NaglModel
+from anomalib_nagl.torch_model import NaglModel, build_model
 from anomalib_nagl.visualizer import ReferenceVisualizer
 
 logger = logging.getLogger(__name__)
-WEIGHT_DECAY, DECAY_EPOCHS, DECAY_FACTOR = 0.01, (10, 15), 0.1  # specification, section 13.1
 _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
@@ -73,7 +72,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         head = str(head) if head is not None else None
         self.adapts = self.head_trained = head is not None
         self._size = image_size
-        model = _build(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
+        model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
@@ -186,14 +185,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
         if self.reference_mode == "references":
             return None
-        named = list(self.model.head.named_parameters())
-        plain = [p for name, p in named if p.ndim < 2 or "proxies" in name]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for name, p in named if p.ndim >= 2 and "proxies" not in name]},
-            {"params": plain, "weight_decay": WEIGHT_DECAY if self.loss.quirks.decay_all else 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
-        return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, DECAY_EPOCHS, DECAY_FACTOR)]
+        return published_optimizer(self.model.head, self.learning_rate, self.loss.quirks.decay_all)
 
     @property
     def uses_tokens(self) -> bool:
@@ -255,11 +247,6 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         """Score a batch of the target, for thresholds and score ranges."""
         return self.test_step(batch, 0, *args, **kwargs)
 
-    def on_test_start(self) -> None:
-        """Use the references of the checkpoint; take those of the data when training ended before it could."""
-        if not self.model.has_references and self.head_trained:
-            self._collect_references()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save plain data only, and nothing that refers to other files."""
         super().on_save_checkpoint(checkpoint)
@@ -275,7 +262,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         check_checkpoint(checkpoint, "the checkpoint")
         settings = checkpoint["hyper_parameters"]
         self._size = parse_image_size(settings["image_size"])
-        self.model = _build(
+        self.model = build_model(
             **{name: settings[name] for name in _STRUCTURE}, backbone_weights=None, image_size=self._size, seed=0
         )
         self.loss = NaglLoss(settings["variant"])
@@ -301,20 +288,3 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[return-value]
-
-
-def _build(
-    backbone: str,
-    layers: str | None,
-    num_proxies: int,
-    num_heads: int,
-    variant: str,
-    image_size: tuple[int, int],
-    backbone_weights: str | None = None,
-    seed: int = 0,
-    config: dict[str, Any] | None = None,
-) -> NaglModel:
-    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config)
-    with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
-        torch.manual_seed(seed)
-        return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant))

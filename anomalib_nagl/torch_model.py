@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.models.components import DynamicBufferMixin
 from torch import Tensor, nn
 
-from anomalib_nagl.encoders import Encoder
+from anomalib_nagl.encoders import Encoder, build_encoder
 from anomalib_nagl.functional import anomaly_map, image_score, mask_to_grid, smoothing_matrix
 from anomalib_nagl.head import NaglHead, NaglMaps
 
@@ -109,3 +111,21 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             pred_score=image_score(maps.score),
             anomaly_map=anomaly_map(maps.score, self.smooth_down, self.smooth_right),
         )
+
+
+def build_model(
+    backbone: str,
+    layers: str | None,
+    num_proxies: int,
+    num_heads: int,
+    variant: str,
+    image_size: tuple[int, int],
+    backbone_weights: str | None = None,
+    seed: int = 0,
+    config: dict[str, Any] | None = None,
+) -> NaglModel:
+    """Encoder and a fresh head, which ``seed`` decides; ``config`` stands in for a ``local-dir:`` folder."""
+    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config)
+    with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
+        torch.manual_seed(seed)
+        return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant))
