@@ -10,7 +10,7 @@ SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoloa
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/anomalib-nagl demo
+	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

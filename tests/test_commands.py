@@ -158,7 +158,8 @@ ONNX = ("export", "--model", "Nagl", "--export_type", "onnx")
         (lambda head: (*TRAIN, "--data.source", "null"), "no source to train it on"),
         (lambda head: (*TRAIN, "--data.target.category", "cloth"), "target DrawnPictures cloth among the sources"),
         (
-            lambda head: ("train", *GABOR, "--data", "MVTecAD", "--data.root", "datasets/drawn", "--data.category", "plug"),
+            lambda head: ("train", *GABOR, "--data", "MVTecAD", "--data.root", "datasets/drawn",
+                          "--data.category", "plug"),
             "untrained head and only MVTecAD plug",
         ),
         (lambda head: (*ONNX, "--ckpt_path", garbage(head)), "not a checkpoint of plain tensors"),
