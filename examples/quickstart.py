@@ -99,7 +99,8 @@ def main() -> None:
     out = parser.parse_args().out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.chdir(out)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would not write to the log, but here
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they would not write to the log, but here
     console = Console()
     console.print("[bold]1/4[/] Training a head on three drawn textures (cloth, brushed metal, wood) ...")
     anomalib("train", "--config", CONFIG, *QUIET)

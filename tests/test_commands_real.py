@@ -52,6 +52,13 @@ def test_checkpoint_holds_plain_data_and_the_choice(checkpoint: Path) -> None:
     assert all(len(record["sha256"]) == 64 for record in saved["nagl"]["references"])
 
 
+def test_a_checkpoint_needs_no_other_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the folder of the backbone was named relative to another place
+    model = Nagl.load_from_checkpoint(checkpoint).eval()
+    with torch.inference_mode():
+        assert model(torch.rand(2, 3, 50, 60)).anomaly_map.shape == (2, 1, 256, 256)
+
+
 def test_adapting_trains_nothing(checkpoint: Path) -> None:
     cli = anomalib("train", "--config", CONFIG / "adapt.yaml", *SMALL)
     assert set(metrics(cli)) >= METRICS
