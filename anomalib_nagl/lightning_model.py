@@ -43,8 +43,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the head's first
     weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a ``ReferenceDataModule``.
     Training ends after ``epochs``, or earlier with the trainer's own limits; ``token_cache`` encodes each picture once
-    instead of whenever an episode shows it. Raises ValueError when a setting or the
-    head does not fit.
+    instead of whenever an episode shows it. Raises ValueError when a setting or the head does not fit.
     """
 
     def __init__(
@@ -129,8 +128,9 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         # Imported late: anomalib's engine may itself be importing this package.
         from anomalib_nagl.checkpoint_io import NaglCheckpointIO
 
-        extra = list(self.checkpoint_safe_globals())
-        self.trainer.strategy.checkpoint_io = NaglCheckpointIO(extra_safe_globals=extra)
+        if type(self.trainer.strategy.checkpoint_io).__name__ in ("AnomalibCheckpointIO", "TorchCheckpointIO"):
+            extra = list(self.checkpoint_safe_globals())
+            self.trainer.strategy.checkpoint_io = NaglCheckpointIO(extra_safe_globals=extra)
         data = getattr(self.trainer, "datamodule", None)
         if data is None or isinstance(data, ReferenceDataModule) or not hasattr(data, "test_data"):
             return
@@ -239,9 +239,10 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         self.head_trained = self.head_trained or self.reference_mode == "episodes"
 
     def on_validation_start(self) -> None:
-        """Take the references anew: what residual mining makes of them depends on the head."""
-        self.model.encoder.ensure_weights()
-        self._collect_references()
+        """Take the references anew while fitting: what residual mining makes of them depends on the head."""
+        if self.trainer.state.fn == "fit" or not self.model.has_references:
+            self.model.encoder.ensure_weights()
+            self._collect_references()
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch of the target, for thresholds and score ranges."""
@@ -262,9 +263,8 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         check_checkpoint(checkpoint, "the checkpoint")
         settings = checkpoint["hyper_parameters"]
         self._size = parse_image_size(settings["image_size"])
-        self.model = build_model(
-            **{name: settings[name] for name in _STRUCTURE}, backbone_weights=None, image_size=self._size, seed=0
-        )
+        structure = {name: settings[name] for name in _STRUCTURE}
+        self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
         self.hparams.update({name: settings[name] for name in (*_STRUCTURE, "image_size")})
@@ -287,4 +287,6 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[return-value]
+        # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
+        placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, **kwargs}
+        return super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[return-value]

@@ -1,1 +1,3 @@
 """Small pictures of made-up products, drawn rather than downloaded."""
+
+from __future__ import annotations
