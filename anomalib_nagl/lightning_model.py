@@ -256,18 +256,20 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
             "head_trained": self.head_trained,
             "references": self.references,
             "backbone": self.model.encoder.config,
+            # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
+            "settings": {name: checkpoint["hyper_parameters"][name] for name in (*_STRUCTURE, "image_size")},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
         check_checkpoint(checkpoint, "the checkpoint")
-        settings = checkpoint["hyper_parameters"]
+        settings = checkpoint["nagl"]["settings"]
         self._size = parse_image_size(settings["image_size"])
         structure = {name: settings[name] for name in _STRUCTURE}
         self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
-        self.hparams.update({name: settings[name] for name in (*_STRUCTURE, "image_size")})
+        self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])
         self.references = list(checkpoint["nagl"]["references"])
         super().on_load_checkpoint(checkpoint)
