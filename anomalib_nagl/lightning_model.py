@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from anomalib_nagl.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
-from anomalib_nagl.data.selection import Choice, choose, describe, exclude
+from anomalib_nagl.data.selection import Choice, choose, describe, exclude, find_copies
 from anomalib_nagl.data.tokens import TokenBatch, TokenEpisodes, encode_pictures
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export import SafeExport
@@ -281,7 +281,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
     def _leave_out_references(self, data: Any) -> None:
         """References of the checkpoint are not scored, whatever the data chose."""
         if hasattr(data, "test_data"):
-            removed = exclude(data, {record["name"] for record in self.references})
+            removed = exclude(data, find_copies(data, self.references))
             if removed:
                 logger.info("%d references of the checkpoint left the test set.", removed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,6 +55,36 @@ def test_quickstart_adapts_exports_and_predicts(head: Path) -> None:
 
 def test_normal_only_needs_no_head_and_no_source(head: Path) -> None:
     assert metrics(anomalib("train", "--config", QUICKSTART, "--data.n_abnormal", 0, *QUICK))["pixel_AUROC"] > 0.6
+
+
+def test_references_of_a_checkpoint_are_not_scored_wherever_they_lie(head: Path, drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn / "plate", tmp_path / "moved/plate")
+    cli = anomalib(
+        "test", "--model", "Nagl", "--ckpt_path", head, "--model.visualizer", "false",
+        "--data", "MVTecAD", "--data.root", tmp_path / "moved", "--data.category", "plate", "--data.num_workers", 0,
+    )  # fmt: skip
+    assert len(cli.datamodule.test_data) == 40 - 1
+
+
+def test_the_configuration_for_own_parts(head: Path, drawn: Path) -> None:
+    for source, place in (("train/good", "good"), ("test/spot", "defects")):
+        shutil.copytree(drawn / "plug" / source, Path("my_part") / place)
+    Path("my_part/masks").mkdir()
+    for mask in (drawn / "plug/ground_truth/spot").iterdir():
+        shutil.copy(mask, Path("my_part/masks") / mask.name.replace("_mask", ""))
+    gabor = (
+        "--model.backbone",
+        "gabor",
+        "--model.image_size",
+        256,
+        "--model.head",
+        head,
+        "--model.visualizer",
+        "false",
+    )
+    cli = anomalib("train", "--config", CONFIGS / "own_parts.yaml", *gabor, "--data.num_workers", 0)
+    assert "pixel_AUROC" in metrics(cli)
+    assert Path("results/Nagl/my_part/latest/weights/lightning/model.ckpt").exists()
 
 
 def test_abnormal_only(head: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 
-from anomalib_nagl.references import ReferenceSet, load_mask, load_references
+from anomalib_nagl.references import ReferenceSet, content_hash, load_image, load_mask, load_references
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +125,20 @@ def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
         if len(keep) < len(dataset):
             dataset.subsample(keep, inplace=True)
     return removed
+
+
+def find_copies(datamodule: AnomalibDataModule, records: Iterable[Mapping[str, str]]) -> set[str]:
+    """Paths of evaluated pictures that are, pixel by pixel, references on record, wherever these were read from."""
+    hashes = {record["sha256"] for record in records}
+    names = {Path(record["name"]).name for record in records}
+    evaluated = [
+        str(path)
+        for split in ("val_data", "test_data")
+        if hasattr(datamodule, split)
+        for path in getattr(datamodule, split).samples.image_path
+        if Path(path).name in names
+    ]
+    return {path for path in evaluated if content_hash(load_image(path)) in hashes}
 
 
 def describe(datamodule: AnomalibDataModule) -> str:
