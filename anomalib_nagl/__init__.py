@@ -1,7 +1,6 @@
 """NAGL for anomalib: find defects with a few normal and a few abnormal reference images.
 
-Importing the package costs nothing: every public name is fetched from its module at first use, so that
-:mod:`anomalib_nagl.edge` works on a box that has neither torch nor anomalib.
+Importing the package costs nothing: every public name is fetched from its module at first use.
 """
 
 from __future__ import annotations

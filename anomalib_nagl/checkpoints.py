@@ -15,10 +15,11 @@ READ_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueEr
 
 
 class TrainedHead(NamedTuple):
-    """Weights of a head under their published names, and the settings they were trained with, as far as known."""
+    """Weights of a head under their published names; settings and fingerprint of the backbone, as far as known."""
 
     state: dict[str, Tensor]
     settings: dict[str, Any]
+    fingerprint: str | None = None
 
 
 def read_checkpoint(path: str | Path, **options: Any) -> Any:
@@ -58,7 +59,7 @@ def read_head(path: str | Path) -> TrainedHead:
                 f"found a checkpoint without a trained NAGL head: {path}; expected one that "
                 "`anomalib train --model Nagl` wrote with a source to train on"
             )
-        return TrainedHead(state, dict(found.get("hyper_parameters", {})))
+        return TrainedHead(state, dict(found["nagl"]["settings"]), found["nagl"].get("fingerprint"))
     if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
         return TrainedHead(dict(found), {})
     raise ValueError(
@@ -72,7 +73,7 @@ def check_settings(head: TrainedHead, wanted: Mapping[str, Any], path: str | Pat
     different = [
         f"{name}={head.settings[name]!r} instead of {value!r}"
         for name, value in wanted.items()
-        if name in head.settings and head.settings[name] != value
+        if name in head.settings and _comparable(head.settings[name]) != _comparable(value)
     ]
     if different:
         raise ValueError(
@@ -87,4 +88,18 @@ def check_checkpoint(checkpoint: object, path: object) -> None:
         raise ValueError(
             f"found a file that is not a checkpoint of Nagl: {path}; expected one that `anomalib train --model Nagl` "
             "wrote: a bare head goes to --model.head"
+        )
+
+
+def _comparable(setting: object) -> object:
+    """A setting as far as it matters: of a folder only its name, which may lie anywhere."""
+    return Path(setting).name if isinstance(setting, str) and setting.startswith("local-dir:") else setting
+
+
+def check_backbone(trained_on: str | None, used: str) -> None:
+    """Raise ValueError when a head is used on other backbone weights than it was trained on; None is not known."""
+    if trained_on not in (None, used):
+        raise ValueError(
+            "found a head that was trained on other weights of the backbone, expected the same: give those it was "
+            "trained on (--model.backbone_weights), or train a head for these"
         )

@@ -9,20 +9,19 @@ import torch
 from anomalib import LearningType
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 
-from anomalib_nagl.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
+from anomalib_nagl.checkpoints import check_backbone, check_checkpoint, check_settings, read_checkpoint, read_head
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
-from anomalib_nagl.data.selection import Choice, choose, describe, exclude, find_copies
+from anomalib_nagl.data.selection import Choice, choose, describe, exclude, find_copies, hold_out
 from anomalib_nagl.data.tokens import TokenBatch, TokenEpisodes, encode_pictures
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export import SafeExport
 from anomalib_nagl.losses import NaglLoss
-from anomalib_nagl.optimization import published_optimizer
+from anomalib_nagl.optimization import check_limits, published_optimizer
 from anomalib_nagl.pre_processing import NaglPreProcessor, prepare_references
 from anomalib_nagl.references import ReferenceSet
 from anomalib_nagl.torch_model import NaglModel, build_model
@@ -81,10 +80,14 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         self._tokens: Tensor | None = None
         self.references: list[dict[str, str]] = []
         self._held_out: Choice | None = None
+        self._head_backbone: str | None = None
         if head is not None:
             trained = read_head(head)
             check_settings(trained, {name: self.hparams[name] for name in _STRUCTURE}, head)
             self.model.head.load_published(trained.state)
+            self._head_backbone = trained.fingerprint
+            if not trained.settings:
+                logger.warning("Nothing in %s says how it was trained: it is used as variant %r.", head, variant)
 
     @property
     def learning_type(self) -> LearningType:
@@ -111,10 +114,6 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         mean, std, published = self._statistics
         return NaglPreProcessor(image_size or self._size, mean, std, published)
 
-    def configure_post_processor(self) -> PostProcessor:
-        """Anomalib's thresholds and normalisation."""
-        return PostProcessor()
-
     @classmethod
     def configure_visualizer(cls) -> ReferenceVisualizer:
         """Anomalib's pictures, with the references beside them."""
@@ -134,7 +133,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         data = getattr(self.trainer, "datamodule", None)
         if data is None or isinstance(data, ReferenceDataModule) or not hasattr(data, "test_data"):
             return
-        if self._held_out is None and stage in ("fit", "validate"):
+        if self._held_out is None and stage == "fit":
             if self.reference_mode == "episodes":
                 raise ValueError(
                     f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
@@ -143,20 +142,25 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
                 )
             self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
         if self._held_out is not None:
-            removed = exclude(data, self._held_out.paths)
-            logger.info("References of %s: %s. %d left the test set.", describe(data), self._held_out, removed)
+            hold_out(data, self._held_out)
 
     def set_references(self, references: ReferenceSet) -> None:
         """Show the model the references of a new part, replacing those it had."""
         transform = getattr(self.pre_processor, "transform", None)
         if transform is None:
             raise ValueError("found no pre-processor, expected one to prepare reference images with: leave it enabled")
+        if references.abnormal and not self.head_trained and not self._fitting:
+            logger.warning("The head is untrained: abnormal references add noise. Train one, or load one as `head`.")
         self.model.encoder.ensure_weights()
         # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
         with torch.inference_mode(False), torch.no_grad():
             prepared = prepare_references(references, transform, self.model.encoder.image_size)
             self.model.set_references(*(tensor.to(self.device) for tensor in prepared))
         self.references = references.records()
+
+    @property
+    def _fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     def _collect_references(self) -> None:
         """Take the references that the data chose."""
@@ -172,7 +176,10 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         References, thresholds and score ranges belong to the finished head; the target is not looked at before.
         """
         self.model.encoder.ensure_weights()
+        check_backbone(self._head_backbone, self.model.encoder.fingerprint())
         adapts = self.reference_mode == "references"
+        if not adapts:
+            check_limits(self.trainer)
         limit, planned = self.trainer.max_epochs, 1 if adapts else self.epochs
         epochs = planned if limit is None or limit < 0 else min(planned, limit)
         self.trainer.fit_loop.max_epochs = epochs
@@ -202,6 +209,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
                 getattr(self.pre_processor, "transform", nn.Identity()),
                 lambda images: self.model.encode(images.to(self.device)),
                 (rows * cols, self.model.encoder.dim),
+                num_workers=getattr(getattr(self.trainer, "datamodule", None), "num_workers", 0),
             )
 
     def on_train_end(self) -> None:
@@ -240,7 +248,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
 
     def on_validation_start(self) -> None:
         """Take the references anew while fitting: what residual mining makes of them depends on the head."""
-        if self.trainer.state.fn == "fit" or not self.model.has_references:
+        if self._fitting or not self.model.has_references:
             self.model.encoder.ensure_weights()
             self._collect_references()
 
@@ -256,6 +264,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
             "head_trained": self.head_trained,
             "references": self.references,
             "backbone": self.model.encoder.config,
+            "fingerprint": self.model.encoder.fingerprint() if self.model.encoder.weights_ready else None,
             # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
             "settings": {name: checkpoint["hyper_parameters"][name] for name in (*_STRUCTURE, "image_size")},
         }
@@ -274,21 +283,17 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]  # anomalib's own 
         self.references = list(checkpoint["nagl"]["references"])
         super().on_load_checkpoint(checkpoint)
         data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, ReferenceDataModule) and not self._fitting:
+            data.use_recorded(self.references)
         if data is not None:
             data.setup(self.trainer.state.fn)  # its loaders resize to the size of the model that was there before
-            self._leave_out_references(data)
-
-    def _leave_out_references(self, data: Any) -> None:
-        """References of the checkpoint are not scored, whatever the data chose."""
-        if hasattr(data, "test_data"):
-            removed = exclude(data, find_copies(data, self.references))
-            if removed:
-                logger.info("%d references of the checkpoint left the test set.", removed)
+            if hasattr(data, "test_data"):
+                exclude(data, find_copies(data, self.references))
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
         # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
-        placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, **kwargs}
+        placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
         return super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[return-value]

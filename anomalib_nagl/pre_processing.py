@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_nagl.references import ReferenceSet
+from anomalib_nagl.references import ReferenceSet, keep_thin
 
 
 class PillowResize(Resize):
@@ -146,9 +146,7 @@ def prepare_references(references: ReferenceSet, transform: Transform, size: tup
         for image, mask in zip(references.abnormal, references.masks, strict=True)
     ]
     masks = [
-        # Nearest neighbour may lose a thin defect: then mark every pixel that a part of it falls on.
-        resized if resized.any() else nn.functional.adaptive_max_pool2d((mask != 0).float()[None], size)[0] > 0
-        for (_, resized), mask in zip(pairs, references.masks, strict=True)
+        keep_thin(resized.as_subclass(Tensor), mask) for (_, resized), mask in zip(pairs, references.masks, strict=True)
     ]
     shown = [
         (transforms.resize(image, list(size), antialias=True).clamp(0, 1) * 255).round().to(torch.uint8)

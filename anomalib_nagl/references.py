@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from anomalib.data.utils import read_image, read_mask
 from PIL import UnidentifiedImageError
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,18 @@ def check_mask(mask: Tensor, size: tuple[int, int], name: str) -> None:
             f"found an empty mask for abnormal reference {name!r}, expected at least one marked pixel: "
             "mark the defect, or use the picture as a normal reference"
         )
+
+
+def keep_thin(resized: Tensor, mask: Tensor) -> Tensor:
+    """A resized mask (h, w), unless nearest neighbour lost a thin defect of the mask (H, W).
+
+    Then every pixel is marked that a part of the defect falls on.
+    """
+    if bool(resized.any()) or not bool(mask.any()):
+        return resized
+    size = (resized.shape[-2], resized.shape[-1])
+    pooled = nn.functional.adaptive_max_pool2d((mask != 0).float().reshape(1, *mask.shape[-2:]), size)
+    return pooled.reshape(resized.shape).to(resized.dtype)
 
 
 def load_image(path: str | Path) -> Tensor:

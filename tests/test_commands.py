@@ -87,6 +87,36 @@ def test_the_configuration_for_own_parts(head: Path, drawn: Path) -> None:
     assert Path("results/Nagl/my_part/latest/weights/lightning/model.ckpt").exists()
 
 
+def test_a_checkpoint_with_any_number_of_heads_is_rebuilt(head: Path) -> None:
+    cli = anomalib("train", "--config", QUICKSTART, *QUICK, "--model.num_heads", 7, "--model.num_proxies", 3)
+    path = Path(cli.engine.trainer.checkpoint_callback.best_model_path)
+    assert Nagl.load_from_checkpoint(path).model.head.num_heads == 7
+
+
+def test_one_normal_reference_is_the_same_with_and_without_a_defect(head: Path) -> None:
+    chosen = []
+    for abnormal in (0, 1):
+        cli = anomalib("train", "--config", QUICKSTART, "--model.head", head, "--model.visualizer", "false",
+                       "--data.n_abnormal", abnormal)  # fmt: skip
+        chosen.append(cli.model.references[0])
+    assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("limit", [("--trainer.max_steps", 3), ("--trainer.max_time", "00:00:00:30")])
+def test_limits_that_end_between_epochs_are_refused(head: Path, limit: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match="expected a training by epochs"):
+        anomalib("train", "--config", QUICKSTART, *QUICK, *limit)
+
+
+def test_testing_with_another_seed_leaves_out_the_references_of_the_checkpoint(head: Path) -> None:
+    data = anomalib(
+        "test", "--config", QUICKSTART, "--ckpt_path", head, "--data.seed", 5, "--model.visualizer", "false"
+    )
+    saved = {record["name"] for record in data.model.references}
+    assert not saved & set(data.datamodule.test_data.samples.image_path)
+    assert len(data.datamodule.test_data) == 39
+
+
 def test_abnormal_only(head: Path) -> None:
     assert "pixel_AUROC" in adapt(head, "plug", "--data.n_normal", 0)
 
@@ -187,7 +217,7 @@ ONNX = ("export", "--model", "Nagl", "--export_type", "onnx")
         (lambda head: (*TRAIN, "--model.backbone", "gabbor"), "gabbor"),
         (lambda head: (*TRAIN, "--model.image_size", 250), "240.*256"),
         (lambda head: (*TRAIN, "--data.source", "null"), "no source to train it on"),
-        (lambda head: (*TRAIN, "--data.target.category", "cloth"), "target DrawnPictures cloth among the sources"),
+        (lambda head: (*TRAIN, "--data.target.category", "cloth"), "pictures of the target DrawnPictures cloth among"),
         (
             lambda head: ("train", *GABOR, "--data", "MVTecAD", "--data.root", "datasets/drawn",
                           "--data.category", "plug"),

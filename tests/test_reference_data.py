@@ -15,6 +15,7 @@ from PIL import Image
 from anomalib_nagl import DrawnPictures, Nagl, ReferenceDataModule, ReferenceSet
 from anomalib_nagl.data.episodes import EpisodeBatch, EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.data.selection import Choice, Sample, all_categories, choose, spread_types
+from anomalib_nagl.references import keep_thin
 
 
 def target(root: Path, category: str = "plate") -> MVTecAD:
@@ -72,8 +73,6 @@ def test_all_categories() -> None:
 )
 def test_sources(drawn: Path, categories: list[str] | str | None, expected: set[str]) -> None:
     data = ReferenceDataModule(target(drawn), DrawnPictures(drawn, "cloth"), categories, episodes=5)
-    if categories == "all":
-        data.target = DrawnPictures(drawn, "plate")  # the same class and folder: the target is left out
     dataset = data.episode_dataset()
     assert {pool.name.split()[-1] for pool in dataset.pools} == expected
 
@@ -106,6 +105,34 @@ def test_published_sampling_uses_the_test_split_and_may_repeat_the_query(drawn: 
     episodes = [data.episode_dataset().draw(number) for number in range(100)]
     assert all("test/good" in sample.image for episode in episodes for sample in episode.normal)
     assert any(episode.query in episode.normal for episode in episodes)
+
+
+def test_validation_pictures_of_a_source_count_and_splits_follow_the_seed(drawn: Path) -> None:
+    def pool() -> Pool:
+        plug = drawn / "plug"
+        source = Folder(
+            "plug", root=plug, normal_dir="train/good", abnormal_dir="test/spot", mask_dir="ground_truth/spot"
+        )
+        return ReferenceDataModule(target(drawn), source).episode_dataset().pools[0]
+
+    first, second = pool(), pool()
+    assert first == second
+    assert len(first.abnormal) == 8  # none is lost to the source's own validation split
+    assert {sample.defect_type for sample in first.abnormal} == {"abnormal"}
+
+
+def test_thin_defects_survive_the_resize_of_masks() -> None:
+    mask = torch.zeros(640, 640, dtype=torch.uint8)
+    mask[3] = 1
+    resized = keep_thin(torch.zeros(64, 64, dtype=torch.uint8), mask)
+    assert resized[0].all()
+    assert resized.sum() == 64
+
+
+def test_a_target_without_validation_split_validates_on_the_test_set(drawn: Path) -> None:
+    data = ReferenceDataModule(MVTecAD(drawn, "plug", num_workers=0, val_split_mode="none"))
+    data.setup()
+    assert paths(data.val_data) == paths(data.test_data)
 
 
 def test_episode_items_collate(drawn: Path) -> None:
@@ -173,7 +200,10 @@ def not_an_image(root: Path) -> object:
         (lambda root: ReferenceDataModule(target(root), sampling="random"), "expected one of corrected, paper"),
         (lambda root: ReferenceDataModule(target(root), episodes=0), "episodes=0"),
         (lambda root: ReferenceDataModule(target(root)).episode_dataset(), "no source to train it on"),
-        (lambda root: ReferenceDataModule(target(root), target(root)).episode_dataset(), "target .* among the sources"),
+        (
+            lambda root: ReferenceDataModule(target(root), target(root)).episode_dataset(),
+            "pictures of the target .* among the sources",
+        ),
         (damaged(lambda mask: Image.new("L", (192, 192)).save(mask)), "empty mask"),
         (damaged(lambda mask: Image.new("L", (90, 80), 255).save(mask)), r"\(80, 90\).*\(192, 192\)"),
         (damaged(lambda mask: mask.write_text("no")), "mask that cannot be read"),

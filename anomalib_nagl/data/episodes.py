@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_nagl.data.selection import Sample, spread_types
-from anomalib_nagl.references import check_mask, load_image, load_mask
+from anomalib_nagl.references import check_mask, keep_thin, load_image, load_mask
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,21 @@ class Pool:
     normal: tuple[Sample, ...]
     normal_queries: tuple[Sample, ...]
     abnormal: tuple[Sample, ...]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Every picture of the pool."""
+        return self.normal + self.normal_queries + self.abnormal
+
+    def check_species(self, n_normal: int, n_abnormal: int) -> None:
+        """Raise ValueError unless every species has enough pictures for the published draw."""
+        for found, count in ((self.normal, n_normal), (self.abnormal, n_abnormal)):
+            smallest = min((len(group) for group in _by_type(found)), default=0)
+            if smallest < max(count, 1):
+                raise ValueError(
+                    f"found a species of {smallest} pictures in source category {self.name!r}, expected at least "
+                    f"{max(count, 1)}: leave the category out or ask for fewer references"
+                )
 
     def check(self, n_normal: int, n_abnormal: int) -> None:
         """Raise ValueError unless an episode can always be drawn with a query that is not a reference."""
@@ -135,9 +150,8 @@ class EpisodeDataset(Dataset[EpisodeItem]):
     def __init__(
         self, pools: Sequence[Pool], n_normal: int, n_abnormal: int, length: int, seed: int, published: bool = False
     ) -> None:
-        if not published:
-            for pool in pools:
-                pool.check(n_normal, n_abnormal)
+        for pool in pools:
+            (pool.check_species if published else pool.check)(n_normal, n_abnormal)
         self.pools, self.n_normal, self.n_abnormal = list(pools), n_normal, n_abnormal
         self.length, self.seed, self.published = length, seed, published
         self.augmentations: Transform | None = None
@@ -157,8 +171,7 @@ class EpisodeDataset(Dataset[EpisodeItem]):
 
     def pictures(self) -> list[str]:
         """Paths of every picture that an episode may hold, sorted."""
-        every = (pool.normal + pool.normal_queries + pool.abnormal for pool in self.pools)
-        return sorted({sample.image for found in every for sample in found})
+        return sorted({sample.image for pool in self.pools for sample in pool.samples})
 
     def __getitem__(self, number: int) -> EpisodeItem:
         """Read the pictures of an episode; ValueError names a file that will not do."""
@@ -184,7 +197,8 @@ class EpisodeDataset(Dataset[EpisodeItem]):
             mask = load_mask(sample.mask, sample.image)
             check_mask(mask, (image.shape[-2], image.shape[-1]), sample.image)
         if self.augmentations is not None:
-            image, mask = self.augmentations(Image(image), Mask(mask))
+            image, resized = self.augmentations(Image(image), Mask(mask))
+            mask = resized if self.published else keep_thin(resized, mask)
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.utils import LabelName
+from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize, Transform
 
 from anomalib_nagl.data.episodes import EpisodeDataset, EpochSampler, Pool
-from anomalib_nagl.data.selection import Choice, choose, describe, exclude, expand_sources, samples
+from anomalib_nagl.data.selection import (
+    Choice,
+    choose,
+    describe,
+    exclude,
+    expand_sources,
+    find_copies,
+    hold_out,
+    resolved,
+    samples,
+)
 from anomalib_nagl.data.tokens import TokenEpisodes
 from anomalib_nagl.references import ReferenceSet
 
@@ -65,6 +77,7 @@ class ReferenceDataModule(AnomalibDataModule):
         self.n_normal, self.n_abnormal, self.episodes = n_normal, n_abnormal, episodes
         self.sampling = sampling
         self.choice: Choice | None = None
+        self._recorded: list[Mapping[str, str]] | None = None
         if self.target.seed is None:
             self.target.seed = seed  # random splits of the target must not differ between processes
 
@@ -91,15 +104,21 @@ class ReferenceDataModule(AnomalibDataModule):
 
     def _setup(self, _stage: str | None = None) -> None:
         self.target.setup(_stage)
-        self.train_data, self.test_data = self.target.train_data, self.target.test_data
-        if hasattr(self.target, "val_data"):
-            self.val_data = self.target.val_data
-        self.choice = choose(self.target, self.n_normal, self.n_abnormal, self.seed or 0)
-        removed = exclude(self, self.choice.paths)
-        logger.info(
-            "References of %s (seed %s): %s. %d of them left the test set, which keeps %d images.",
-            describe(self.target), self.seed, self.choice, removed, len(self.test_data),
-        )  # fmt: skip
+        for split in ("train", "val", "test"):
+            setattr(self, f"{split}_augmentations", getattr(self.target, f"{split}_augmentations"))
+        # Copies: what leaves the sets here stays in the target, so that the choice can be made anew.
+        self.train_data, self.test_data = copy.deepcopy(self.target.train_data), copy.deepcopy(self.target.test_data)
+        self.val_data = copy.deepcopy(getattr(self.target, "val_data", self.target.test_data))
+        if self._recorded is None:
+            self.choice = choose(self.target, self.n_normal, self.n_abnormal, self.seed or 0)
+            hold_out(self, self.choice)
+        else:
+            removed = exclude(self, find_copies(self, self._recorded))
+            logger.info("%d references of the checkpoint left the test set.", removed)
+
+    def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
+        """Leave out the references of a checkpoint, instead of choosing others, from the next ``setup`` on."""
+        self._recorded, self.choice, self._is_setup = list(records), None, False
 
     def _create_test_split(self) -> None:
         """The target has split already."""
@@ -122,10 +141,23 @@ class ReferenceDataModule(AnomalibDataModule):
                 "found an untrained head and no source to train it on, expected one of them: give --data.source (other "
                 "parts with known defects), or a trained head with --model.head, or --data.n_abnormal 0"
             )
+        if self.choice is None:
+            self.setup()
+        splits = [getattr(self.target, f"{name}_data", None) for name in ("train", "val", "test")]
+        own = resolved(path for split in splits if split is not None for path in split.samples.image_path)
         pools = []
         for source in self._source_datamodules():
             source.setup()
-            pools.append(self._pool(source))
+            pool = self._pool(source)
+            if not own & resolved(sample.image for sample in pool.samples):
+                pools.append(pool)
+            elif self.source_categories != ["all"]:
+                raise ValueError(
+                    f"found pictures of the target {describe(self)} among the sources ({pool.name}), expected others: "
+                    "a head must not be trained on what it is tested on"
+                )
+        if not pools:
+            raise ValueError("found no source category besides the target, expected at least one: name another source")
         logger.info("Training on %s.", ", ".join(pool.name for pool in pools))
         dataset = EpisodeDataset(
             pools, self.n_normal, self.n_abnormal, self.episodes, self.seed or 0, self.sampling == "paper"
@@ -143,12 +175,18 @@ class ReferenceDataModule(AnomalibDataModule):
 
     def _pool(self, source: AnomalibDataModule) -> Pool:
         """Pictures of a source category; by the published rule normal references come from its test split (Q15)."""
-        tested = tuple(samples(source.test_data, LabelName.NORMAL))
+        splits = [source.test_data]
+        if self.sampling != "paper" and not isinstance(getattr(source, "val_data", None), SyntheticAnomalyDataset):
+            splits += [source.val_data] if hasattr(source, "val_data") else []
+        tested, abnormal = (
+            tuple(dict.fromkeys(sample for split in splits for sample in samples(split, label)))
+            for label in (LabelName.NORMAL, LabelName.ABNORMAL)
+        )
         trained = tested if self.sampling == "paper" else tuple(samples(source.train_data, LabelName.NORMAL))
-        return Pool(describe(source), trained, tested, tuple(samples(source.test_data, LabelName.ABNORMAL)))
+        return Pool(describe(source), trained, tested, abnormal)
 
     def _source_datamodules(self) -> list[AnomalibDataModule]:
-        return expand_sources(self.sources, self.source_categories, self.target) if self.sources else []
+        return expand_sources(self.sources, self.source_categories, self.seed or 0)
 
     def _model_resize(self) -> Transform | None:
         transform = getattr(getattr(self._module, "pre_processor", None), "transform", None)
@@ -168,7 +206,7 @@ class ReferenceDataModule(AnomalibDataModule):
         if self._mode is None:
             return super().train_dataloader()
         if self._mode == "references":
-            one = self.test_data.subsample([0])
+            one = self.train_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
         dataset = self._training_episodes()
         return DataLoader(

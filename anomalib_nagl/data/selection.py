@@ -62,7 +62,11 @@ def samples(dataset: AnomalibDataset, label: LabelName) -> list[Sample]:
     types = table["label"] if "label" in table else table["image_path"].map(lambda path: Path(path).parent.name)
     masks = table["mask_path"] if "mask_path" in table else [None] * len(table)
     return [
-        Sample(str(image), str(mask) if isinstance(mask, str | Path) and str(mask) else None, str(defect))
+        Sample(
+            str(image),
+            str(mask) if isinstance(mask, str | Path) and str(mask) else None,
+            str(getattr(defect, "value", defect)),
+        )
         for image, mask, defect in zip(table["image_path"], masks, types, strict=True)
     ]
 
@@ -100,15 +104,36 @@ def choose(datamodule: AnomalibDataModule, n_normal: int, n_abnormal: int, seed:
                 f"found {len(pool)} {kind} images in the {split} split of {describe(datamodule)}, expected at least "
                 f"{count} (n_{kind}): ask for fewer references or add pictures"
             )
-    generator = np.random.default_rng([seed, n_normal, n_abnormal])
-    normal = spread_types(pools["normal"][0], n_normal, generator)
+    # Two streams, so that more references of one kind keep those of the other, and the first ones of their own.
+    normal = spread_types(pools["normal"][0], n_normal, np.random.default_rng([seed, 0]))
     for sample in normal:
         if sample.mask is not None and bool(load_mask(sample.mask, sample.image).any()):
             raise ValueError(
                 f"found a mask with marked pixels on the normal image {sample.image}: {sample.mask}; expected none: "
                 "remove the mask or move the picture to the defective ones"
             )
-    return Choice(normal, spread_types(pools["abnormal"][0], n_abnormal, generator))
+    return Choice(normal, spread_types(pools["abnormal"][0], n_abnormal, np.random.default_rng([seed, 1])))
+
+
+def hold_out(datamodule: AnomalibDataModule, choice: Choice) -> None:
+    """Take the chosen references out of validation and test, and say so; ValueError if no test picture is left."""
+    removed = exclude(datamodule, choice.paths)
+    left = len(datamodule.test_data)
+    logger.info(
+        "References of %s: %s. %d of them left the test set, which keeps %d images.",
+        describe(datamodule), choice, removed, left,
+    )  # fmt: skip
+    if not left:
+        raise ValueError(
+            f"found no test picture of {describe(datamodule)} besides the references, expected at least one: "
+            "ask for fewer references or add pictures"
+        )
+    for name, split in (("test", datamodule.test_data), ("validation", getattr(datamodule, "val_data", None))):
+        if split is not None and set(split.samples.label_index) != {0, 1}:
+            logger.warning(
+                "The %s set of %s holds pictures of one kind only: its thresholds or metrics mean little.",
+                name, describe(datamodule),
+            )  # fmt: skip
 
 
 def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
@@ -128,7 +153,7 @@ def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
 
 
 def find_copies(datamodule: AnomalibDataModule, records: Iterable[Mapping[str, str]]) -> set[str]:
-    """Paths of evaluated pictures that are, pixel by pixel, references on record, wherever these were read from."""
+    """Paths of evaluated pictures that have file name and pixels of a reference on record, whatever their folder."""
     hashes = {record["sha256"] for record in records}
     names = {Path(record["name"]).name for record in records}
     evaluated = [
@@ -146,19 +171,13 @@ def describe(datamodule: AnomalibDataModule) -> str:
     return f"{datamodule.name} {datamodule.category}".strip()
 
 
-def same_data(first: AnomalibDataModule, second: AnomalibDataModule) -> bool:
-    """Whether two datamodules read the same category of the same folder."""
-    facts = [(type(dm), str(Path(str(getattr(dm, "root", ""))).absolute()), dm.category) for dm in (first, second)]
-    return facts[0] == facts[1]
-
-
 def expand_sources(
-    source: Sequence[AnomalibDataModule], categories: Sequence[str] | None, target: AnomalibDataModule
+    source: Sequence[AnomalibDataModule], categories: Sequence[str] | None, seed: int
 ) -> list[AnomalibDataModule]:
-    """One datamodule for every source category; never the target itself.
+    """One datamodule for every source category, random splits of which follow ``seed``.
 
     ``categories`` None keeps the category of each source, ``["all"]`` takes every one that exists, other names are
-    taken as they are. Raises ValueError when nothing is left or names cannot be applied.
+    taken as they are. Raises ValueError when names are given for several sources.
     """
     if categories is not None and list(categories) != ["all"] and len(source) > 1:
         raise ValueError(
@@ -170,19 +189,16 @@ def expand_sources(
         names = [datamodule.category] if categories is None else list(categories)
         for name in all_categories(datamodule) if names == ["all"] else names:
             clone = copy.deepcopy(datamodule)
-            clone.category = name
-            if same_data(clone, target):
-                if categories is None or list(categories) != ["all"]:
-                    raise ValueError(
-                        f"found the target {describe(target)} among the sources, expected other categories: "
-                        "a head must not be trained on what it is tested on"
-                    )
-                logger.info("Leaving the target %s out of the sources.", describe(target))
-                continue
+            if categories is not None:
+                clone.category = name
+            clone.seed = seed if clone.seed is None else clone.seed
             expanded.append(clone)
-    if not expanded:
-        raise ValueError("found no source category besides the target, expected at least one: name another source")
     return expanded
+
+
+def resolved(found: Iterable[str]) -> set[str]:
+    """Paths without links and detours, to tell whether two are the same picture."""
+    return {str(Path(path).resolve()) for path in found}
 
 
 def all_categories(datamodule: AnomalibDataModule) -> list[str]:

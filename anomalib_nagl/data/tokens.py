@@ -16,7 +16,7 @@ from torchvision.tv_tensors import Mask
 
 from anomalib_nagl.data.episodes import EpisodeDataset
 from anomalib_nagl.data.selection import Sample
-from anomalib_nagl.references import check_mask, load_image, load_mask
+from anomalib_nagl.references import check_mask, keep_thin, load_image, load_mask
 
 logger = logging.getLogger(__name__)
 ENCODE_BATCH = 8
@@ -70,7 +70,9 @@ class TokenEpisodes(Dataset[TokenBatch]):
         if sample.image not in self._masks:
             image, mask = load_image(sample.image), load_mask(sample.mask, sample.image)
             check_mask(mask, (image.shape[-2], image.shape[-1]), sample.image)
-            self._masks[sample.image] = np.packbits(self.resize(Mask(mask)).numpy() != 0)
+            resized = self.resize(Mask(mask)).as_subclass(Tensor)
+            kept = resized if self.episodes.published else keep_thin(resized, mask)
+            self._masks[sample.image] = np.packbits(kept.numpy() != 0)
         bits = np.unpackbits(self._masks[sample.image], count=self.size[0] * self.size[1])
         return torch.from_numpy(bits.reshape(self.size)).float()
 
