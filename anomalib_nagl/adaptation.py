@@ -1,0 +1,98 @@
+"""Adaptation glue: whose references the model is shown, and when."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
+from anomalib_nagl.data.selection import Choice, choose, describe, hold_out
+from anomalib_nagl.pre_processing import prepare_references
+from anomalib_nagl.references import ReferenceSet
+from anomalib_nagl.torch_model import NaglModel
+
+logger = logging.getLogger(__name__)
+
+
+class Adaptation(LightningModule):
+    """The part of ``Nagl`` that takes references: chosen by the data, or given by a person."""
+
+    model: NaglModel
+    pre_processor: Any
+    head_trained: bool
+    adapts: bool
+    n_normal: int
+    n_abnormal: int
+    seed: int
+    references: list[dict[str, str]]
+    _held_out: Choice | None
+
+    @property
+    def reference_mode(self) -> str:
+        """What the datamodule shall serve for fitting: ``episodes`` to train on, or ``references`` to adapt only."""
+        return "references" if self.adapts or not self._abnormal_shots else "episodes"
+
+    @property
+    def _abnormal_shots(self) -> int:
+        data = getattr(self._trainer, "datamodule", None)
+        return int(data.n_abnormal if isinstance(data, ReferenceDataModule) else self.n_abnormal)
+
+    @property
+    def _fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == "fit"
+
+    def setup(self, stage: str) -> None:
+        """Choose references of a plain datamodule, before any loader exists.
+
+        Raises ValueError when a head would have to be trained without a source, or pictures are missing.
+        """
+        # Imported late: anomalib's engine may itself be importing this package.
+        from anomalib_nagl.checkpoint_io import NaglCheckpointIO
+
+        if type(self.trainer.strategy.checkpoint_io).__name__ in ("AnomalibCheckpointIO", "TorchCheckpointIO"):
+            extra: Any = getattr(self, "checkpoint_safe_globals")()  # noqa: B009  # anomalib's class method
+            self.trainer.strategy.checkpoint_io = NaglCheckpointIO(extra_safe_globals=list(extra))
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or isinstance(data, ReferenceDataModule) or not hasattr(data, "test_data"):
+            return
+        if self._held_out is None and stage == "fit":
+            if self.reference_mode == "episodes":
+                raise ValueError(
+                    f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
+                    "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
+                    "--data.source, or --model.n_abnormal 0"
+                )
+            self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
+        if self._held_out is not None:
+            hold_out(data, self._held_out)
+
+    def set_references(self, references: ReferenceSet) -> None:
+        """Show the model the references of a new part, replacing those it had."""
+        transform = getattr(self.pre_processor, "transform", None)
+        if transform is None:
+            raise ValueError("found no pre-processor, expected one to prepare reference images with: leave it enabled")
+        if references.abnormal and not self.head_trained and not self._fitting:
+            logger.warning("The head is untrained: abnormal references add noise. Train one, or load one as `head`.")
+        self.model.encoder.ensure_weights()
+        # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
+        with torch.inference_mode(False), torch.no_grad():
+            prepared = prepare_references(references, transform, self.model.encoder.image_size)
+            self.model.set_references(*(tensor.to(self.device) for tensor in prepared))
+        self.references = references.records()
+
+    def _collect_references(self) -> None:
+        """Take the references that the data chose."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ReferenceDataModule):
+            self.set_references(data.reference_set())
+        elif self._held_out is not None:
+            self.set_references(self._held_out.load())
+
+    def on_validation_start(self) -> None:
+        """Take the references anew while fitting: what residual mining makes of them depends on the head."""
+        if self._fitting or not self.model.has_references:
+            self.model.encoder.ensure_weights()
+            self._collect_references()
