@@ -27,6 +27,7 @@ class Adaptation(LightningModule):
     n_normal: int
     n_abnormal: int
     seed: int
+    bank_limit: int | None
     references: list[dict[str, str]]
     _held_out: Choice | None
 
@@ -80,7 +81,8 @@ class Adaptation(LightningModule):
         # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
         with torch.inference_mode(False), torch.no_grad():
             prepared = prepare_references(references, transform, self.model.encoder.image_size)
-            self.model.set_references(*(tensor.to(self.device) for tensor in prepared))
+            normal, abnormal, masks, pictures = (tensor.to(self.device) for tensor in prepared)
+            self.model.set_references(normal, abnormal, masks, pictures, self.bank_limit)
         self.references = references.records()
 
     def _collect_references(self) -> None:

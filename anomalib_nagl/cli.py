@@ -12,3 +12,7 @@ def main() -> None:
     from anomalib.cli.cli import main as anomalib_main
 
     anomalib_main()
+
+
+if __name__ == "__main__":
+    main()

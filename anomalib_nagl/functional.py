@@ -38,10 +38,11 @@ def nearest(tokens: Tensor, bank: Tensor, valid: Tensor | None = None, masked: f
     best: Match | None = None
     for start in range(0, bank.shape[1], BANK_CHUNK):
         chunk = slice(start, start + BANK_CHUNK)
-        similarity = (1 + tokens @ bank[:, chunk].transpose(1, 2)) / 2
+        product = tokens @ bank[:, chunk].transpose(1, 2)
         if valid is not None:
-            similarity = torch.where(valid[:, None, chunk], similarity, masked)
-        value, index = similarity.max(dim=-1)
+            product = torch.where(valid[:, None, chunk], product, 2 * masked - 1)
+        value, index = product.max(dim=-1)
+        value = (1 + value) / 2  # of the largest alone: a pass over all of them costs as much as the product
         index = index + start
         if best is not None:
             closer = value > best.similarity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -15,10 +16,23 @@ class CrossAttention(nn.Module):
         _initialise(self.multihead_attn)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Update proxies (B, Q, C) from keys and values (B, L, C); ``bias`` (B * heads, Q, L) adds to the scores."""
-        # The fused kernel loses the softmax of scores near -1e9 in its backward pass; asking for weights avoids it.
-        read, _ = self.multihead_attn(query, key, value, attn_mask=bias, need_weights=bias is not None)
-        return self.norm(query + read)
+        """Update proxies (B, Q, C) from keys and values (B, L, C); ``bias`` (B * heads, Q, L) adds to the scores.
+
+        Multi-head attention with its matrix products regrouped: there are far fewer proxies than keys, so a head's key
+        matrix is applied to the proxies, and its value matrix to what they read. The bias of the keys adds the same to
+        every score of a proxy, which softmax ignores.
+        """
+        attention = self.multihead_attn
+        heads, width = attention.num_heads, attention.head_dim
+        ask, keep, read = attention.in_proj_weight.unflatten(0, (3, heads, width))
+        ask_bias, _, read_bias = attention.in_proj_bias.unflatten(0, (3, heads, width))
+        asked = torch.einsum("bqc,hdc->bhqd", query, ask) + ask_bias[:, None]
+        score = (asked @ keep * width**-0.5) @ key[:, None].transpose(-1, -2)
+        if bias is not None:
+            score = score + bias.unflatten(0, (-1, heads))
+        seen = score.softmax(dim=-1) @ value[:, None]
+        answer = torch.einsum("bhqc,hdc->bqhd", seen, read) + read_bias
+        return self.norm(query + attention.out_proj(answer.flatten(-2)))
 
 
 class SelfAttention(nn.Module):

@@ -11,12 +11,15 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor, nn
+from torch import nn
 
 from anomalib_nagl.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.selection import Choice, exclude, find_copies
+from anomalib_nagl.data.token_store import PRECISIONS
+from anomalib_nagl.data.tokens import TokenTable
 from anomalib_nagl.encoders import parse_image_size
+from anomalib_nagl.epoch_selection import KeptHead
 from anomalib_nagl.export import SafeExport
 from anomalib_nagl.losses import NaglLoss
 from anomalib_nagl.pre_processing import NaglPreProcessor
@@ -39,8 +42,13 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the head's first
     weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a ``ReferenceDataModule``.
-    Training ends after ``epochs``, or earlier with the trainer's own limits; ``token_cache`` encodes each picture once
-    instead of whenever an episode shows it. Raises ValueError when a setting or the head does not fit.
+    ``bank_limit`` keeps a coreset of so many normal patches, for large reference sets.
+
+    Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
+    ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
+    published code does (Q16). ``token_cache`` encodes each picture once instead of whenever an episode shows it, into
+    memory or files under ``token_cache_dir``, as numbers of ``token_precision``. Raises ValueError when a setting or
+    the head does not fit.
     """
 
     def __init__(
@@ -55,10 +63,14 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         head: str | None = None,
         n_normal: int = 1,
         n_abnormal: int = 1,
+        bank_limit: int | None = None,
         seed: int = 0,
         epochs: int = 20,
         learning_rate: float = 1e-4,
         token_cache: bool = True,
+        token_cache_dir: str | None = None,
+        token_precision: str = "float16",
+        selection: str = "best",
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -73,9 +85,13 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
-        self.n_normal, self.n_abnormal, self.seed = n_normal, n_abnormal, seed
-        self.epochs, self.learning_rate, self.token_cache = epochs, learning_rate, token_cache
-        self._tokens: Tensor | None = None
+        self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
+        self.epochs, self.learning_rate, self.kept = epochs, learning_rate, KeptHead(selection)
+        if token_precision not in PRECISIONS:
+            raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
+        self.token_cache, self.token_precision = token_cache, token_precision
+        self.token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
+        self._tokens: TokenTable | None = None
         self.references: list[dict[str, str]] = []
         self._held_out: Choice | None = None
         self._head_backbone: str | None = None
@@ -118,6 +134,7 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         checkpoint["nagl"] = {
             "head_trained": self.head_trained,
             "references": self.references,
+            "kept": self.kept.state() if self._fitting else None,
             "backbone": self.model.encoder.config,
             "fingerprint": self.model.encoder.fingerprint() if self.model.encoder.weights_ready else None,
             # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
@@ -136,6 +153,8 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])
         self.references = list(checkpoint["nagl"]["references"])
+        if self._fitting and checkpoint["nagl"].get("kept"):
+            self.kept.restore(checkpoint["nagl"]["kept"])
         super().on_load_checkpoint(checkpoint)
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, ReferenceDataModule) and not self._fitting:

@@ -1,11 +1,9 @@
-"""The published optimiser and learning-rate schedule (specification, section 13.1), and what a training allows."""
+"""The published optimiser and learning-rate schedule (specification, section 13.1)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -29,13 +27,3 @@ def published_optimizer(
     ]
     optimizer = AdamW(groups, lr=learning_rate, weight_decay=WEIGHT_DECAY)
     return [optimizer], [MultiStepLR(optimizer, STEP_EPOCHS, STEP_FACTOR)]
-
-
-def check_limits(trainer: Trainer) -> None:
-    """Raise ValueError for limits that end a training between epochs, before references and thresholds are taken."""
-    callbacks = getattr(trainer, "callbacks", [])
-    if trainer.max_steps > 0 or any(isinstance(callback, Timer) for callback in callbacks):
-        raise ValueError(
-            "found max_steps or max_time, expected a training by epochs, after the last of which references and "
-            "thresholds are taken: use --model.epochs or --trainer.max_epochs"
-        )

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components import DynamicBufferMixin
+from anomalib.models.components import DynamicBufferMixin, KCenterGreedy
 from torch import Tensor, nn
 
 from anomalib_nagl.encoders import Encoder, build_encoder
-from anomalib_nagl.functional import anomaly_map, image_score, mask_to_grid, smoothing_matrix
+from anomalib_nagl.functional import anomaly_map, image_score, mask_to_grid, smoothing_matrix, unit
 from anomalib_nagl.head import NaglHead, NaglMaps
 
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
@@ -72,11 +72,14 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         return self.head(query_tokens.squeeze(1), normal_tokens, abnormal_tokens, abnormal_mask, grid)
 
     @torch.no_grad()
-    def set_references(self, normal: Tensor, abnormal: Tensor, masks: Tensor, pictures: Tensor) -> None:
+    def set_references(
+        self, normal: Tensor, abnormal: Tensor, masks: Tensor, pictures: Tensor, bank_limit: int | None = None
+    ) -> None:
         """Adapt to new references, replacing the old ones.
 
         Normalised images (n, 3, H, W) and (a, 3, H, W), 0/1 masks (a, H, W), and the same n + a images as uint8
-        pictures to show. Raises ValueError if there are none, or no normal patch among them.
+        pictures to show. Queries are compared with a coreset of ``bank_limit`` normal patches if there are more. Raises
+        ValueError if there are none, or no normal patch among them.
         """
         normal_tokens, abnormal_tokens = self.encode(normal)[None], self.encode(abnormal)[None]
         grid, quirks = self.encoder.grid, self.head.quirks
@@ -85,7 +88,7 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         proxies = bank.new_empty(1, 0, self.head.dim)
         if marked is not None:
             proxies = self.head.mine(abnormal_tokens, marked, bank, valid, grid)
-        self.normal_bank = bank[0] if valid is None else bank[0][valid[0]]
+        self.normal_bank = coreset(bank[0] if valid is None else bank[0][valid[0]], bank_limit)
         self.residual_proxies = proxies[0]
         self.reference_images = pictures
         self.reference_masks = masks.bool()
@@ -111,6 +114,17 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             pred_score=image_score(maps.score),
             anomaly_map=anomaly_map(maps.score, self.smooth_down, self.smooth_right),
         )
+
+
+def coreset(bank: Tensor, limit: int | None) -> Tensor:
+    """At most ``limit`` patches of a bank (K, C), spread out by anomalib's greedy selection, the same each time."""
+    if not limit or len(bank) <= limit:
+        return bank
+    sampler = KCenterGreedy(unit(bank), (limit + 0.5) / len(bank))
+    sampler.model.random_state = 0  # of its projection, which no other seed reaches
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return bank[sampler.select_coreset_idxs()]
 
 
 def build_model(

@@ -73,20 +73,20 @@ def test_all_categories() -> None:
 )
 def test_sources(drawn: Path, categories: list[str] | str | None, expected: set[str]) -> None:
     data = ReferenceDataModule(target(drawn), DrawnPictures(drawn, "cloth"), categories, episodes=5)
-    dataset = data.episode_dataset()
+    dataset = data.episode_datasets()[0]
     assert {pool.name.split()[-1] for pool in dataset.pools} == expected
 
 
 def test_several_sources(drawn: Path) -> None:
     source = [DrawnPictures(drawn, "cloth"), target(drawn, "board")]
-    assert len(ReferenceDataModule(target(drawn), source).episode_dataset().pools) == 2
+    assert len(ReferenceDataModule(target(drawn), source).episode_datasets()[0].pools) == 2
 
 
 def test_episodes_hold_queries_apart_from_references(drawn: Path) -> None:
     data = ReferenceDataModule(
         target(drawn), DrawnPictures(drawn), ["cloth", "wood"], n_normal=2, n_abnormal=2, episodes=200
     )
-    dataset = data.episode_dataset()
+    dataset = data.episode_datasets()[0]
     drawn_episodes = [dataset.draw(number) for number in range(200)]
     for episode in drawn_episodes:
         chosen = [sample.image for sample in episode.normal + episode.abnormal]
@@ -102,7 +102,7 @@ def test_episodes_hold_queries_apart_from_references(drawn: Path) -> None:
 
 def test_published_sampling_uses_the_test_split_and_may_repeat_the_query(drawn: Path) -> None:
     data = ReferenceDataModule(target(drawn), DrawnPictures(drawn), ["cloth"], n_normal=4, episodes=9, sampling="paper")
-    episodes = [data.episode_dataset().draw(number) for number in range(100)]
+    episodes = [data.episode_datasets()[0].draw(number) for number in range(100)]
     assert all("test/good" in sample.image for episode in episodes for sample in episode.normal)
     assert any(episode.query in episode.normal for episode in episodes)
 
@@ -113,7 +113,7 @@ def test_validation_pictures_of_a_source_count_and_splits_follow_the_seed(drawn:
         source = Folder(
             "plug", root=plug, normal_dir="train/good", abnormal_dir="test/spot", mask_dir="ground_truth/spot"
         )
-        return ReferenceDataModule(target(drawn), source).episode_dataset().pools[0]
+        return ReferenceDataModule(target(drawn), source).episode_datasets()[0].pools[0]
 
     first, second = pool(), pool()
     assert first == second
@@ -136,7 +136,7 @@ def test_a_target_without_validation_split_validates_on_the_test_set(drawn: Path
 
 
 def test_episode_items_collate(drawn: Path) -> None:
-    dataset = ReferenceDataModule(target(drawn), DrawnPictures(drawn), ["cloth"], n_normal=2).episode_dataset()
+    dataset = ReferenceDataModule(target(drawn), DrawnPictures(drawn), ["cloth"], n_normal=2).episode_datasets()[0]
     batch = EpisodeBatch.collate([dataset[0], dataset[1], dataset[2]])
     assert batch.image.shape == (3, 3, 192, 192)
     assert batch.ref_normal.shape == (3, 2, 3, 192, 192)
@@ -145,11 +145,17 @@ def test_episode_items_collate(drawn: Path) -> None:
 
 
 def test_epochs_go_on_counting() -> None:
-    epoch = [0]
-    sampler = EpochSampler(4, lambda: epoch[0])
+    sampler = EpochSampler(4)
     assert list(sampler) == [0, 1, 2, 3]
-    epoch[0] = 2
+    sampler.set_epoch(2)
     assert list(sampler) == [8, 9, 10, 11]
+
+
+def test_processes_share_the_episodes_of_every_step() -> None:
+    shares = [EpochSampler(8, rank, 2) for rank in (0, 1)]
+    for share in shares:
+        share.set_epoch(1)
+    assert [list(share) for share in shares] == [[8, 10, 12, 14], [9, 11, 13, 15]]
 
 
 def test_a_folder_with_masks_is_a_target(drawn: Path) -> None:
@@ -199,9 +205,9 @@ def not_an_image(root: Path) -> object:
         (lambda root: ReferenceDataModule(target(root), n_normal=-1).setup(), "n_normal=-1"),
         (lambda root: ReferenceDataModule(target(root), sampling="random"), "expected one of corrected, paper"),
         (lambda root: ReferenceDataModule(target(root), episodes=0), "episodes=0"),
-        (lambda root: ReferenceDataModule(target(root)).episode_dataset(), "no source to train it on"),
+        (lambda root: ReferenceDataModule(target(root)).episode_datasets()[0], "no source to train it on"),
         (
-            lambda root: ReferenceDataModule(target(root), target(root)).episode_dataset(),
+            lambda root: ReferenceDataModule(target(root), target(root)).episode_datasets()[0],
             "pictures of the target .* among the sources",
         ),
         (damaged(lambda mask: Image.new("L", (192, 192)).save(mask)), "empty mask"),
@@ -246,7 +252,7 @@ def test_a_mask_on_a_normal_picture_is_refused(drawn: Path) -> None:
 def test_small_source_categories_are_named() -> None:
     pool = Pool("tiny", (Sample("a", None, "good"),), (), (Sample("b", "m", "hole"), Sample("c", "m", "hole")))
     with pytest.raises(ValueError, match="'tiny', expected at least 2"):
-        EpisodeDataset([pool], 1, 1, 4, 0)
+        EpisodeDataset([pool], 1, 1, 4, (0,))
 
 
 def test_drawing_spreads_over_types() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -12,7 +12,8 @@ import torch
 from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.dataclasses.numpy.image import NumpyImageBatch, NumpyImageItem
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Image, Mask
 
@@ -67,6 +68,7 @@ class Episode(NamedTuple):
     label: int
     normal: tuple[Sample, ...]
     abnormal: tuple[Sample, ...]
+    category: str
 
 
 def draw_episode(pools: Sequence[Pool], n_normal: int, n_abnormal: int, key: Sequence[int]) -> Episode:
@@ -86,12 +88,12 @@ def draw_episode(pools: Sequence[Pool], n_normal: int, n_abnormal: int, key: Seq
     abnormal = spread_types(of_kind, n_abnormal + label, generator)
     normal = spread_types(pool.normal, n_normal, generator)
     if label:
-        return Episode(abnormal[-1], 1, normal, abnormal[:-1])
+        return Episode(abnormal[-1], 1, normal, abnormal[:-1], pool.name)
     taken = {sample.image for sample in normal}
     queries = [sample for sample in pool.normal_queries or pool.normal if sample.image not in taken]
     if not queries:
         queries = [sample for sample in pool.normal if sample.image not in taken]
-    return Episode(queries[int(generator.integers(len(queries)))], 0, normal, abnormal)
+    return Episode(queries[int(generator.integers(len(queries)))], 0, normal, abnormal, pool.name)
 
 
 def draw_published(
@@ -110,7 +112,7 @@ def draw_published(
         references.append(tuple(group[i] for i in python.sample(range(len(group)), count)))
     label = int(numpy.choice(2, 1)[0])
     query = chosen[label][python.sample(range(len(chosen[label])), 1)[0]]
-    return Episode(query, label, references[0], references[1])
+    return Episode(query, label, references[0], references[1], pool.name)
 
 
 def _by_type(found: Sequence[Sample]) -> list[list[Sample]]:
@@ -142,13 +144,19 @@ class EpisodeBatch(ImageBatch):
 
 
 class EpisodeDataset(Dataset[EpisodeItem]):
-    """Endless episodes by number; the seed and the number decide an episode, whatever process asks for it.
+    """Endless episodes by number; ``seed`` and the number decide an episode, whatever process asks for it.
 
-    ``augmentations`` resizes every picture before they are stacked.
+    A ``seed`` of several numbers is a stream of its own. ``augmentations`` resizes pictures before they are stacked.
     """
 
     def __init__(
-        self, pools: Sequence[Pool], n_normal: int, n_abnormal: int, length: int, seed: int, published: bool = False
+        self,
+        pools: Sequence[Pool],
+        n_normal: int,
+        n_abnormal: int,
+        length: int,
+        seed: tuple[int, ...],
+        published: bool = False,
     ) -> None:
         for pool in pools:
             (pool.check_species if published else pool.check)(n_normal, n_abnormal)
@@ -164,10 +172,17 @@ class EpisodeDataset(Dataset[EpisodeItem]):
     def draw(self, number: int) -> Episode:
         """The episode of a number, which counts on over epochs."""
         if self.published:
-            state = np.random.SeedSequence([self.seed, number]).generate_state(2)
+            state = np.random.SeedSequence([*self.seed, number]).generate_state(2)
             numpy, python = np.random.RandomState(state[0]), random.Random(int(state[1]))
             return draw_published(self.pools, self.n_normal, self.n_abnormal, numpy, python)
-        return draw_episode(self.pools, self.n_normal, self.n_abnormal, (self.seed, number))
+        return draw_episode(self.pools, self.n_normal, self.n_abnormal, (*self.seed, number))
+
+    def by_category(self, numbers: Iterable[int]) -> dict[str, list[int]]:
+        """Numbers of episodes, grouped by the category they are drawn from."""
+        groups: dict[str, list[int]] = {}
+        for number in numbers:
+            groups.setdefault(self.draw(number).category, []).append(number)
+        return groups
 
     def pictures(self) -> list[str]:
         """Paths of every picture that an episode may hold, sorted."""
@@ -202,17 +217,18 @@ class EpisodeDataset(Dataset[EpisodeItem]):
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
-class EpochSampler(Sampler[int]):
-    """Numbers of an epoch's episodes, counting on from epoch to epoch, so that none is seen twice."""
+class EpochSampler(DistributedSampler[int]):
+    """Numbers of an epoch's episodes, in order, counting on from epoch to epoch, so that none is seen twice.
 
-    def __init__(self, length: int, epoch: Callable[[], int]) -> None:
-        self.length, self.epoch = length, epoch
+    Of several processes each takes its share of every step. A distributed sampler even for one process: Lightning
+    shuffles others when there are several. It tells this one the epoch.
+    """
 
-    def __len__(self) -> int:
-        """Episodes in an epoch."""
-        return self.length
+    def __init__(self, length: int, rank: int = 0, processes: int = 1) -> None:
+        super().__init__(range(length), processes, rank, shuffle=False)  # type: ignore[arg-type]  # any sized will do
+        self.length = length
 
     def __iter__(self) -> Iterator[int]:
         """Yield the numbers of the current epoch."""
-        start = self.epoch() * self.length
-        return iter(range(start, start + self.length))
+        start = self.epoch * self.length
+        return iter([start + index for index in super().__iter__()])

@@ -8,23 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, get_datamodule
-from anomalib.data.utils import LabelName
-from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Resize, Transform
+from torchvision.transforms.v2 import Resize
 
-from anomalib_nagl.data.episodes import EpisodeDataset, EpochSampler, Pool
-from anomalib_nagl.data.selection import (
-    Choice,
-    choose,
-    describe,
-    exclude,
-    expand_sources,
-    find_copies,
-    hold_out,
-    resolved,
-    samples,
-)
+from anomalib_nagl.data.episodes import EpisodeDataset, EpochSampler
+from anomalib_nagl.data.selection import Choice, choose, exclude, expand_sources, find_copies, hold_out
+from anomalib_nagl.data.sources import apart, category_pool, split_categories, without_target
 from anomalib_nagl.data.tokens import TokenEpisodes
 from anomalib_nagl.references import ReferenceSet
 
@@ -38,9 +28,11 @@ class ReferenceDataModule(AnomalibDataModule):
     The target is any anomalib image datamodule: ``n_normal`` references come from its train split and ``n_abnormal``,
     with masks, from its test split; they are taken out of validation and test. ``seed`` decides which ones. The source
     is one datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every
-    one); a model with an untrained head learns from ``episodes`` of it per epoch. ``sampling`` "paper" draws episodes
-    by the published rule, where a query may be its own reference. Other anomalib models train on the target's normal
-    images.
+    one); a model with an untrained head learns from ``episodes`` of it per epoch. Some source categories are kept for
+    ``validation_episodes``: those in ``validation_categories``, or one in five ("auto"); with a model that selects as
+    published, these are categories of the target's data set, or all of them. ``sampling`` "paper" draws
+    episodes by the published rule, where a query may be its own reference. Other anomalib models train on the target's
+    normal images.
 
     Raises ValueError on counts that make no sense, when the target lacks pictures, or when it is its own source.
     """
@@ -57,6 +49,8 @@ class ReferenceDataModule(AnomalibDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         sampling: str = "corrected",
+        validation_categories: list[str] | str | None = "auto",
+        validation_episodes: int = 200,
         seed: int = 0,
     ) -> None:
         self.target = _as_datamodule(target)
@@ -68,14 +62,15 @@ class ReferenceDataModule(AnomalibDataModule):
         )
         if sampling not in SAMPLINGS:
             raise ValueError(f"found sampling={sampling!r}, expected one of {', '.join(SAMPLINGS)}")
-        if episodes < 1:
-            raise ValueError(f"found episodes={episodes}, expected at least 1 in an epoch")
+        if min(episodes, validation_episodes) < 1:
+            raise ValueError(f"found {episodes} episodes and {validation_episodes} to validate on, expected at least 1")
         listed = source if isinstance(source, Sequence) else [] if source is None else [source]
         self.sources = [_as_datamodule(one) for one in listed]
         named = [source_categories] if isinstance(source_categories, str) else source_categories
         self.source_categories = None if named is None else [str(name) for name in named]
         self.n_normal, self.n_abnormal, self.episodes = n_normal, n_abnormal, episodes
-        self.sampling = sampling
+        self.sampling, self.validation_episodes = sampling, validation_episodes
+        self.validation_categories = validation_categories
         self.choice: Choice | None = None
         self._recorded: list[Mapping[str, str]] | None = None
         if self.target.seed is None:
@@ -134,8 +129,11 @@ class ReferenceDataModule(AnomalibDataModule):
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
         return self.choice.load()
 
-    def episode_dataset(self) -> EpisodeDataset:
-        """Training episodes of the sources; ValueError if there is no source."""
+    def episode_datasets(self) -> tuple[EpisodeDataset, EpisodeDataset | None]:
+        """Training episodes of the sources, and validation episodes of categories that are not trained on.
+
+        Raises ValueError if there is no source.
+        """
         if not self.sources:
             raise ValueError(
                 "found an untrained head and no source to train it on, expected one of them: give --data.source (other "
@@ -143,52 +141,57 @@ class ReferenceDataModule(AnomalibDataModule):
             )
         if self.choice is None:
             self.setup()
-        splits = [getattr(self.target, f"{name}_data", None) for name in ("train", "val", "test")]
-        own = resolved(path for split in splits if split is not None for path in split.samples.image_path)
-        pools = []
-        for source in self._source_datamodules():
-            source.setup()
-            pool = self._pool(source)
-            if not own & resolved(sample.image for sample in pool.samples):
-                pools.append(pool)
-            elif self.source_categories != ["all"]:
-                raise ValueError(
-                    f"found pictures of the target {describe(self)} among the sources ({pool.name}), expected others: "
-                    "a head must not be trained on what it is tested on"
-                )
-        if not pools:
-            raise ValueError("found no source category besides the target, expected at least one: name another source")
-        logger.info("Training on %s.", ", ".join(pool.name for pool in pools))
-        dataset = EpisodeDataset(
-            pools, self.n_normal, self.n_abnormal, self.episodes, self.seed or 0, self.sampling == "paper"
+        published, selected = self.sampling == "paper", getattr(self._module, "selection", "best")
+        pools = [category_pool(source, published) for source in self._source_datamodules()]
+        pools = without_target(pools, self.target, skip=self.source_categories == ["all"])
+        if selected == "paper":  # it trains on every source category, and looks at the target (Q16)
+            named = ["all"] if self.validation_categories == "auto" else self.validation_categories
+            every = expand_sources([self.target], [named] if isinstance(named, str) else named, self.seed or 0)
+            training, validation = pools, apart([category_pool(one, published) for one in every], pools)
+        else:
+            training, validation = split_categories(pools, self.validation_categories, self.seed or 0)
+        logger.info("Training on %s.", ", ".join(pool.name for pool in training))
+        logger.info(
+            "Validating on %s.", ", ".join(pool.name for pool in validation) or "nothing: name other categories"
         )
-        dataset.augmentations = self._model_resize()
-        return dataset
+        shots, seed = (self.n_normal, self.n_abnormal), self.seed or 0
+        episodes = EpisodeDataset(training, *shots, self.episodes, (seed,), published)
+        episodes.augmentations = self._model_resize()
+        if not validation or selected == "last":
+            return episodes, None
+        held_out = EpisodeDataset(validation, *shots, self.validation_episodes, (seed, 1), published)
+        held_out.augmentations = episodes.augmentations
+        return episodes, held_out
 
     def _training_episodes(self) -> EpisodeDataset | TokenEpisodes:
         """Episodes as pictures, or as rows of a token table for a model that keeps one."""
-        episodes, resize = self.episode_dataset(), self._model_resize()
+        episodes, validation = self.episode_datasets()
+        self.validation_data: EpisodeDataset | TokenEpisodes | None = validation
+        resize = self._model_resize()
         if resize is None or not getattr(self._module, "uses_tokens", False):
             return episodes
-        height, width = resize.size
-        return TokenEpisodes(episodes, (height, width), resize)
+        paths = sorted({*episodes.pictures(), *(validation.pictures() if validation else ())})
+        self.validation_data = TokenEpisodes(validation, paths, resize) if validation else None
+        return TokenEpisodes(episodes, paths, resize)
 
-    def _pool(self, source: AnomalibDataModule) -> Pool:
-        """Pictures of a source category; by the published rule normal references come from its test split (Q15)."""
-        splits = [source.test_data]
-        if self.sampling != "paper" and not isinstance(getattr(source, "val_data", None), SyntheticAnomalyDataset):
-            splits += [source.val_data] if hasattr(source, "val_data") else []
-        tested, abnormal = (
-            tuple(dict.fromkeys(sample for split in splits for sample in samples(split, label)))
-            for label in (LabelName.NORMAL, LabelName.ABNORMAL)
-        )
-        trained = tested if self.sampling == "paper" else tuple(samples(source.train_data, LabelName.NORMAL))
-        return Pool(describe(source), trained, tested, abnormal)
+    def validation_loaders(self, epoch: int) -> dict[str, DataLoader[Any]]:
+        """Validation episodes by category; the same ones after every epoch, other ones by the published rule."""
+        data = getattr(self, "validation_data", None)
+        if data is None:
+            return {}
+        episodes = data.episodes if isinstance(data, TokenEpisodes) else data
+        start = epoch * len(episodes) if episodes.published else 0
+        return {
+            category: DataLoader(
+                data, self.train_batch_size, sampler=numbers, collate_fn=getattr(data, "collate_fn", None)
+            )
+            for category, numbers in episodes.by_category(range(start, start + len(episodes))).items()
+        }
 
     def _source_datamodules(self) -> list[AnomalibDataModule]:
         return expand_sources(self.sources, self.source_categories, self.seed or 0)
 
-    def _model_resize(self) -> Transform | None:
+    def _model_resize(self) -> Resize | None:
         transform = getattr(getattr(self._module, "pre_processor", None), "transform", None)
         steps = getattr(transform, "transforms", [transform])
         return next((step for step in steps if isinstance(step, Resize)), None)
@@ -196,6 +199,11 @@ class ReferenceDataModule(AnomalibDataModule):
     @property
     def _module(self) -> Any:
         return getattr(self.trainer, "lightning_module", None)
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """Which process this is, of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     @property
     def _mode(self) -> str | None:
@@ -209,12 +217,34 @@ class ReferenceDataModule(AnomalibDataModule):
             one = self.train_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
         dataset = self._training_episodes()
+        rank, processes = self._process
         return DataLoader(
             dataset,
-            batch_size=self.train_batch_size,
-            sampler=EpochSampler(len(dataset), lambda: self.trainer.current_epoch if self.trainer else 0),
+            batch_size=max(1, self.train_batch_size // processes),  # a step sees the same episodes on any number
+            sampler=EpochSampler(len(dataset), rank, processes),
             num_workers=self.num_workers,
             collate_fn=getattr(dataset, "collate_fn", None),
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation pictures of the target."""
+        return self._shared(super().val_dataloader())
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test pictures of the target."""
+        return self._shared(super().test_dataloader())
+
+    def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Divide pictures among processes, each once: Lightning would repeat some to make the shares equal."""
+        rank, processes = self._process
+        if processes == 1:
+            return loader
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            sampler=UnrepeatedDistributedSampler(loader.dataset, processes, rank, shuffle=False),
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,14 +10,14 @@ import torch
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import Transform
+from torchvision.transforms.v2 import Resize, Transform
 from torchvision.tv_tensors import Mask
 
 from anomalib_nagl.data.episodes import EpisodeDataset
 from anomalib_nagl.data.selection import Sample
+from anomalib_nagl.data.token_store import FileStore, MemoryStore, file_hash
 from anomalib_nagl.references import check_mask, keep_thin, load_image, load_mask
 
-logger = logging.getLogger(__name__)
 ENCODE_BATCH = 8
 
 
@@ -38,11 +37,14 @@ class TokenBatch(NamedTuple):
 
 
 class TokenEpisodes(Dataset[TokenBatch]):
-    """The episodes of another dataset, pictures replaced by their row in a token table."""
+    """The episodes of another dataset, pictures replaced by their row in a token table.
 
-    def __init__(self, episodes: EpisodeDataset, size: tuple[int, int], resize: Transform) -> None:
-        self.episodes, self.size, self.resize = episodes, size, resize
-        self.paths = episodes.pictures()
+    ``paths`` are the pictures of the table, in its order.
+    """
+
+    def __init__(self, episodes: EpisodeDataset, paths: list[str], resize: Resize) -> None:
+        height, width = resize.size
+        self.episodes, self.paths, self.size, self.resize = episodes, paths, (height, width), resize
         self._rows = {path: row for row, path in enumerate(self.paths)}
         self._masks: dict[str, np.ndarray] = {}
 
@@ -88,24 +90,49 @@ class _Pictures(Dataset[Tensor]):
         return self.transform(load_image(self.paths[index])).as_subclass(Tensor)
 
 
+class TokenTable:
+    """Tokens of pictures by their place in a list of paths; pictures of the same content share theirs."""
+
+    def __init__(self, place: Tensor, tokens: MemoryStore | FileStore) -> None:
+        self._place, self._tokens = place, tokens
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Tokens (..., M, C) of rows (...), float32 on the CPU."""
+        return self._tokens[self._place[rows]]
+
+
+class Processes(NamedTuple):
+    """Which of several processes this is, and a function that sums a tensor over all of them."""
+
+    rank: int
+    total: int
+    add: Callable[[Tensor], Tensor]
+
+
 def encode_pictures(
     paths: list[str],
     transform: Transform,
     encode: Callable[[Tensor], Tensor],
-    shape: tuple[int, int],
-    dtype: torch.dtype = torch.float16,
+    store: Callable[[list[str]], MemoryStore | FileStore],
+    processes: Processes,
     num_workers: int = 0,
-) -> Tensor:
-    """Token table (N, M, C) of pictures, in the order of their paths, on the CPU; ``shape`` is (M, C).
+) -> TokenTable:
+    """Encode every distinct picture once over all processes, unless ``store`` of the contents has its tokens.
 
-    Says how large the table is before it starts, and shows its progress. ValueError names a file that is no image.
+    Shows its progress. ValueError names a file that is no image, or says that there is no room.
     """
-    size = len(paths) * shape[0] * shape[1] * dtype.itemsize / 2**20
-    logger.info("Encoding %d pictures once, %.0f MB of tokens in memory.", len(paths), size)
-    table = torch.empty(len(paths), *shape, dtype=dtype)
-    loader = DataLoader(_Pictures(paths, transform), batch_size=ENCODE_BATCH, num_workers=num_workers)
-    done = 0
-    for images in track(loader, description="Encoding pictures", total=len(loader)):
-        table[done : done + len(images)] = encode(images).to("cpu", dtype)
-        done += len(images)
-    return table
+    contents = [file_hash(path) for path in paths]
+    first = {content: path for path, content in reversed(list(zip(paths, contents, strict=True)))}
+    distinct = sorted(first)
+    tokens = store(distinct)
+    batches = [tokens.missing[i : i + ENCODE_BATCH] for i in range(0, len(tokens.missing), ENCODE_BATCH)]
+    own = batches[processes.rank :: processes.total]
+    pictures = _Pictures([first[content] for content in distinct], transform)
+    loader = DataLoader(pictures, batch_sampler=own, num_workers=num_workers)
+    for rows, images in zip(own, track(loader, description="Encoding pictures", disable=not own), strict=True):
+        # Filled up to one size: kernels differ by batch size in the last bits, and tokens should not.
+        filled = images[torch.arange(ENCODE_BATCH) % len(images)]
+        tokens.put(rows, encode(filled)[: len(images)])
+    tokens.share(processes.add)
+    place = {content: row for row, content in enumerate(distinct)}
+    return TokenTable(torch.tensor([place[content] for content in contents]), tokens)

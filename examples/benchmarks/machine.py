@@ -1,0 +1,46 @@
+"""What every benchmark says about the machine and about its peak memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+
+def describe() -> str:
+    """Processor, cores in use, system and versions."""
+    name = platform.processor() or platform.machine()
+    listed = Path("/proc/cpuinfo")
+    if listed.is_file():
+        models = [line.split(":", 1)[1].strip() for line in listed.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return (
+        f"{name}, {os.cpu_count()} cores ({torch.get_num_threads()} threads), {platform.system()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def random_weights(backbone: str, folder: Path) -> str:
+    """A weight file of the right shapes for a timm backbone: for times, never for accuracy."""
+    path = folder / f"{backbone}_random.safetensors"
+    if not path.exists():
+        torch.manual_seed(0)
+        save_file(timm.create_model(backbone, pretrained=False, num_classes=0).state_dict(), path)
+    return str(path)

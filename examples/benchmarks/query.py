@@ -1,0 +1,122 @@
+"""What a query costs beside its encoder pass, how that grows with references, and what encoding them anew would cost.
+
+    python examples/benchmarks/query.py                      # ViT-S/14 at 448 px, random weights: times only
+    python examples/benchmarks/query.py --backbone mobilenetv2_100 --image-size 384
+
+References are random pictures. All variants take turns in one process, so that a busy machine disturbs them alike; the
+figures are medians, and ratios are medians of ratios within a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import machine
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from anomalib_nagl.torch_model import NaglModel, build_model
+
+GROWTH = 64  # normal references at the far end
+
+
+def pictures(count: int, size: tuple[int, int]) -> Tensor:
+    """Random normalised pictures (count, 3, H, W)."""
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(count))
+
+
+def adapted(model: NaglModel, normal: int, abnormal: int, limit: int | None = None) -> Callable[[Tensor], object]:
+    """A query against so many references, which are encoded here, once."""
+    size = model.encoder.image_size
+    masks = torch.zeros(abnormal, *size)
+    masks[:, : size[0] // 8, : size[1] // 8] = 1
+    shown = torch.zeros(normal + abnormal, 3, *size, dtype=torch.uint8)
+    model.set_references(pictures(normal, size), pictures(abnormal, size), masks, shown, limit)
+    bank, proxies, images, marks = (
+        model.normal_bank, model.residual_proxies, model.reference_images, model.reference_masks
+    )  # fmt: skip
+
+    def query(image: Tensor) -> object:
+        model.normal_bank, model.residual_proxies = bank, proxies
+        model.reference_images, model.reference_masks = images, marks
+        return model(image)
+
+    return query
+
+
+def naive(model: NaglModel, normal: int, abnormal: int) -> Callable[[Tensor], object]:
+    """A query that brings its references along, to be encoded with it."""
+    size = model.encoder.image_size
+    references = pictures(normal, size)[None], pictures(abnormal, size)[None]
+    masks = torch.zeros(1, abnormal, *size)
+    masks[..., : size[0] // 8, : size[1] // 8] = 1
+    return lambda image: model.episode(image, *references, masks)
+
+
+def take_turns(variants: dict[str, Callable[[Tensor], object]], image: Tensor, turns: int) -> dict[str, np.ndarray]:
+    """Milliseconds of every variant in every turn, after one turn that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    with torch.inference_mode():
+        for _ in range(turns + 1):
+            for name, call in variants.items():
+                start = time.perf_counter()
+                call(image)
+                seconds[name].append(time.perf_counter() - start)
+    return {name: 1000 * np.array(found[1:]) for name, found in seconds.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
+    parser.add_argument("--image-size", type=int, default=448)
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--bank-limit", type=int, default=0, help="patches of a coreset to try as well (slow)")
+    given = parser.parse_args()
+    size = (given.image_size, given.image_size)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        weights = machine.random_weights(given.backbone, Path(folder))
+        model = build_model(given.backbone, None, 25, 4, "corrected", size, weights).eval()
+        model.encoder.ensure_weights()
+        variants: dict[str, Callable[[Tensor], object]] = {"encoder alone": model.encoder}
+        for normal in (1, 4, 16, GROWTH):
+            variants[f"{normal}+1"] = adapted(model, normal, 1)
+        reduced, start = f"{GROWTH}+1, coreset of {given.bank_limit}", time.perf_counter()
+        if given.bank_limit:
+            variants[reduced] = adapted(model, GROWTH, 1, given.bank_limit)
+        took = time.perf_counter() - start
+        for normal in (1, 4):
+            variants[f"{normal}+1, encoded anew"] = naive(model, normal, 1)
+    times = take_turns(variants, pictures(1, size) + 1, given.turns)
+    pairs = {
+        **{name: "encoder alone" for name in variants if name.endswith("+1")},
+        **({reduced: "encoder alone"} if given.bank_limit else {}),
+        **{f"{normal}+1, encoded anew": f"{normal}+1" for normal in (1, 4)},
+    }
+    console = Console(width=120)
+    console.print(machine.describe())
+    table = Table(title=f"{given.backbone} at {given.image_size} px, one query, median of {given.turns}")
+    for column in ("references", "ms", "ratio", "to"):
+        table.add_column(column, justify="right" if column in ("ms", "ratio") else "left")
+    for name, found in times.items():
+        base = pairs.get(name)
+        ratio = f"{np.median(found / times[base]):.2f}" if base else ""
+        table.add_row(name, f"{np.median(found):.0f}", ratio, base or "")
+    console.print(table)
+    for name in (f"{GROWTH}+1", reduced):
+        if name in times:
+            console.print(f"{name} over 1+1: {np.median(times[name] / times['1+1']):.2f}")
+    if given.bank_limit:
+        console.print(f"Choosing the coreset took {took:.0f} s.")
+    console.print(f"Peak memory {machine.peak_memory():.0f} MB.")
+
+
+if __name__ == "__main__":
+    main()
