@@ -38,7 +38,7 @@ class Adaptation(LightningModule):
     @property
     def _abnormal_shots(self) -> int:
         data = getattr(self._trainer, "datamodule", None)
-        return int(data.n_abnormal if isinstance(data, ReferenceDataModule) else self.n_abnormal)
+        return data.plan.abnormal_shots if isinstance(data, ReferenceDataModule) else self.n_abnormal
 
     @property
     def _fitting(self) -> bool:
@@ -90,6 +90,22 @@ class Adaptation(LightningModule):
             self.set_references(data.reference_set())
         elif self._held_out is not None:
             self.set_references(self._held_out.load())
+
+    def on_test_start(self) -> None:
+        """Take references where none were taken before."""
+        self._take_missing()
+
+    def on_predict_start(self) -> None:
+        """Take references where none were taken before."""
+        self._take_missing()
+
+    def _take_missing(self) -> None:
+        """A trained head, or none at all, can be shown references without a run of its own to take them."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.model.has_references or not isinstance(data, ReferenceDataModule):
+            return
+        if data.plan.files is not None and (self.head_trained or not self._abnormal_shots):
+            self._collect_references()
 
     def on_validation_start(self) -> None:
         """Take the references anew while fitting: what residual mining makes of them depends on the head."""

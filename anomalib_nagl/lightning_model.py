@@ -20,6 +20,7 @@ from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export import SafeExport
 from anomalib_nagl.losses import NaglLoss
 from anomalib_nagl.pre_processing import NaglPreProcessor
+from anomalib_nagl.prediction import Predicting
 from anomalib_nagl.torch_model import NaglModel, build_model
 from anomalib_nagl.training import HeadTraining
 from anomalib_nagl.visualizer import ReferenceVisualizer
@@ -29,7 +30,7 @@ _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
 # anomalib's own mixin overrides Lightning's to_onnx too, hence the ignored type.
-class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
+class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignore[misc]
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by

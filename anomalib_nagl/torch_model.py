@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -10,11 +10,27 @@ from anomalib.models.components import DynamicBufferMixin
 from torch import Tensor, nn
 
 from anomalib_nagl.encoders import Encoder, build_encoder
-from anomalib_nagl.functional import anomaly_map, image_score, mask_to_grid, smoothing_matrix
+from anomalib_nagl.functional import (
+    anomaly_map,
+    deviating_patches,
+    image_score,
+    mask_to_grid,
+    nearest,
+    smoothing_matrix,
+    unit,
+)
 from anomalib_nagl.head import NaglHead, NaglMaps
 
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
 ENCODE_BATCH = 8
+
+
+class ReferenceTokens(NamedTuple):
+    """Tokens (n, M, C) and (a, M, C) of references, and which patches (a, M) of the abnormal ones are abnormal."""
+
+    normal: Tensor
+    abnormal: Tensor
+    marked: Tensor
 
 
 class NaglModel(DynamicBufferMixin, nn.Module):
@@ -72,23 +88,41 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         return self.head(query_tokens.squeeze(1), normal_tokens, abnormal_tokens, abnormal_mask, grid)
 
     @torch.no_grad()
-    def set_references(self, normal: Tensor, abnormal: Tensor, masks: Tensor, pictures: Tensor) -> None:
+    def set_references(
+        self, normal: Tensor, abnormal: Tensor, masks: Tensor, pictures: Tensor, unmasked: Tensor | None = None
+    ) -> ReferenceTokens:
         """Adapt to new references, replacing the old ones.
 
         Normalised images (n, 3, H, W) and (a, 3, H, W), 0/1 masks (a, H, W), and the same n + a images as uint8
-        pictures to show. Raises ValueError if there are none, or no normal patch among them.
+        pictures to show. Images that are ``unmasked`` (a,) get the mask that ``deviating_patches`` finds. Raises
+        ValueError if there are none, or no normal patch among them.
         """
-        normal_tokens, abnormal_tokens = self.encode(normal)[None], self.encode(abnormal)[None]
         grid, quirks = self.encoder.grid, self.head.quirks
-        marked = mask_to_grid(masks[None].float(), grid, quirks.shifted_grid) if len(abnormal) else None
-        bank, valid = self.head.normal_bank(normal_tokens, abnormal_tokens, marked, grid)
-        proxies = bank.new_empty(1, 0, self.head.dim)
-        if marked is not None:
-            proxies = self.head.mine(abnormal_tokens, marked, bank, valid, grid)
-        self.normal_bank = bank[0] if valid is None else bank[0][valid[0]]
-        self.residual_proxies = proxies[0]
+        normal_tokens, abnormal_tokens = self.encode(normal), self.encode(abnormal)
+        marked = normal_tokens.new_zeros(0, grid[0] * grid[1])
+        if len(abnormal):
+            marked = mask_to_grid(masks[None].float(), grid, quirks.shifted_grid)[0]
+        if unmasked is not None and bool(unmasked.any()):
+            found = self._find_defects(normal_tokens, abnormal_tokens[unmasked])
+            marked[unmasked] = found
+            masks = masks.clone()
+            masks[unmasked] = _patches_to_pixels(found, grid, (masks.shape[-2], masks.shape[-1])).to(masks.dtype)
+        tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked)
+        self.normal_bank, self.residual_proxies = self.head.learn(*tokens, grid)
         self.reference_images = pictures
         self.reference_masks = masks.bool()
+        return tokens
+
+    @staticmethod
+    def _find_defects(normal: Tensor, abnormal: Tensor) -> Tensor:
+        """Patches (a, M) of abnormal tokens (a, M, C) that deviate most from the normal ones (n, M, C)."""
+        if not len(normal):
+            raise ValueError(
+                "found abnormal references without masks and no normal one to compare with, expected either: "
+                "add masks or a normal picture"
+            )
+        similarity = nearest(unit(abnormal), unit(normal.flatten(0, 1))[None]).similarity
+        return deviating_patches(1 - similarity)
 
     def forward(self, images: Tensor) -> InferenceBatch:
         """Score normalised images (B, 3, H, W): scores (B,) and maps (B, 1, H, W), larger is more anomalous.
@@ -111,6 +145,12 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             pred_score=image_score(maps.score),
             anomaly_map=anomaly_map(maps.score, self.smooth_down, self.smooth_right),
         )
+
+
+def _patches_to_pixels(marked: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Whole patches (a, M) as pixels (a, H, W)."""
+    cells = marked.unflatten(-1, grid)
+    return cells.repeat_interleave(size[0] // grid[0], dim=-2).repeat_interleave(size[1] // grid[1], dim=-1)
 
 
 def build_model(

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize, Transform
 
 from anomalib_nagl.data.episodes import EpisodeDataset, EpochSampler, Pool
+from anomalib_nagl.data.plan import ReferencePlan
+from anomalib_nagl.data.reading import PictureFolder, read_alike
 from anomalib_nagl.data.selection import (
     Choice,
-    choose,
     describe,
     exclude,
     expand_sources,
@@ -33,10 +34,13 @@ SAMPLINGS = ("corrected", "paper")
 
 
 class ReferenceDataModule(AnomalibDataModule):
-    """Draws references from a target, and training episodes from a source.
+    """Takes references from a folder or draws them from a target, and draws training episodes from a source.
 
-    The target is any anomalib image datamodule: ``n_normal`` references come from its train split and ``n_abnormal``,
-    with masks, from its test split; they are taken out of validation and test. ``seed`` decides which ones. The source
+    ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
+    they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
+    from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones. References and
+    copies of them are taken out of validation and test. ``masks`` is read as in ``ReferenceSet.from_folder``. With
+    ``references``, ``pictures`` to inspect, a folder or a file, may stand in for the target. The source
     is one datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every
     one); a model with an untrained head learns from ``episodes`` of it per epoch. ``sampling`` "paper" draws episodes
     by the published rule, where a query may be its own reference. Other anomalib models train on the target's normal
@@ -47,19 +51,23 @@ class ReferenceDataModule(AnomalibDataModule):
 
     def __init__(
         self,
-        target: AnomalibDataModule,
+        target: AnomalibDataModule | None = None,
         source: AnomalibDataModule | list[AnomalibDataModule] | None = None,
         source_categories: list[str] | str | None = None,
-        n_normal: int = 1,
-        n_abnormal: int = 1,
+        n_normal: int | None = None,
+        n_abnormal: int | None = None,
         episodes: int = 500,
         train_batch_size: int = 8,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         sampling: str = "corrected",
         seed: int = 0,
+        references: str | None = None,
+        pictures: str | None = None,
+        masks: str = "auto",
     ) -> None:
-        self.target = _as_datamodule(target)
+        self.plan = ReferencePlan.make(references, n_normal, n_abnormal, seed, masks)
+        self.target = _as_target(target, pictures, self.plan)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=self.target.eval_batch_size if eval_batch_size is None else eval_batch_size,
@@ -74,9 +82,11 @@ class ReferenceDataModule(AnomalibDataModule):
         self.sources = [_as_datamodule(one) for one in listed]
         named = [source_categories] if isinstance(source_categories, str) else source_categories
         self.source_categories = None if named is None else [str(name) for name in named]
-        self.n_normal, self.n_abnormal, self.episodes = n_normal, n_abnormal, episodes
-        self.sampling = sampling
+        # How many references an episode has.
+        self.n_normal, self.n_abnormal = (1 if count is None else count for count in (n_normal, n_abnormal))
+        self.episodes, self.sampling = episodes, sampling
         self.choice: Choice | None = None
+        self.removed = 0
         self._recorded: list[Mapping[str, str]] | None = None
         if self.target.seed is None:
             self.target.seed = seed  # random splits of the target must not differ between processes
@@ -109,12 +119,15 @@ class ReferenceDataModule(AnomalibDataModule):
         # Copies: what leaves the sets here stays in the target, so that the choice can be made anew.
         self.train_data, self.test_data = copy.deepcopy(self.target.train_data), copy.deepcopy(self.target.test_data)
         self.val_data = copy.deepcopy(getattr(self.target, "val_data", self.target.test_data))
+        read_alike(self)
         if self._recorded is None:
-            self.choice = choose(self.target, self.n_normal, self.n_abnormal, self.seed or 0)
-            hold_out(self, self.choice)
+            self.choice = self.plan.choose(self.target)
+            self.removed = hold_out(self, self.choice)
         else:
-            removed = exclude(self, find_copies(self, self._recorded))
-            logger.info("%d references of the checkpoint left the test set.", removed)
+            self.removed = exclude(self, find_copies(self, self._recorded))
+            logger.info("%d references of the checkpoint left the test set.", self.removed)
+        if isinstance(self.target, PictureFolder):
+            self.val_data = copy.deepcopy(self.target.val_data)  # the references themselves
 
     def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
         """Leave out the references of a checkpoint, instead of choosing others, from the next ``setup`` on."""
@@ -132,7 +145,7 @@ class ReferenceDataModule(AnomalibDataModule):
             self.setup()
         if self.choice is None:
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
-        return self.choice.load()
+        return self.plan.load(self.choice)
 
     def episode_dataset(self) -> EpisodeDataset:
         """Training episodes of the sources; ValueError if there is no source."""
@@ -201,6 +214,17 @@ class ReferenceDataModule(AnomalibDataModule):
     def _mode(self) -> str | None:
         return getattr(self._module, "reference_mode", None)
 
+    def test_dataloader(self) -> Any:
+        """The target's test pictures that are no references; nothing when there are only pictures without labels."""
+        if isinstance(self.target, PictureFolder):
+            logger.info("Nothing to test: the pictures have no labels. `anomalib predict` scores them.")
+            return []
+        return super().test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """The pictures to inspect, or the target's test pictures."""
+        return super().test_dataloader()
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Episodes, or a single batch when there is nothing to train; the target's normal images for other models."""
         if self._mode is None:
@@ -216,6 +240,25 @@ class ReferenceDataModule(AnomalibDataModule):
             num_workers=self.num_workers,
             collate_fn=getattr(dataset, "collate_fn", None),
         )
+
+
+def _as_target(
+    given: AnomalibDataModule | Mapping[str, Any] | None, pictures: str | None, plan: ReferencePlan
+) -> AnomalibDataModule:
+    """The target, or the pictures that stand in for it."""
+    if given is None and pictures is None and plan.files is None:
+        raise ValueError(
+            "found neither a target nor references of its own, expected one of them: give --data.target (any anomalib "
+            "datamodule), or --data.references (a folder) and --data.pictures"
+        )
+    if given is not None:
+        if pictures is not None:
+            raise ValueError("found both a target and pictures, expected one of them to inspect: leave one out")
+        return _as_datamodule(given)
+    known: list[str] = []
+    if plan.files is not None:
+        known = list(plan.files.normal) or [file.image for file in plan.files.abnormal]
+    return PictureFolder(pictures, known)
 
 
 def _as_datamodule(given: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:
