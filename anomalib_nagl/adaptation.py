@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch import LightningModule
 
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.selection import Choice, choose, describe, hold_out
+from anomalib_nagl.manifest import make_manifest, write_manifest
 from anomalib_nagl.pre_processing import prepare_references
 from anomalib_nagl.references import ReferenceSet
 from anomalib_nagl.torch_model import NaglModel
@@ -28,7 +30,9 @@ class Adaptation(LightningModule):
     n_abnormal: int
     seed: int
     references: list[dict[str, str]]
+    manifest: dict[str, Any]
     _held_out: Choice | None
+    _removed: int
 
     @property
     def reference_mode(self) -> str:
@@ -67,10 +71,16 @@ class Adaptation(LightningModule):
                 )
             self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
         if self._held_out is not None:
-            hold_out(data, self._held_out)
+            self._removed = hold_out(data, self._held_out) or self._removed  # fit and test share the data
 
-    def set_references(self, references: ReferenceSet) -> None:
-        """Show the model the references of a new part, replacing those it had."""
+    def set_references(
+        self, references: ReferenceSet, protocol: Mapping[str, Any] | None = None, removed: int = 0
+    ) -> None:
+        """Show the model the references of a new part, replacing those it had.
+
+        How they were chosen, the ``protocol``, and how many tested pictures left because they are references go on
+        record. Raises ValueError when they cannot be used.
+        """
         transform = getattr(self.pre_processor, "transform", None)
         if transform is None:
             raise ValueError("found no pre-processor, expected one to prepare reference images with: leave it enabled")
@@ -82,22 +92,31 @@ class Adaptation(LightningModule):
             prepared = prepare_references(references, transform, self.model.encoder.image_size)
             self.model.set_references(*(tensor.to(self.device) for tensor in prepared))
         self.references = references.records()
+        self.manifest = make_manifest(self.references, protocol, removed)
 
     def _collect_references(self) -> None:
         """Take the references that the data chose."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ReferenceDataModule):
-            self.set_references(data.reference_set())
-        elif self._held_out is not None:
-            self.set_references(self._held_out.load())
+            self.set_references(data.reference_set(), data.plan.protocol(data.target), data.removed)
+        elif data is not None and self._held_out is not None:
+            shots = {"n_normal": self.n_normal, "n_abnormal": self.n_abnormal, "seed": self.seed, "masks": "auto"}
+            self.set_references(self._held_out.load(), {"drawn_from": describe(data), **shots}, self._removed)
+
+    def _record_references(self) -> None:
+        """Write ``references.json`` into the folder of this run."""
+        if self.model.has_references and self.manifest and self.trainer.is_global_zero:
+            write_manifest(self.manifest, self.trainer.default_root_dir)
 
     def on_test_start(self) -> None:
-        """Take references where none were taken before."""
+        """Take references where none were taken before, and write down which are used."""
         self._take_missing()
+        self._record_references()
 
     def on_predict_start(self) -> None:
-        """Take references where none were taken before."""
+        """Take references where none were taken before, and write down which are used."""
         self._take_missing()
+        self._record_references()
 
     def _take_missing(self) -> None:
         """A trained head, or none at all, can be shown references without a run of its own to take them."""
@@ -112,3 +131,4 @@ class Adaptation(LightningModule):
         if self._fitting or not self.model.has_references:
             self.model.encoder.ensure_weights()
             self._collect_references()
+            self._record_references()

@@ -78,7 +78,9 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         self.epochs, self.learning_rate, self.token_cache = epochs, learning_rate, token_cache
         self._tokens: Tensor | None = None
         self.references: list[dict[str, str]] = []
+        self.manifest: dict[str, Any] = {}
         self._held_out: Choice | None = None
+        self._removed = 0
         self._head_backbone: str | None = None
         if head is not None:
             trained = read_head(head)
@@ -119,6 +121,7 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         checkpoint["nagl"] = {
             "head_trained": self.head_trained,
             "references": self.references,
+            "manifest": self.manifest,
             "backbone": self.model.encoder.config,
             "fingerprint": self.model.encoder.fingerprint() if self.model.encoder.weights_ready else None,
             # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
@@ -137,6 +140,7 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])
         self.references = list(checkpoint["nagl"]["references"])
+        self.manifest = dict(checkpoint["nagl"].get("manifest", {}))
         super().on_load_checkpoint(checkpoint)
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, ReferenceDataModule) and not self._fitting:

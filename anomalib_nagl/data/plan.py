@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anomalib.data import AnomalibDataModule
 
 from anomalib_nagl.data.reading import PictureFolder
-from anomalib_nagl.data.selection import Choice, Sample, choose
+from anomalib_nagl.data.selection import Choice, Sample, choose, describe
 from anomalib_nagl.folders import ReferenceFiles, scan
+from anomalib_nagl.manifest import Recorded, read_manifest
 from anomalib_nagl.references import MASK_POLICIES, ReferenceSet
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class ReferencePlan:
     seed: int = 0
     masks: str = "auto"
     files: ReferenceFiles | None = None
+    recorded: Recorded | None = None
 
     def __post_init__(self) -> None:
         """Check names."""
@@ -32,12 +38,30 @@ class ReferencePlan:
             raise ValueError(f"found masks={self.masks!r}, expected one of {', '.join(MASK_POLICIES)}")
 
     @classmethod
-    def make(
-        cls, references: str | Path | None, n_normal: int | None, n_abnormal: int | None, seed: int, masks: str
-    ) -> ReferencePlan:
-        """Settings as a person gives them; ValueError lists what is wrong with the folder."""
-        files = None if references is None else scan(references).check()
-        return cls(n_normal, n_abnormal, seed, masks, files)
+    def make(cls, references: str | Path | None, **settings: Any) -> ReferencePlan:
+        """Settings as a person gives them; a ``references.json`` brings its own.
+
+        ValueError lists what is wrong with the folder, or which recorded pictures are missing or have changed.
+        """
+        if references is None or Path(references).suffix != ".json":
+            return cls(**settings, files=None if references is None else scan(references).check())
+        recorded = read_manifest(references)
+        own: dict[str, Any] = {name: recorded.protocol[name] for name in ("seed", "masks") if name in recorded.protocol}
+        logger.info("References as recorded in %s: %s.", references, recorded.protocol)
+        settings.update(own)
+        return cls(**settings, files=recorded.files, recorded=recorded)
+
+    def protocol(self, target: AnomalibDataModule) -> dict[str, Any]:
+        """How references are chosen, for the record."""
+        if self.recorded is not None:
+            return self.recorded.protocol
+        return {
+            "drawn_from": describe(target) if self.files is None else "folder",
+            "n_normal": 1 if self.n_normal is None and self.files is None else self.n_normal,
+            "n_abnormal": 1 if self.n_abnormal is None and self.files is None else self.n_abnormal,
+            "seed": self.seed,
+            "masks": self.masks,
+        }
 
     @property
     def abnormal_shots(self) -> int:

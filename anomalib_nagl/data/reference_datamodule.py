@@ -66,7 +66,7 @@ class ReferenceDataModule(AnomalibDataModule):
         pictures: str | None = None,
         masks: str = "auto",
     ) -> None:
-        self.plan = ReferencePlan.make(references, n_normal, n_abnormal, seed, masks)
+        self.plan = ReferencePlan.make(references, n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, masks=masks)
         self.target = _as_target(target, pictures, self.plan)
         super().__init__(
             train_batch_size=train_batch_size,
