@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from anomalib_nagl.calibration import calibrate
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.selection import Choice, choose, describe, hold_out
 from anomalib_nagl.manifest import make_manifest, write_manifest
+from anomalib_nagl.post_processing import ReferencePostProcessor
 from anomalib_nagl.pre_processing import prepare_references
 from anomalib_nagl.references import ReferenceSet
 from anomalib_nagl.torch_model import NaglModel
@@ -24,6 +26,7 @@ class Adaptation(LightningModule):
 
     model: NaglModel
     pre_processor: Any
+    post_processor: Any
     head_trained: bool
     adapts: bool
     n_normal: int
@@ -90,7 +93,9 @@ class Adaptation(LightningModule):
         # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
         with torch.inference_mode(False), torch.no_grad():
             prepared = prepare_references(references, transform, self.model.encoder.image_size)
-            self.model.set_references(*(tensor.to(self.device) for tensor in prepared))
+            tokens = self.model.set_references(*(tensor.to(self.device) for tensor in prepared))
+            if isinstance(self.post_processor, ReferencePostProcessor) and self.post_processor.from_references:
+                self.post_processor.calibrate(calibrate(self.model, tokens))
         self.references = references.records()
         self.manifest = make_manifest(self.references, protocol, removed)
 

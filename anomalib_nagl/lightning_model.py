@@ -19,10 +19,12 @@ from anomalib_nagl.data.selection import Choice, exclude, find_copies
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export import SafeExport
 from anomalib_nagl.losses import NaglLoss
+from anomalib_nagl.post_processing import ReferencePostProcessor, parse_threshold
 from anomalib_nagl.pre_processing import NaglPreProcessor
-from anomalib_nagl.prediction import Predicting
+from anomalib_nagl.prediction import Scoring
 from anomalib_nagl.torch_model import NaglModel, build_model
 from anomalib_nagl.training import HeadTraining
+from anomalib_nagl.type_report import TypeResults
 from anomalib_nagl.visualizer import ReferenceVisualizer
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
 # anomalib's own mixin overrides Lightning's to_onnx too, hence the ignored type.
-class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignore[misc]
+class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[misc]
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
@@ -41,7 +43,9 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the head's first
     weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a ``ReferenceDataModule``.
     Training ends after ``epochs``, or earlier with the trainer's own limits; ``token_cache`` encodes each picture once
-    instead of whenever an episode shows it. Raises ValueError when a setting or the head does not fit.
+    instead of whenever an episode shows it. ``threshold`` "references" calibrates on the references alone
+    (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation pictures, a number is a raw image score.
+    Raises ValueError when a setting or the head does not fit.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         epochs: int = 20,
         learning_rate: float = 1e-4,
         token_cache: bool = True,
+        threshold: str | float = "references",
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -71,6 +76,7 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         self._size = image_size
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
+        self._threshold = parse_threshold(threshold)
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
@@ -81,6 +87,7 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         self.manifest: dict[str, Any] = {}
         self._held_out: Choice | None = None
         self._removed = 0
+        self._type_results: TypeResults | None = None
         self._head_backbone: str | None = None
         if head is not None:
             trained = read_head(head)
@@ -105,14 +112,18 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         mean, std, published = self._statistics
         return NaglPreProcessor(image_size or self._size, mean, std, published)
 
+    def configure_post_processor(self) -> ReferencePostProcessor:
+        """Thresholds from the references, unless ``threshold`` says otherwise."""
+        return ReferencePostProcessor(self._threshold)
+
     @classmethod
     def configure_visualizer(cls) -> ReferenceVisualizer:
         """Anomalib's pictures, with the references beside them."""
         return ReferenceVisualizer()
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch of the target, for thresholds and score ranges."""
-        return self.test_step(batch, 0, *args, **kwargs)
+        """Score a batch of the target, for thresholds and score ranges by anomalib's rule."""
+        return AnomalibModule.test_step(self, batch, 0, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save plain data only, and nothing that refers to other files."""
@@ -137,6 +148,8 @@ class Nagl(HeadTraining, Predicting, SafeExport, AnomalibModule):  # type: ignor
         self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
+        for name in ("abnormal_bank", "abnormal_owner"):  # absent from checkpoints of the first days
+            checkpoint["state_dict"].setdefault(f"model.{name}", getattr(self.model, name))
         self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])
         self.references = list(checkpoint["nagl"]["references"])

@@ -20,6 +20,7 @@ from anomalib_nagl.functional import (
     unit,
 )
 from anomalib_nagl.head import NaglHead, NaglMaps
+from anomalib_nagl.nearest import reference_similarity
 
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
 ENCODE_BATCH = 8
@@ -55,12 +56,17 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
         self.register_buffer("normal_bank", torch.empty(0, head.dim))
         self.register_buffer("residual_proxies", torch.empty(0, head.dim))
+        # Marked patches of the abnormal references and whose they are: only to say which one a query resembles.
+        self.register_buffer("abnormal_bank", torch.empty(0, head.dim))
+        self.register_buffer("abnormal_owner", torch.empty(0, dtype=torch.long))
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
         self.smooth_down: Tensor
         self.smooth_right: Tensor
         self.normal_bank: Tensor
         self.residual_proxies: Tensor
+        self.abnormal_bank: Tensor
+        self.abnormal_owner: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
 
@@ -68,6 +74,11 @@ class NaglModel(DynamicBufferMixin, nn.Module):
     def has_references(self) -> bool:
         """Whether queries can be scored."""
         return len(self.reference_images) > 0
+
+    @property
+    def n_normal(self) -> int:
+        """Number of normal references."""
+        return len(self.reference_images) - len(self.reference_masks)
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (..., M, C) of normalised images (..., 3, H, W), without gradients."""
@@ -109,6 +120,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             masks[unmasked] = _patches_to_pixels(found, grid, (masks.shape[-2], masks.shape[-1])).to(masks.dtype)
         tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked)
         self.normal_bank, self.residual_proxies = self.head.learn(*tokens, grid)
+        self.abnormal_owner = (marked > 0).nonzero()[:, 0]
+        self.abnormal_bank = abnormal_tokens[marked > 0]
         self.reference_images = pictures
         self.reference_masks = masks.bool()
         return tokens
@@ -129,21 +142,39 @@ class NaglModel(DynamicBufferMixin, nn.Module):
 
         Raises RuntimeError when no references were set.
         """
+        return self.predictions(self.detect(self.encoder(images)).score)
+
+    def detect(self, tokens: Tensor) -> NaglMaps:
+        """Score the patches of encoded images (B, M, C); RuntimeError when no references were set."""
         if not self.has_references:
             raise RuntimeError(
                 "found no references, expected at least one picture: run `anomalib train` first (with a trained "
                 "head it only takes references), load a checkpoint that has them (--ckpt_path), or call set_references"
             )
-        maps = self.head.detect(
-            self.encoder(images),
+        return self.head.detect(
+            tokens,
             self.normal_bank[None],
             self.residual_proxies[None],
             self.encoder.grid,
-            normal_known=len(self.reference_images) > len(self.reference_masks),
+            normal_known=self.n_normal > 0,
         )
+
+    def predictions(self, score: Tensor) -> InferenceBatch:
+        """Image scores and anomaly maps of patch scores (B, M)."""
         return InferenceBatch(
-            pred_score=image_score(maps.score),
-            anomaly_map=anomaly_map(maps.score, self.smooth_down, self.smooth_right),
+            pred_score=image_score(score), anomaly_map=anomaly_map(score, self.smooth_down, self.smooth_right)
+        )
+
+    def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
+        """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
+        return reference_similarity(
+            tokens,
+            score,
+            self.normal_bank,
+            self.n_normal,
+            self.abnormal_bank,
+            self.abnormal_owner,
+            len(self.reference_masks),
         )
 
 
