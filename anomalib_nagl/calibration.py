@@ -7,76 +7,56 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anomalib_nagl.functional import anomaly_map, image_score
 from anomalib_nagl.head import NaglHead
 from anomalib_nagl.post_processing import Calibration
 from anomalib_nagl.torch_model import NaglModel, ReferenceTokens
 
-BLOCKS = 2  # a picture that cannot be left out as a whole is left out block by block, 2 x 2
+BLOCKS = 4  # a picture is held out block by block, 4 x 4
 PIXELS = 0.01  # share of the pixels of normal references that is let through
 
 
 class HeldOut(NamedTuple):
-    """Patch scores of references that the model did not know, each (M,): normal ones, and abnormal ones."""
+    """Patch scores (n, M) of normal references whose own blocks the model did not know, and (a, M) of abnormal ones."""
 
-    normal: list[Tensor]
-    abnormal: list[Tensor]
+    normal: Tensor
+    abnormal: Tensor
 
 
 def held_out_scores(head: NaglHead, tokens: ReferenceTokens, grid: tuple[int, int]) -> HeldOut:
-    """Score each reference against the others.
+    """Score references as if they were new.
 
-    A single normal one is scored block by block against the rest of itself; without any, so are the unmarked patches of
-    the abnormal ones (their marked patches get the lowest score of the picture). A single abnormal one is scored as it
-    is: the head has no other example then.
+    Each normal picture is scored block by block, by all normal patches but those of the block: of the other pictures
+    and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: with few of
+    them the remaining ones say too little, and thresholds come out far too high. Without normal references, the normal
+    patches of the abnormal ones are held out likewise, and their marked patches do not count. Abnormal references are
+    scored as they are.
     """
     normal, abnormal, marked = tokens
-    if len(normal) > 1:
-        scores = [
-            _score(head, _without(tokens.normal, i), abnormal, marked, normal[i], grid) for i in range(len(normal))
-        ]
-    elif len(normal):
-        scores = [_score_blocks(head, tokens, normal[0], None, grid)]
-    else:
-        scores = [_score_blocks(head, tokens, abnormal[i], marked[i], grid) for i in range(len(abnormal))]
-    others = range(len(abnormal))
-    if len(abnormal) > 1:
-        left = [_score(head, normal, _without(abnormal, i), _without(marked, i), abnormal[i], grid) for i in others]
-    else:
-        left = [_score(head, normal, abnormal, marked, abnormal[i], grid) for i in others]
-    return HeldOut(scores, left)
-
-
-def _without(tensor: Tensor, index: int) -> Tensor:
-    return torch.cat([tensor[:index], tensor[index + 1 :]])
-
-
-def _score(
-    head: NaglHead, normal: Tensor, abnormal: Tensor, marked: Tensor, query: Tensor, grid: tuple[int, int]
-) -> Tensor:
-    """Patch scores (M,) of a query (M, C) by references (n, M, C), (a, M, C) and (a, M)."""
-    bank, proxies = head.learn(normal, abnormal, marked, grid)
-    return head.detect(query[None], bank[None], proxies[None], grid, normal_known=len(normal) > 0).score[0]
+    bank, proxies = head.learn(*tokens, grid)
+    known = len(normal) > 0
+    images, hidden = (normal, None) if known else (abnormal, marked > 0)
+    scores = [_score_blocks(head, images, hidden, i, proxies, grid) for i in range(len(images))]
+    others = head.detect(abnormal, bank[None], proxies[None], grid, normal_known=known).score
+    return HeldOut(torch.stack(scores), others)
 
 
 def _score_blocks(
-    head: NaglHead, tokens: ReferenceTokens, query: Tensor, hidden: Tensor | None, grid: tuple[int, int]
+    head: NaglHead, images: Tensor, hidden: Tensor | None, index: int, proxies: Tensor, grid: tuple[int, int]
 ) -> Tensor:
-    """Patch scores (M,) of a reference, each block against all normal patches but those of the block itself."""
-    proxies = head.learn(*tokens, grid)[1]
+    """Patch scores (M,) of one of the images (n, M, C), by their patches that are not ``hidden`` (n, M)."""
+    query = images[index]
     rows, cols = torch.meshgrid(*(torch.arange(side) * BLOCKS // side for side in grid), indexing="ij")
     block = (rows * BLOCKS + cols).flatten().to(query.device)
+    usable = torch.ones(images.shape[:2], dtype=torch.bool, device=query.device) if hidden is None else ~hidden
     score = query.new_zeros(len(query))
     for number in range(BLOCKS * BLOCKS):
-        inside = block == number
-        allowed = ~inside if hidden is None else ~inside & (hidden == 0)
-        if not bool(allowed.any()):
-            continue
-        rest = query[allowed]
-        found = head.detect(query[None], rest[None], proxies[None], grid, normal_known=hidden is None).score[0]
-        score[inside] = found[inside]
-    if hidden is not None and bool((hidden == 0).any()):
-        score[hidden > 0] = score[hidden == 0].min()
-    return score
+        allowed = usable.clone()
+        allowed[index] &= block != number
+        if bool(allowed.any()):
+            found = head.detect(query[None], images[allowed][None], proxies[None], grid, normal_known=hidden is None)
+            score[block == number] = found.score[0][block == number]
+    return score if hidden is None else score.masked_fill(hidden[index], float(score.min()))
 
 
 def threshold(normal: Tensor, abnormal: Tensor) -> float:
@@ -104,26 +84,16 @@ def calibrate(model: NaglModel, tokens: ReferenceTokens) -> Calibration:
 
     Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
     """
-    normal, abnormal = (
-        model.predictions(torch.stack(scores)) if scores else None
-        for scores in held_out_scores(model.head, tokens, model.encoder.grid)
+    held_out = held_out_scores(model.head, tokens, model.encoder.grid)
+    normal, abnormal = (image_score(scores) for scores in held_out)
+    normal_map, abnormal_map = (
+        anomaly_map(scores, model.smooth_down, model.smooth_right).flatten() for scores in held_out
     )
-    if normal is None or normal.pred_score is None or normal.anomaly_map is None:
-        raise RuntimeError("found no reference to calibrate on, expected at least one: report this as a bug")
-    none = normal.pred_score.new_zeros(0)
-    scores = none if abnormal is None or abnormal.pred_score is None else abnormal.pred_score
-    maps = none if abnormal is None or abnormal.anomaly_map is None else abnormal.anomaly_map
-    image = threshold(normal.pred_score, scores)
-    pixel = _high(normal.anomaly_map)
-    return Calibration(
-        image,
-        pixel,
-        shown_width(image, normal.pred_score, scores),
-        shown_width(pixel, normal.anomaly_map.flatten(), maps.flatten()),
-    )
+    image, pixel = threshold(normal, abnormal), _high(normal_map)
+    widths = shown_width(image, normal, abnormal), shown_width(pixel, normal_map, abnormal_map)
+    return Calibration(image, pixel, *widths)
 
 
-def _high(maps: Tensor) -> float:
-    """What the highest 1 % of all pixels exceed."""
-    values = maps.flatten()
+def _high(values: Tensor) -> float:
+    """What the highest 1 % of all pixels (P,) exceed."""
     return float(values.kthvalue(max(int((1 - PIXELS) * len(values)), 1)).values)

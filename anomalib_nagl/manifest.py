@@ -97,10 +97,10 @@ def read_manifest(path: str | Path) -> Recorded:
         ) from error
     if written != FORMAT:
         raise ValueError(f"found {path} of format {written!r}, expected {FORMAT!r}: use the version that wrote it")
-    entries = [entry for entry in entries if entry.get("mask_origin") != "synthetic"]  # they are made anew
     places = [path.parent / manifest["root"], path.parent, Path.cwd()]
     problems: list[str] = []
-    found = [_find(entry, places, problems) for entry in entries]
+    # Synthetic references are made anew.
+    found = [_find(entry, places, problems) for entry in entries if entry.get("mask_origin") != "synthetic"]
     if problems:
         more = f" ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(

@@ -14,8 +14,10 @@ from anomalib_nagl.data.selection import Choice, Sample, choose, describe
 from anomalib_nagl.folders import ReferenceFiles, scan
 from anomalib_nagl.manifest import Recorded, read_manifest
 from anomalib_nagl.references import MASK_POLICIES, ReferenceSet
+from anomalib_nagl.synthetic import SYNTHETIC, check_synthetic, with_synthetic
 
 logger = logging.getLogger(__name__)
+_RECORDED = ("seed", "masks", "synthetic_abnormal", "synthetic")  # settings that a record brings along
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class ReferencePlan:
     n_abnormal: int | None = None
     seed: int = 0
     masks: str = "auto"
+    synthetic_abnormal: int = 0
+    synthetic: str = "cut_paste"
     files: ReferenceFiles | None = None
     recorded: Recorded | None = None
 
@@ -36,6 +40,7 @@ class ReferencePlan:
         """Check names."""
         if self.masks not in MASK_POLICIES:
             raise ValueError(f"found masks={self.masks!r}, expected one of {', '.join(MASK_POLICIES)}")
+        check_synthetic(self.synthetic_abnormal, self.synthetic)
 
     @classmethod
     def make(cls, references: str | Path | None, **settings: Any) -> ReferencePlan:
@@ -46,7 +51,7 @@ class ReferencePlan:
         if references is None or Path(references).suffix != ".json":
             return cls(**settings, files=None if references is None else scan(references).check())
         recorded = read_manifest(references)
-        own: dict[str, Any] = {name: recorded.protocol[name] for name in ("seed", "masks") if name in recorded.protocol}
+        own: dict[str, Any] = {name: recorded.protocol[name] for name in _RECORDED if name in recorded.protocol}
         logger.info("References as recorded in %s: %s.", references, recorded.protocol)
         settings.update(own)
         return cls(**settings, files=recorded.files, recorded=recorded)
@@ -61,14 +66,15 @@ class ReferencePlan:
             "n_abnormal": 1 if self.n_abnormal is None and self.files is None else self.n_abnormal,
             "seed": self.seed,
             "masks": self.masks,
+            "synthetic_abnormal": self.synthetic_abnormal,
+            "synthetic": self.synthetic,
         }
 
     @property
     def abnormal_shots(self) -> int:
-        """How many abnormal references there will be."""
-        if self.n_abnormal is not None:
-            return self.n_abnormal
-        return 1 if self.files is None else len(self.files.abnormal)
+        """How many abnormal references there will be, synthetic ones included."""
+        real = 1 if self.files is None else len(self.files.abnormal)
+        return (real if self.n_abnormal is None else self.n_abnormal) + self.synthetic_abnormal
 
     def choose(self, target: AnomalibDataModule) -> Choice:
         """Pick the pictures, from the folder or from a set-up target; ValueError when there are too few."""
@@ -83,5 +89,14 @@ class ReferencePlan:
         return Choice.draw(normal_pool, abnormal_pool, self.n_normal, self.n_abnormal, self.seed, files.root)
 
     def load(self, choice: Choice) -> ReferenceSet:
-        """Read the chosen pictures; ValueError names the first file that will not do."""
-        return choice.load(self.masks)
+        """Read the chosen pictures and add synthetic ones; ValueError names the first file that will not do."""
+        loaded = choice.load(self.masks)
+        references = with_synthetic(loaded, self.synthetic_abnormal, self.synthetic, self.seed)
+        if self.recorded is not None:
+            now = {record["sha256"] for record in references.records()}
+            for entry in self.recorded.entries:
+                if entry.get("mask_origin") == SYNTHETIC and entry["sha256"] not in now:
+                    logger.warning(
+                        "%s came out otherwise than recorded: other versions of libraries?", entry.get("name")
+                    )
+        return references

@@ -39,7 +39,8 @@ class ReferenceDataModule(AnomalibDataModule):
     ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
     they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
     from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones. References and
-    copies of them are taken out of validation and test. ``masks`` is read as in ``ReferenceSet.from_folder``. With
+    copies of them are taken out of validation and test. ``masks`` is read as in ``ReferenceSet.from_folder``;
+    ``synthetic_abnormal`` more references are made of the normal ones (``synthetic.with_synthetic``). With
     ``references``, ``pictures`` to inspect, a folder or a file, may stand in for the target. The source
     is one datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every
     one); a model with an untrained head learns from ``episodes`` of it per epoch. ``sampling`` "paper" draws episodes
@@ -65,6 +66,8 @@ class ReferenceDataModule(AnomalibDataModule):
         references: str | None = None,
         pictures: str | None = None,
         masks: str = "auto",
+        synthetic_abnormal: int = 0,
+        synthetic: str = "cut_paste",
     ) -> None:
         self.plan = ReferencePlan.make(references, n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, masks=masks)
         self.target = _as_target(target, pictures, self.plan)
@@ -82,8 +85,9 @@ class ReferenceDataModule(AnomalibDataModule):
         self.sources = [_as_datamodule(one) for one in listed]
         named = [source_categories] if isinstance(source_categories, str) else source_categories
         self.source_categories = None if named is None else [str(name) for name in named]
-        # How many references an episode has.
-        self.n_normal, self.n_abnormal = (1 if count is None else count for count in (n_normal, n_abnormal))
+        # How many references an episode has; a head that will see synthetic ones only learns with real ones.
+        self.n_normal = 1 if n_normal is None else n_normal
+        self.n_abnormal = max(1 if n_abnormal is None else n_abnormal, min(synthetic_abnormal, 1))
         self.episodes, self.sampling = episodes, sampling
         self.choice: Choice | None = None
         self.removed = 0
