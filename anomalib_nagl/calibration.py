@@ -12,7 +12,9 @@ from anomalib_nagl.head import NaglHead
 from anomalib_nagl.post_processing import Calibration
 from anomalib_nagl.torch_model import NaglModel, ReferenceTokens
 
-BLOCKS = 4  # a picture is held out block by block, 4 x 4
+# A picture is held out block by block, so many a side. Larger blocks deviate more; the higher threshold they give is
+# needed where no abnormal reference raises it.
+BLOCKS, BLOCKS_ALONE = 4, 2
 PIXELS = 0.01  # share of the pixels of normal references that is let through
 
 
@@ -27,30 +29,37 @@ def held_out_scores(head: NaglHead, tokens: ReferenceTokens, grid: tuple[int, in
     """Score references as if they were new.
 
     Each normal picture is scored block by block, by all normal patches but those of the block: of the other pictures
-    and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: with few of
-    them the remaining ones say too little, and thresholds come out far too high. Without normal references, the normal
-    patches of the abnormal ones are held out likewise, and their marked patches do not count. Abnormal references are
-    scored as they are.
+    and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: the few
+    that remain say too little, and thresholds come out far too high. Without normal references, the normal patches of
+    the abnormal ones are held out likewise, and their marked patches do not count. Abnormal references are scored as
+    they are.
     """
     normal, abnormal, marked = tokens
     bank, proxies = head.learn(*tokens, grid)
     known = len(normal) > 0
     images, hidden = (normal, None) if known else (abnormal, marked > 0)
-    scores = [_score_blocks(head, images, hidden, i, proxies, grid) for i in range(len(images))]
+    blocks = BLOCKS if len(abnormal) else BLOCKS_ALONE
+    scores = [_score_blocks(head, images, hidden, i, proxies, grid, blocks) for i in range(len(images))]
     others = head.detect(abnormal, bank[None], proxies[None], grid, normal_known=known).score
     return HeldOut(torch.stack(scores), others)
 
 
 def _score_blocks(
-    head: NaglHead, images: Tensor, hidden: Tensor | None, index: int, proxies: Tensor, grid: tuple[int, int]
+    head: NaglHead,
+    images: Tensor,
+    hidden: Tensor | None,
+    index: int,
+    proxies: Tensor,
+    grid: tuple[int, int],
+    blocks: int,
 ) -> Tensor:
     """Patch scores (M,) of one of the images (n, M, C), by their patches that are not ``hidden`` (n, M)."""
     query = images[index]
-    rows, cols = torch.meshgrid(*(torch.arange(side) * BLOCKS // side for side in grid), indexing="ij")
-    block = (rows * BLOCKS + cols).flatten().to(query.device)
+    rows, cols = torch.meshgrid(*(torch.arange(side) * blocks // side for side in grid), indexing="ij")
+    block = (rows * blocks + cols).flatten().to(query.device)
     usable = torch.ones(images.shape[:2], dtype=torch.bool, device=query.device) if hidden is None else ~hidden
     score = query.new_zeros(len(query))
-    for number in range(BLOCKS * BLOCKS):
+    for number in range(blocks * blocks):
         allowed = usable.clone()
         allowed[index] &= block != number
         if bool(allowed.any()):
