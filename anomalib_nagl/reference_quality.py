@@ -33,8 +33,8 @@ class NormalQuality(NamedTuple):
 class DefectQuality(NamedTuple):
     """An abnormal reference.
 
-    ``deviation`` of its marked patches from the normal references; ``stands_out`` is this divided by the largest
-    deviation of a held-out normal one, above 1 is good; ``contrast`` the probability that a marked patch of the picture
+    ``deviation`` of its marked patches from the normal references; ``stands_out`` is this divided by the mean
+    deviation of held-out normal ones, above 1 is good; ``contrast`` the probability that a marked patch of the picture
     deviates more than one that is not.
     """
 
@@ -51,7 +51,7 @@ def file_problems(files: ReferenceFiles) -> list[Problem]:
     problems = list(files.problems)
     unreadable = {problem.path for problem in problems}
     paths = [path for path in (*files.normal, *(file.image for file in files.abnormal)) if path not in unreadable]
-    problems += _duplicates(paths)
+    problems += _duplicates(paths, set(files.normal))
     shapes = {round(size[0] / size[1], 1) for size in (read_header(path).upright for path in paths)}
     if len(shapes) > 1:
         found = f"pictures of {len(shapes)} different aspect ratios"
@@ -69,13 +69,15 @@ def file_problems(files: ReferenceFiles) -> list[Problem]:
     return problems
 
 
-def _duplicates(paths: Iterable[str]) -> list[Problem]:
+def _duplicates(paths: Iterable[str], normal: set[str]) -> list[Problem]:
     first: dict[str, str] = {}
     problems = []
     for path in paths:
         twin = first.setdefault(file_hash(path), path)
         if twin != path:
-            problems.append(Problem(path, f"the same picture as {twin}", "remove one of them", fatal=False))
+            both = (twin in normal) != (path in normal)
+            found = f"the same picture as {twin}" + (", normal and abnormal" if both else "")
+            problems.append(Problem(path, found, "remove one of them", fatal=both))
     return problems
 
 
@@ -114,7 +116,7 @@ def quality(
     among = torch.stack([_similarity(image, normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
     to_defects = torch.stack([_similarity(image, normal) for image in abnormal]) if len(abnormal) and n else None
     held_out = [_held_out(among, i, set()) for i in range(n)] if n > 1 else []
-    typical = max(held_out, default=float("nan"))
+    typical = sum(held_out) / n if held_out else float("nan")
     defects = [
         _defect(names[n + j], types[j], 1 - to_defects[j].amax(-1), marked[j], typical)
         for j in range(len(abnormal))
@@ -142,9 +144,9 @@ def _defect(name: str, defect_type: str, deviation: Tensor, marked: Tensor, typi
     contrast = float((inside[:, None] > outside).float().mean()) if len(outside) else float("nan")
     remarks = []
     if value <= typical:
-        remarks.append("deviates no more than a normal reference: the backbone hardly sees it")
+        remarks.append("no more than a normal picture")
     if contrast < 0.7:
-        remarks.append("its mask marks what is hardly different: check the mask")
+        remarks.append("mask on what is hardly different")
     return DefectQuality(name, defect_type, value, value / typical, contrast, tuple(remarks))
 
 

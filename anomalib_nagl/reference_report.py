@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from anomalib.visualization.image.functional import add_text_to_image, overlay_images, visualize_gt_mask
-from PIL import Image
+from anomalib.visualization.image.functional import add_text_to_image
+from PIL import Image, ImageChops, ImageFilter
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from anomalib_nagl.folders import ReferenceFiles, scan
 from anomalib_nagl.lightning_model import Nagl
@@ -117,7 +118,7 @@ def _print_quality(console: Console, normal: list[NormalQuality], defects: list[
         console.print("The spread of normal pictures is unknown with fewer than two: add another.")
     if not defects:
         return
-    table = Table(title="Abnormal references: how far they stand out (above 1: further than any normal one)")
+    table = Table(title="Abnormal references: how far they stand out (above 1: further than normal ones do)")
     for column in ("picture", "type", "deviation", "stands out", "contrast", "remarks"):
         table.add_column(column, overflow="fold")
     for each in defects:
@@ -139,10 +140,10 @@ def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:
     for i, picture in enumerate(pictures):
         if i >= n:
             colour = FOUND_COLOUR if references.mask_origins[i - n] == DEVIATING else GIVEN_COLOUR
-            mask = model.reference_masks[i - n].cpu()
-            picture = overlay_images(picture, visualize_gt_mask(mask, mode="contour", color=colour))
+            picture = _outline(picture, model.reference_masks[i - n].cpu(), colour)
         name = Path((references.normal_names + references.abnormal_names)[i]).name
-        tiles.append(add_text_to_image(picture.resize((TILE, TILE)), f"{captions[i]}: {name}", size=14))
+        tile = picture if picture.size == (TILE, TILE) else picture.resize((TILE, TILE))
+        tiles.append(add_text_to_image(tile, f"{captions[i]}: {name}", size=14))
     columns = min(COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (TILE + GAP) + GAP), (255, 255, 255))
@@ -150,3 +151,10 @@ def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:
         place = (GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + GAP))
         sheet.paste(tile.convert("RGB"), place)
     return sheet
+
+
+def _outline(picture: Image.Image, mask: Tensor, colour: tuple[int, int, int]) -> Image.Image:
+    """A picture at the size of a tile, with a line around its mask (H, W)."""
+    marked = Image.fromarray(mask.to(torch.uint8).numpy() * 255).resize((TILE, TILE), Image.Resampling.NEAREST)
+    line = ImageChops.difference(marked.filter(ImageFilter.MaxFilter(5)), marked)
+    return Image.composite(Image.new("RGB", (TILE, TILE), colour), picture.resize((TILE, TILE)), line)
