@@ -27,6 +27,7 @@ class Adaptation(LightningModule):
     model: NaglModel
     pre_processor: Any
     post_processor: Any
+    evaluator: Any
     head_trained: bool
     adapts: bool
     n_normal: int
@@ -41,6 +42,13 @@ class Adaptation(LightningModule):
     def reference_mode(self) -> str:
         """What the datamodule shall serve for fitting: ``episodes`` to train on, or ``references`` to adapt only."""
         return "references" if self.adapts or not self._abnormal_shots else "episodes"
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether pictures of the validation split are needed: not where references set the thresholds."""
+        if not self._fitting or getattr(self.evaluator, "val_metrics", None):
+            return True
+        return not (isinstance(self.post_processor, ReferencePostProcessor) and self.post_processor.from_references)
 
     @property
     def _abnormal_shots(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data.utils import read_image
-from commands import anomalib
+from commands import CONFIGS, anomalib
 from PIL import Image
 
 from anomalib_nagl import Nagl, ReferenceSet
@@ -181,11 +181,27 @@ GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 2
 FOLDER = ("--data", "ReferenceDataModule", "--data.references", "references")
 
 
+def untrained() -> str:
+    """A head with the right names; normal references do not use it."""
+    torch.save(Nagl("gabor", image_size=256).model.head.state_dict(), "head.pth")
+    return "head.pth"
+
+
 def test_pictures_are_inspected_in_one_command(part: Path) -> None:
-    cli = anomalib("predict", *GABOR, *FOLDER, "--data.pictures", "new", "--data.n_abnormal", 0)
+    Path("new").rename("new_pictures")
+    cli = anomalib(
+        "predict",
+        "--config",
+        CONFIGS / "references.yaml",
+        *GABOR[2:],
+        "--model.head",
+        untrained(),
+        "--data.n_abnormal",
+        0,
+    )
     assert [Path(record["name"]).name for record in cli.model.references] == ["000.png", "001.png"]
     assert len(cli.datamodule.test_data) == 2
-    known, new = (cli.model.predict(path).raw_score for path in ("references/normal/000.png", "new/spot.png"))
+    known, new = (cli.model.predict(path).raw_score for path in ("references/normal/000.png", "new_pictures/spot.png"))
     assert known < 0.5 * new  # a picture that is its own reference
 
 

@@ -46,7 +46,7 @@ def test_similarity_is_that_of_the_most_anomalous_patches() -> None:
 
 
 def test_predictions_name_the_reference_and_pictures_show_it(part: Path, drawn: Path) -> None:
-    shutil.copy(drawn / "plug/test/spot/000.png", "new/known.png")  # the reference itself
+    shutil.copy("references/normal/001.png", "new/known.png")  # a reference itself
     shutil.rmtree("references/abnormal/missing")
     shutil.copytree(drawn / "plug/test/missing", "references/abnormal/missing")
     for extra in sorted(Path("references/abnormal/missing").iterdir())[1:]:
@@ -56,7 +56,7 @@ def test_predictions_name_the_reference_and_pictures_show_it(part: Path, drawn: 
         "references", "--data.pictures", "new", "--return_predictions", "true",
     )  # fmt: skip
     found = cli.model.predict("new/known.png").nearest_reference
-    assert (found.kind, found.defect_type, Path(found.name).name) == ("abnormal", "spot", "a.png")
+    assert (found.kind, found.defect_type, Path(found.name).name) == ("normal", "good", "001.png")
     assert found.similarity == pytest.approx(1, abs=1e-4)
     # The copy of a reference is not inspected; of every other picture there is a row of panels.
     assert {Path(path).name for path in cli.datamodule.test_data.samples.image_path} == {"good.png", "spot.png"}

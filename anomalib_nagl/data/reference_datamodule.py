@@ -218,6 +218,13 @@ class ReferenceDataModule(AnomalibDataModule):
     def _mode(self) -> str | None:
         return getattr(self._module, "reference_mode", None)
 
+    def val_dataloader(self) -> Any:
+        """The target's validation pictures; a single one where none is needed, for references are taken then."""
+        if self._mode is None or getattr(self._module, "needs_validation", True):
+            return super().val_dataloader()
+        one = self.val_data.subsample([0])
+        return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
+
     def test_dataloader(self) -> Any:
         """The target's test pictures that are no references; nothing when there are only pictures without labels."""
         if isinstance(self.target, PictureFolder):
