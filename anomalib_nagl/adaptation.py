@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from anomalib_nagl.calibration import calibrate
+from anomalib_nagl.data.reading import read_alike
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.selection import Choice, choose, describe, hold_out
 from anomalib_nagl.manifest import make_manifest, write_manifest
@@ -37,6 +38,7 @@ class Adaptation(LightningModule):
     manifest: dict[str, Any]
     _held_out: Choice | None
     _removed: int
+    _threshold: str | float
 
     @property
     def reference_mode(self) -> str:
@@ -81,6 +83,7 @@ class Adaptation(LightningModule):
                     "--data.source, or --model.n_abnormal 0"
                 )
             self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
+        read_alike(data)
         if self._held_out is not None:
             self._removed = hold_out(data, self._held_out) or self._removed  # fit and test share the data
 
@@ -122,14 +125,21 @@ class Adaptation(LightningModule):
             write_manifest(self.manifest, self.trainer.default_root_dir)
 
     def on_test_start(self) -> None:
-        """Take references where none were taken before, and write down which are used."""
+        """Take references where none were taken before, write down which are used, apply a threshold given now."""
         self._take_missing()
         self._record_references()
+        self._apply_threshold()
 
     def on_predict_start(self) -> None:
-        """Take references where none were taken before, and write down which are used."""
+        """Take references where none were taken before, write down which are used, apply a threshold given now."""
         self._take_missing()
         self._record_references()
+        self._apply_threshold()
+
+    def _apply_threshold(self) -> None:
+        """A number given to the constructor stands above what a checkpoint holds."""
+        if isinstance(self._threshold, float) and isinstance(self.post_processor, ReferencePostProcessor):
+            self.post_processor.set_threshold(image=self._threshold)
 
     def _take_missing(self) -> None:
         """A trained head, or none at all, can be shown references without a run of its own to take them."""

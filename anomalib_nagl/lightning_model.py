@@ -169,4 +169,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
         # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
         placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
-        return super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[return-value]
+        model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
+        if "threshold" in kwargs:
+            model._apply_threshold()
+        return model

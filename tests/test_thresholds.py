@@ -90,9 +90,8 @@ def test_the_same_number_acts_after_export_and_can_be_changed(part: Path) -> Non
     cli = anomalib("train", *GABOR, *FOLDER, "--data.n_abnormal", 0)
     checkpoint = Path(cli.engine.trainer.checkpoint_callback.best_model_path)
     for number in (None, 0.011):
-        model = Nagl.load_from_checkpoint(checkpoint).eval()
-        if number is not None:
-            model.post_processor.set_threshold(image=number)
+        model = Nagl.load_from_checkpoint(checkpoint, **({} if number is None else {"threshold": number})).eval()
+        assert number is None or float(model.post_processor.image_threshold) == pytest.approx(number)
         model.to_openvino("out")
         inferencer = OpenVINOInferencer(
             "out/weights/openvino/model.xml", "CPU", config={"INFERENCE_PRECISION_HINT": "f32"}
