@@ -53,7 +53,7 @@ class ReferencePlan:
         recorded = read_manifest(references)
         own: dict[str, Any] = {name: recorded.protocol[name] for name in _RECORDED if name in recorded.protocol}
         logger.info("References as recorded in %s: %s.", references, recorded.protocol)
-        settings.update(own)
+        settings.update(own, n_normal=None, n_abnormal=None)  # all that are recorded
         return cls(**settings, files=recorded.files, recorded=recorded)
 
     def protocol(self, target: AnomalibDataModule) -> dict[str, Any]:

@@ -69,7 +69,15 @@ class ReferenceDataModule(AnomalibDataModule):
         synthetic_abnormal: int = 0,
         synthetic: str = "cut_paste",
     ) -> None:
-        self.plan = ReferencePlan.make(references, n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, masks=masks)
+        self.plan = ReferencePlan.make(
+            references,
+            n_normal=n_normal,
+            n_abnormal=n_abnormal,
+            seed=seed,
+            masks=masks,
+            synthetic_abnormal=synthetic_abnormal,
+            synthetic=synthetic,
+        )
         self.target = _as_target(target, pictures, self.plan)
         super().__init__(
             train_batch_size=train_batch_size,
