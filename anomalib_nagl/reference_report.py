@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     model, tokens = _encode(references, options)
     normal, defects = quality(*tokens, references.normal_names + references.abnormal_names, references.defect_types)
+    # A mask that was found by deviation is in contrast by construction.
+    found = [origin == DEVIATING for origin in references.mask_origins]
+    defects = [one._replace(contrast=math.nan) if bare else one for one, bare in zip(defects, found, strict=False)]
     _print_quality(console, normal, defects)
     sheet = contact_sheet(references, model)
     sheet.save(options.sheet)

@@ -145,3 +145,15 @@ def test_synthetic_references_from_the_command_line_and_back(part: Path) -> None
 def test_bad_synthetic_settings(count: int, kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_synthetic(ReferenceSet(normal=(torch.rand(3, 32, 32),)), count, kind)
+
+
+def test_a_head_is_trained_for_synthetic_references(folder: Path, drawn: Path) -> None:
+    part = ("--data.target", "MVTecAD", "--data.target.root", drawn, "--data.target.category", "plug")
+    source = ("--data.source", "MVTecAD", "--data.source.root", drawn, "--data.source.category", "cloth")
+    cli = anomalib(
+        "train", *GABOR, "--model.visualizer", "false", "--model.epochs", 1, "--data", "ReferenceDataModule", *part,
+        *source, "--data.episodes", 8, "--data.n_abnormal", 0, "--data.synthetic_abnormal", 1,
+    )  # fmt: skip
+    assert cli.model.head_trained
+    assert [record["defect_type"] for record in cli.model.references] == ["good", "synthetic"]
+    assert len(cli.datamodule.test_data) == 40  # no real defect was taken
