@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,11 +52,12 @@ class Pictures(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One draw of references and the pictures that are tested."""
+    """One draw of references, the pictures that are tested, and patch scores that were computed already."""
 
     normal: list[int]
     abnormal: list[int]
     tested: list[int]
+    known: dict[str, torch.Tensor]
 
 
 def train_head(category: str, options: argparse.Namespace) -> Path:
@@ -111,7 +112,7 @@ def draw(pictures: Pictures, n: int, a: int, seed: int) -> Run:
     defective = [i for i in places if not pictures.train[i] and pictures.types[i] != "good"]
     abnormal = generator.permutation(defective)[:a]
     tested = [int(i) for i in places if not pictures.train[i] and i not in abnormal]
-    return Run(normal.tolist(), abnormal.tolist(), tested)
+    return Run(normal.tolist(), abnormal.tolist(), tested, {})
 
 
 @torch.no_grad()
@@ -135,6 +136,13 @@ def reference_tokens(pictures: Pictures, run: Run, masks: str) -> ReferenceToken
     return ReferenceTokens(normal, abnormal, marked)
 
 
+def score_with(model: Nagl, pictures: Pictures, run: Run, masks: str) -> torch.Tensor:
+    """Patch scores of the tested pictures by references with such masks, computed once for all experiments."""
+    if masks not in run.known:
+        run.known[masks] = score(model, reference_tokens(pictures, run, masks), pictures.tokens[run.tested])
+    return run.known[masks]
+
+
 def synthetic_tokens(model: Nagl, pictures: Pictures, run: Run, kind: str, count: int, seed: int) -> ReferenceTokens:
     """Tokens of normal references and of defective ones made from them."""
     normal = ReferenceSet(normal=tuple(load_image(pictures.paths[i]) for i in run.normal))
@@ -150,7 +158,7 @@ def aurocs(pictures: Pictures, run: Run, scores: torch.Tensor) -> dict[str, floa
     patches = pictures.marked[run.tested].flatten().int()
     return {
         "image": float(binary_auroc(image_score(scores), labels)),
-        "patch": float(binary_auroc(scores.flatten(), patches, thresholds=2000)),
+        "patch": float(binary_auroc(scores.flatten(), patches)),
     }
 
 
@@ -168,9 +176,8 @@ def decisions(pictures: Pictures, run: Run, scores: torch.Tensor, at: float) -> 
 def compare_masks(model: Nagl, pictures: Pictures, run: Run, seed: int) -> dict[str, dict[str, float]]:
     """AUROC with masks, with found ones, with whole pictures, and with normal references only."""
     del seed
-    queries = pictures.tokens[run.tested]
     return {
-        masks: aurocs(pictures, run, score(model, reference_tokens(pictures, run, masks), queries))
+        masks: aurocs(pictures, run, score_with(model, pictures, run, masks))
         for masks in ("given", "found", "whole", "none")
     }
 
@@ -178,13 +185,12 @@ def compare_masks(model: Nagl, pictures: Pictures, run: Run, seed: int) -> dict[
 def compare_synthetic(model: Nagl, pictures: Pictures, run: Run, seed: int) -> dict[str, dict[str, float]]:
     """AUROC without defects, with synthetic ones, and with as many real ones."""
     queries, count = pictures.tokens[run.tested], len(run.abnormal)
-    ways = {
-        "none": reference_tokens(pictures, run, "none"),
-        "cut and paste": synthetic_tokens(model, pictures, run, "cut_paste", count, seed),
-        "Perlin": synthetic_tokens(model, pictures, run, "perlin", count, seed),
-        "real": reference_tokens(pictures, run, "given"),
+    made = {
+        name: score(model, synthetic_tokens(model, pictures, run, kind, count, seed), queries)
+        for name, kind in (("cut and paste", "cut_paste"), ("Perlin", "perlin"))
     }
-    return {name: aurocs(pictures, run, score(model, tokens, queries)) for name, tokens in ways.items()}
+    ways = {"none": score_with(model, pictures, run, "none"), **made, "real": score_with(model, pictures, run, "given")}
+    return {name: aurocs(pictures, run, scores) for name, scores in ways.items()}
 
 
 def compare_thresholds(model: Nagl, pictures: Pictures, run: Run, seed: int) -> dict[str, dict[str, float]]:
@@ -194,12 +200,12 @@ def compare_thresholds(model: Nagl, pictures: Pictures, run: Run, seed: int) -> 
     labels = torch.tensor([pictures.types[i] != "good" for i in run.tested])
     for masks, name in (("none", "normal only"), ("given", "normal and abnormal")):
         tokens = reference_tokens(pictures, run, masks)
-        scores = score(model, tokens, pictures.tokens[run.tested])
+        scores = score_with(model, pictures, run, masks)
         with torch.no_grad():
             held_out = held_out_scores(model.model.head, tokens, model.model.encoder.grid)
         at = threshold(*(image_score(one) for one in held_out))
         adaptive = F1AdaptiveThreshold(fields=["pred_score", "gt_label"])
-        super(F1AdaptiveThreshold, adaptive).update(image_score(scores), labels.int())
+        adaptive.update(SimpleNamespace(pred_score=image_score(scores), gt_label=labels.int()))
         found[f"{name}, references"] = decisions(pictures, run, scores, at)
         found[f"{name}, F1-adaptive"] = decisions(pictures, run, scores, float(adaptive.compute()))
     return found
@@ -228,12 +234,7 @@ def compare_nearest(model: Nagl, pictures: Pictures, run: Run, seed: int) -> dic
     return {"nearest": {key: float(value.float().mean()) for key, value in shares.items()} | {"chance": 1 / len(types)}}
 
 
-EXPERIMENTS: dict[str, Callable[[Nagl, Pictures, Run, int], dict[str, dict[str, float]]]] = {
-    "masks": compare_masks,
-    "thresholds": compare_thresholds,
-    "synthetic": compare_synthetic,
-    "nearest": compare_nearest,
-}
+EXPERIMENTS = {way.__name__[8:]: way for way in (compare_masks, compare_thresholds, compare_synthetic, compare_nearest)}
 
 
 def tabulate(title: str, rows: list[dict[str, Any]]) -> Table:
@@ -251,13 +252,9 @@ def tabulate(title: str, rows: list[dict[str, Any]]) -> Table:
                     [row[m] for m in metrics] for row in rows
                     if row["way"] == way and (row["n"], row["a"]) == shots and category in (row["category"], "mean")
                 ]  # fmt: skip
-                spread = np.std(found, axis=0)
-                cells.append(
-                    " / ".join(
-                        f"{mean:.3f}" + ("" if category == "mean" else f"±{deviation:.3f}")
-                        for mean, deviation in zip(np.mean(found, axis=0), spread, strict=True)
-                    )
-                )
+                means, spread = np.mean(found, axis=0), [f"±{value:.3f}" for value in np.std(found, axis=0)]
+                spread = [""] * len(means) if category == "mean" else spread
+                cells.append(" / ".join(f"{mean:.3f}{more}" for mean, more in zip(means, spread, strict=True)))
             table.add_row(category, f"{shots[0]} + {shots[1]}", *cells)
         table.add_section()
     return table
@@ -273,7 +270,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="draws of references")
     parser.add_argument("--heads", type=Path, default=Path("results/benchmarks/heads"), help="trained when missing")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/references.csv"))
-    parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=list(EXPERIMENTS))
+    parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=EXPERIMENTS)
     options = parser.parse_args()
     options.heads.mkdir(parents=True, exist_ok=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -281,15 +278,15 @@ def main() -> None:
     for category in DOMAINS:
         model = Nagl.load_from_checkpoint(train_head(category, options)).eval()
         pictures = encode(category, model, options.data)
-        for experiment in options.experiments:
-            for n, a in SHOTS:
-                for seed in range(options.seeds):
-                    found = EXPERIMENTS[experiment](model, pictures, draw(pictures, n, a, seed), seed)
-                    common = {"experiment": experiment, "category": category, "n": n, "a": a, "seed": seed}
-                    rows += [{**common, "way": way, **values} for way, values in found.items()]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+        draws = [(n, a, seed) for n, a in SHOTS for seed in range(options.seeds)]
+        for n, a, seed in track(draws, description=f"Comparing on {category}", transient=True):
+            run = draw(pictures, n, a, seed)
+            for experiment in options.experiments:
+                found = EXPERIMENTS[experiment](model, pictures, run, seed)
+                common = {"experiment": experiment, "category": category, "n": n, "a": a, "seed": seed}
+                rows += [{**common, "way": way, **values} for way, values in found.items()]
     with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
     console = Console(width=200)
