@@ -177,7 +177,7 @@ def test_other_things_are_refused(given: object, message: str) -> None:
         as_image(given)
 
 
-GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 256, "--model.visualizer", "false")
+GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 128, "--model.visualizer", "false")
 FOLDER = ("--data", "ReferenceDataModule", "--data.references", "references")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from anomalib_nagl import Nagl
 from anomalib_nagl.manifest import make_manifest, read_manifest, write_manifest
 
-GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 256, "--model.visualizer", "false")
+GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 128, "--model.visualizer", "false")
 TARGET = ("--data", "ReferenceDataModule", "--data.target", "MVTecAD", "--data.target.root", "parts",
           "--data.target.category", "plug", "--data.target.num_workers", 0)  # fmt: skip
 RUN = Path("results/Nagl/MVTecAD/plug")

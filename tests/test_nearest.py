@@ -20,7 +20,7 @@ from anomalib_nagl.pictures import load_image
 from anomalib_nagl.synthetic import with_synthetic
 from anomalib_nagl.type_report import TypeResults
 
-GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 256)
+GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 128)
 
 
 @pytest.fixture

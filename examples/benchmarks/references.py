@@ -245,7 +245,7 @@ def tabulate(title: str, rows: list[dict[str, Any]]) -> Table:
     for column in ("category", "n + a", *ways):
         table.add_column(column)
     for shots in dict.fromkeys((row["n"], row["a"]) for row in rows):
-        for category in [*DOMAINS, "mean"]:
+        for category in [*dict.fromkeys(row["category"] for row in rows), "mean"]:
             cells = []
             for way in ways:
                 found = [
@@ -270,12 +270,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="draws of references")
     parser.add_argument("--heads", type=Path, default=Path("results/benchmarks/heads"), help="trained when missing")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/references.csv"))
+    parser.add_argument("--categories", nargs="+", default=list(DOMAINS), choices=DOMAINS)
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=EXPERIMENTS)
     options = parser.parse_args()
     options.heads.mkdir(parents=True, exist_ok=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    for category in DOMAINS:
+    for category in options.categories:
         model = Nagl.load_from_checkpoint(train_head(category, options)).eval()
         pictures = encode(category, model, options.data)
         draws = [(n, a, seed) for n, a in SHOTS for seed in range(options.seeds)]
