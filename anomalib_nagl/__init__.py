@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .head import NaglHead, NaglMaps
     from .lightning_model import Nagl
     from .losses import NaglLoss
+    from .nearest import NearestReference
+    from .post_processing import ReferencePostProcessor
+    from .prediction import Prediction
     from .references import ReferenceSet
     from .torch_model import NaglModel
     from .visualizer import ReferenceVisualizer
@@ -30,7 +33,10 @@ __all__ = [
     "NaglLoss",
     "NaglMaps",
     "NaglModel",
+    "NearestReference",
+    "Prediction",
     "ReferenceDataModule",
+    "ReferencePostProcessor",
     "ReferenceSet",
     "ReferenceVisualizer",
     "__version__",
@@ -45,7 +51,10 @@ _HOMES = {
     "NaglLoss": "losses",
     "NaglMaps": "head",
     "NaglModel": "torch_model",
+    "NearestReference": "nearest",
+    "Prediction": "prediction",
     "ReferenceDataModule": "data.reference_datamodule",
+    "ReferencePostProcessor": "post_processing",
     "ReferenceSet": "references",
     "ReferenceVisualizer": "visualizer",
 }

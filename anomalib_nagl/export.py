@@ -10,6 +10,8 @@ from typing import Any
 
 from anomalib.models.components.base.export_mixin import ExportMixin
 
+from anomalib_nagl.manifest import embed_manifest
+
 OPSET = 18  # has every operator of the graph; asking for less makes the exporter convert, fail and complain
 
 
@@ -33,13 +35,20 @@ class SafeExport(ExportMixin):
         self._check_references()
         kwargs = {"opset_version": OPSET, "external_data": False, "verbose": False, **kwargs}
         write = super().to_onnx
-        return _in_one_step(export_root, lambda root: write(root, model_file_name, input_size, **kwargs))
+        return _in_one_step(
+            export_root, lambda root: self._recorded(write(root, model_file_name, input_size, **kwargs))
+        )
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
         """Write ``weights/openvino/NAME.xml`` and ``.bin``; RuntimeError without references."""
         self._check_references()
         write = super().to_openvino
-        return _in_one_step(export_root, lambda root: write(root, *args, **kwargs))
+        return _in_one_step(export_root, lambda root: self._recorded(write(root, *args, **kwargs)))
+
+    def _recorded(self, written: Path) -> Path:
+        """Put the record of the references into the metadata of a file."""
+        embed_manifest(written, getattr(self, "manifest", {}))
+        return written
 
     def _check_references(self) -> None:
         if not getattr(self.model, "has_references", False):

@@ -110,6 +110,17 @@ def mask_to_grid(mask: Tensor, grid: tuple[int, int], shifted: bool = False) -> 
     return count[..., :rows, :cols].reshape(*mask.shape[:2], -1)
 
 
+def deviating_patches(deviation: Tensor) -> Tensor:
+    """Guess the abnormal patches of an image without a mask: (..., M) deviations -> 0/1 floats (..., M).
+
+    Marked are those at least half-way from the median to the largest, which is always one of them. The deviation is
+    1 - cosine similarity to the nearest normal patch; any rising straight line of it gives the same answer.
+    """
+    largest = deviation.amax(dim=-1, keepdim=True)
+    middle = deviation.quantile(0.5, dim=-1, keepdim=True)  # the mean of both middle ones, as NumPy's median
+    return (deviation >= (largest + middle) / 2).to(deviation.dtype)
+
+
 def top_mean(score: Tensor, count: int) -> Tensor:
     """Mean of the ``count`` largest patch scores (B, M) -> (B,)."""
     return score.topk(count, dim=-1).values.mean(dim=-1)

@@ -96,6 +96,19 @@ class NaglHead(nn.Module):
             proxies = self.mine(abnormal, marked, bank, self._usable(valid, normal.shape[1] > 0), grid)
         return self.detect(query, bank, proxies, grid, valid, normal_known=normal.shape[1] > 0)
 
+    def learn(self, normal: Tensor, abnormal: Tensor, marked: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """What queries need of one set of references: the normal bank (K, C) and residual proxies (Q, C).
+
+        Tokens are (n, M, C) and (a, M, C), marked patches (a, M). Without abnormal references the proxies are (0, C).
+        Raises ValueError when no normal patch is left.
+        """
+        known = marked[None] if len(abnormal) else None
+        bank, valid = self.normal_bank(normal[None], abnormal[None], known, grid)
+        proxies = bank.new_empty(1, 0, self.dim)
+        if known is not None:
+            proxies = self.mine(abnormal[None], known, bank, valid, grid)
+        return bank[0] if valid is None else bank[0][valid[0]], proxies[0]
+
     def normal_bank(
         self,
         normal: Tensor,

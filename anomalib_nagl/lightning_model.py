@@ -22,9 +22,12 @@ from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.epoch_selection import KeptHead
 from anomalib_nagl.export import SafeExport
 from anomalib_nagl.losses import NaglLoss
+from anomalib_nagl.post_processing import ReferencePostProcessor, parse_threshold
 from anomalib_nagl.pre_processing import NaglPreProcessor
+from anomalib_nagl.prediction import Scoring
 from anomalib_nagl.torch_model import NaglModel, build_model
 from anomalib_nagl.training import HeadTraining
+from anomalib_nagl.type_report import TypeResults
 from anomalib_nagl.visualizer import ReferenceVisualizer
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
 # anomalib's own mixin overrides Lightning's to_onnx too, hence the ignored type.
-class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
+class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[misc]
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
@@ -47,8 +50,9 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
     published code does (Q16). ``token_cache`` encodes each picture once instead of whenever an episode shows it, into
-    memory or files under ``token_cache_dir``, as numbers of ``token_precision``. Raises ValueError when a setting or
-    the head does not fit.
+    memory or files under ``token_cache_dir``, as numbers of ``token_precision``. ``threshold`` "references" calibrates
+    on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation pictures, a
+    number is a raw image score. Raises ValueError when a setting or the head does not fit.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         token_cache_dir: str | None = None,
         token_precision: str = "float16",
         selection: str = "best",
+        threshold: str | float = "references",
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -82,6 +87,7 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         self._size = image_size
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
+        self._threshold = parse_threshold(threshold)
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
@@ -93,7 +99,10 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         self.token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
         self._tokens: TokenTable | None = None
         self.references: list[dict[str, str]] = []
+        self.manifest: dict[str, Any] = {}
         self._held_out: Choice | None = None
+        self._removed = 0
+        self._type_results: TypeResults | None = None
         self._head_backbone: str | None = None
         if head is not None:
             trained = read_head(head)
@@ -118,14 +127,18 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         mean, std, published = self._statistics
         return NaglPreProcessor(image_size or self._size, mean, std, published)
 
+    def configure_post_processor(self) -> ReferencePostProcessor:
+        """Thresholds from the references, unless ``threshold`` says otherwise."""
+        return ReferencePostProcessor(self._threshold)
+
     @classmethod
     def configure_visualizer(cls) -> ReferenceVisualizer:
         """Anomalib's pictures, with the references beside them."""
         return ReferenceVisualizer()
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch of the target, for thresholds and score ranges."""
-        return self.test_step(batch, 0, *args, **kwargs)
+        """Score a batch of the target, for thresholds and score ranges by anomalib's rule."""
+        return AnomalibModule.test_step(self, batch, 0, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save plain data only, and nothing that refers to other files."""
@@ -135,6 +148,7 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
             "head_trained": self.head_trained,
             "references": self.references,
             "kept": self.kept.state() if self._fitting else None,
+            "manifest": self.manifest,
             "backbone": self.model.encoder.config,
             "fingerprint": self.model.encoder.fingerprint() if self.model.encoder.weights_ready else None,
             # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
@@ -150,11 +164,14 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
+        for name in ("abnormal_bank", "abnormal_owner"):  # absent from checkpoints of the first days
+            checkpoint["state_dict"].setdefault(f"model.{name}", getattr(self.model, name))
         self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])
         self.references = list(checkpoint["nagl"]["references"])
         if self._fitting and checkpoint["nagl"].get("kept"):
             self.kept.restore(checkpoint["nagl"]["kept"])
+        self.manifest = dict(checkpoint["nagl"].get("manifest", {}))
         super().on_load_checkpoint(checkpoint)
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, ReferenceDataModule) and not self._fitting:
@@ -170,4 +187,7 @@ class Nagl(HeadTraining, SafeExport, AnomalibModule):  # type: ignore[misc]
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
         # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
         placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
-        return super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[return-value]
+        model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
+        if "threshold" in kwargs:
+            model._apply_threshold()
+        return model

@@ -129,25 +129,28 @@ class NaglPreProcessor(PreProcessor):
 class PreparedReferences(NamedTuple):
     """References at the size of the network input.
 
-    Normalised images (n, 3, H, W) and (a, 3, H, W), masks (a, H, W), and n + a pictures (3, H, W) as uint8 to show.
+    Normalised images (n, 3, H, W) and (a, 3, H, W), masks (a, H, W), n + a pictures (3, H, W) as uint8 to show, and
+    which abnormal images have no mask, (a,).
     """
 
     normal: Tensor
     abnormal: Tensor
     masks: Tensor
     pictures: Tensor
+    unmasked: Tensor
 
 
 def prepare_references(references: ReferenceSet, transform: Transform, size: tuple[int, int]) -> PreparedReferences:
     """Bring references of any size to the network input (height, width), as ``transform`` does with queries."""
     normal = [transform(image) for image in references.normal]
-    pairs = [
-        transform(image, tv_tensors.Mask(mask != 0))
+    given = [
+        torch.zeros(image.shape[-2:]) if mask is None else mask
         for image, mask in zip(references.abnormal, references.masks, strict=True)
     ]
-    masks = [
-        keep_thin(resized.as_subclass(Tensor), mask) for (_, resized), mask in zip(pairs, references.masks, strict=True)
+    pairs = [
+        transform(image, tv_tensors.Mask(mask != 0)) for image, mask in zip(references.abnormal, given, strict=True)
     ]
+    masks = [keep_thin(resized.as_subclass(Tensor), mask) for (_, resized), mask in zip(pairs, given, strict=True)]
     shown = [
         (transforms.resize(image, list(size), antialias=True).clamp(0, 1) * 255).round().to(torch.uint8)
         for image in references.normal + references.abnormal
@@ -157,6 +160,7 @@ def prepare_references(references: ReferenceSet, transform: Transform, size: tup
         _stack([image for image, _ in pairs], (3, *size)),
         _stack(masks, size).bool(),
         _stack(shown, (3, *size)),
+        torch.tensor([mask is None for mask in references.masks], dtype=torch.bool),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -10,11 +10,28 @@ from anomalib.models.components import DynamicBufferMixin, KCenterGreedy
 from torch import Tensor, nn
 
 from anomalib_nagl.encoders import Encoder, build_encoder
-from anomalib_nagl.functional import anomaly_map, image_score, mask_to_grid, smoothing_matrix, unit
+from anomalib_nagl.functional import (
+    anomaly_map,
+    deviating_patches,
+    image_score,
+    mask_to_grid,
+    nearest,
+    smoothing_matrix,
+    unit,
+)
 from anomalib_nagl.head import NaglHead, NaglMaps
+from anomalib_nagl.nearest import OwnedPatches, reference_similarity
 
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
 ENCODE_BATCH = 8
+
+
+class ReferenceTokens(NamedTuple):
+    """Tokens (n, M, C) and (a, M, C) of references, and which patches (a, M) of the abnormal ones are abnormal."""
+
+    normal: Tensor
+    abnormal: Tensor
+    marked: Tensor
 
 
 class NaglModel(DynamicBufferMixin, nn.Module):
@@ -39,12 +56,20 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
         self.register_buffer("normal_bank", torch.empty(0, head.dim))
         self.register_buffer("residual_proxies", torch.empty(0, head.dim))
+        # Whose the patches of the bank are, of normal references.
+        self.register_buffer("normal_owner", torch.empty(0, dtype=torch.long))
+        # Marked patches of the abnormal references and whose they are: only to say which one a query resembles.
+        self.register_buffer("abnormal_bank", torch.empty(0, head.dim))
+        self.register_buffer("abnormal_owner", torch.empty(0, dtype=torch.long))
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
         self.smooth_down: Tensor
         self.smooth_right: Tensor
         self.normal_bank: Tensor
         self.residual_proxies: Tensor
+        self.normal_owner: Tensor
+        self.abnormal_bank: Tensor
+        self.abnormal_owner: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
 
@@ -52,6 +77,11 @@ class NaglModel(DynamicBufferMixin, nn.Module):
     def has_references(self) -> bool:
         """Whether queries can be scored."""
         return len(self.reference_images) > 0
+
+    @property
+    def n_normal(self) -> int:
+        """Number of normal references."""
+        return len(self.reference_images) - len(self.reference_masks)
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (..., M, C) of normalised images (..., 3, H, W), without gradients."""
@@ -73,58 +103,105 @@ class NaglModel(DynamicBufferMixin, nn.Module):
 
     @torch.no_grad()
     def set_references(
-        self, normal: Tensor, abnormal: Tensor, masks: Tensor, pictures: Tensor, bank_limit: int | None = None
-    ) -> None:
+        self,
+        normal: Tensor,
+        abnormal: Tensor,
+        masks: Tensor,
+        pictures: Tensor,
+        unmasked: Tensor | None = None,
+        bank_limit: int | None = None,
+    ) -> ReferenceTokens:
         """Adapt to new references, replacing the old ones.
 
         Normalised images (n, 3, H, W) and (a, 3, H, W), 0/1 masks (a, H, W), and the same n + a images as uint8
-        pictures to show. Queries are compared with a coreset of ``bank_limit`` normal patches if there are more. Raises
+        pictures to show. Images that are ``unmasked`` (a,) get the mask that ``deviating_patches`` finds. Queries are
+        compared with a coreset of ``bank_limit`` normal patches if there are more. Raises
         ValueError if there are none, or no normal patch among them.
         """
-        normal_tokens, abnormal_tokens = self.encode(normal)[None], self.encode(abnormal)[None]
         grid, quirks = self.encoder.grid, self.head.quirks
-        marked = mask_to_grid(masks[None].float(), grid, quirks.shifted_grid) if len(abnormal) else None
-        bank, valid = self.head.normal_bank(normal_tokens, abnormal_tokens, marked, grid)
-        proxies = bank.new_empty(1, 0, self.head.dim)
-        if marked is not None:
-            proxies = self.head.mine(abnormal_tokens, marked, bank, valid, grid)
-        self.normal_bank = coreset(bank[0] if valid is None else bank[0][valid[0]], bank_limit)
-        self.residual_proxies = proxies[0]
+        normal_tokens, abnormal_tokens = self.encode(normal), self.encode(abnormal)
+        marked = normal_tokens.new_zeros(0, grid[0] * grid[1])
+        if len(abnormal):
+            marked = mask_to_grid(masks[None].float(), grid, quirks.shifted_grid)[0]
+        if unmasked is not None and bool(unmasked.any()):
+            found = self._find_defects(normal_tokens, abnormal_tokens[unmasked])
+            marked[unmasked] = found
+            masks = masks.clone()
+            masks[unmasked] = _patches_to_pixels(found, grid, (masks.shape[-2], masks.shape[-1])).to(masks.dtype)
+        tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked)
+        bank, self.residual_proxies = self.head.learn(*tokens, grid)
+        kept = coreset(bank, bank_limit)
+        self.normal_bank, self.normal_owner = bank[kept], kept // (grid[0] * grid[1])
+        self.abnormal_owner = (marked > 0).nonzero()[:, 0]
+        self.abnormal_bank = abnormal_tokens[marked > 0]
         self.reference_images = pictures
         self.reference_masks = masks.bool()
+        return tokens
+
+    @staticmethod
+    def _find_defects(normal: Tensor, abnormal: Tensor) -> Tensor:
+        """Patches (a, M) of abnormal tokens (a, M, C) that deviate most from the normal ones (n, M, C)."""
+        if not len(normal):
+            raise ValueError(
+                "found abnormal references without masks and no normal one to compare with, expected either: "
+                "add masks or a normal picture"
+            )
+        similarity = nearest(unit(abnormal), unit(normal.flatten(0, 1))[None]).similarity
+        return deviating_patches(1 - similarity)
 
     def forward(self, images: Tensor) -> InferenceBatch:
         """Score normalised images (B, 3, H, W): scores (B,) and maps (B, 1, H, W), larger is more anomalous.
 
         Raises RuntimeError when no references were set.
         """
+        return self.predictions(self.detect(self.encoder(images)).score)
+
+    def detect(self, tokens: Tensor) -> NaglMaps:
+        """Score the patches of encoded images (B, M, C); RuntimeError when no references were set."""
         if not self.has_references:
             raise RuntimeError(
                 "found no references, expected at least one picture: run `anomalib train` first (with a trained "
                 "head it only takes references), load a checkpoint that has them (--ckpt_path), or call set_references"
             )
-        maps = self.head.detect(
-            self.encoder(images),
+        return self.head.detect(
+            tokens,
             self.normal_bank[None],
             self.residual_proxies[None],
             self.encoder.grid,
-            normal_known=len(self.reference_images) > len(self.reference_masks),
+            normal_known=self.n_normal > 0,
         )
+
+    def predictions(self, score: Tensor) -> InferenceBatch:
+        """Image scores and anomaly maps of patch scores (B, M)."""
         return InferenceBatch(
-            pred_score=image_score(maps.score),
-            anomaly_map=anomaly_map(maps.score, self.smooth_down, self.smooth_right),
+            pred_score=image_score(score), anomaly_map=anomaly_map(score, self.smooth_down, self.smooth_right)
         )
+
+    def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
+        """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
+        normal = OwnedPatches(self.normal_bank, self.normal_owner, self.n_normal)
+        abnormal = OwnedPatches(self.abnormal_bank, self.abnormal_owner, len(self.reference_masks))
+        return reference_similarity(tokens, score, normal, abnormal)
+
+
+def _patches_to_pixels(marked: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Whole patches (a, M) as pixels (a, H, W)."""
+    cells = marked.unflatten(-1, grid)
+    return cells.repeat_interleave(size[0] // grid[0], dim=-2).repeat_interleave(size[1] // grid[1], dim=-1)
 
 
 def coreset(bank: Tensor, limit: int | None) -> Tensor:
-    """At most ``limit`` patches of a bank (K, C), spread out by anomalib's greedy selection, the same each time."""
+    """Indices of at most ``limit`` patches of a bank (K, C), spread out by anomalib's greedy selection.
+
+    The same ones each time; all of them without a limit.
+    """
     if not limit or len(bank) <= limit:
-        return bank
+        return torch.arange(len(bank), device=bank.device)
     sampler = KCenterGreedy(unit(bank), (limit + 0.5) / len(bank))
     sampler.model.random_state = 0  # of its projection, which no other seed reaches
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return bank[sampler.select_coreset_idxs()]
+        return torch.tensor(sampler.select_coreset_idxs(), device=bank.device).sort().values
 
 
 def build_model(

@@ -1,7 +1,8 @@
-"""anomalib's pictures of predictions with the references beside them."""
+"""anomalib's pictures of predictions with the references they resemble beside them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,49 @@ from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from anomalib.visualization.image.functional import add_text_to_image, overlay_images, visualize_gt_mask
 from lightning.pytorch import Trainer
-from PIL import Image
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+WINNER = (255, 200, 0)  # frame of the reference that a picture resembles most
 
 
 class ReferenceVisualizer(ImageVisualizer):
-    """Appends the first ``max_references`` normal references, and abnormal ones with their masks, to each picture."""
+    """Appends references to each picture: of both kinds the ``max_references`` that it resembles most.
+
+    Abnormal ones show their masks, given or found. The one that it resembles most of all has a frame.
+    """
 
     def __init__(self, max_references: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_references = max_references
 
-    def reference_panels(self, model: Any) -> list[Image.Image]:
-        """Panels of a model's references, empty when it has none."""
+    def reference_panels(
+        self, model: Any, similarity: Tensor | None = None, types: Sequence[str] = ()
+    ) -> list[Image.Image]:
+        """Panels of a model's references, empty when it has none.
+
+        With the similarities (n + a,) of a query to them, the most similar ones come first and their titles say how
+        similar; ``types`` are the defect types of all references.
+        """
         images, masks = getattr(model, "reference_images", None), getattr(model, "reference_masks", None)
         if images is None or masks is None or not len(images):
             return []
-        pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
-        normal, abnormal = pictures[: len(images) - len(masks)], pictures[len(images) - len(masks) :]
-        marked = [
-            overlay_images(picture, visualize_gt_mask(mask, mode="contour", color=(255, 0, 0)))
-            for picture, mask in zip(abnormal, masks.cpu(), strict=True)
-        ]
-        titled = [("Normal reference", p) for p in normal[: self.max_references]]
-        titled += [("Abnormal reference", p) for p in marked[: self.max_references]]
+        n_normal = len(images) - len(masks)
+        order = list(range(len(images))) if similarity is None else similarity.argsort(descending=True).tolist()
+        shown = [i for i in order if i < n_normal][: self.max_references]
+        shown += [i for i in order if i >= n_normal][: self.max_references]
         text = {key: value for key, value in self.text_config.items() if key != "enable"}
-        return [add_text_to_image(picture.resize(self.field_size), title, **text) for title, picture in titled]
+        panels = []
+        for i in shown:
+            picture = Image.fromarray(images[i].permute(1, 2, 0).cpu().numpy())
+            if i >= n_normal:
+                contour = visualize_gt_mask(masks[i - n_normal].cpu(), mode="contour", color=(255, 0, 0))
+                picture = overlay_images(picture, contour)
+            picture = picture.resize(self.field_size)
+            if similarity is not None and i == order[0]:
+                ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), None, WINNER, 6)
+            panels.append(add_text_to_image(picture, _title(i, n_normal, similarity, types), **text))
+        return panels
 
     def on_test_batch_end(  # type: ignore[override]  # narrowed as anomalib's own is
         self,
@@ -49,12 +68,14 @@ class ReferenceVisualizer(ImageVisualizer):
         """Write one picture for every image of the batch."""
         del outputs, batch_idx, dataloader_idx
         folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
-        panels = self.reference_panels(pl_module.model)
         data = getattr(trainer, "datamodule", None)
-        for item in batch:
+        similarity = getattr(batch, "reference_similarity", None)
+        types = [record["defect_type"] for record in getattr(pl_module, "references", [])]
+        for i, item in enumerate(batch):
             picture = self.visualize(item)
             if not isinstance(picture, Image.Image):
                 continue
+            panels = self.reference_panels(pl_module.model, None if similarity is None else similarity[i], types)
             side_by_side(picture, panels).save(
                 generate_output_filename(
                     input_path=item.image_path or "",
@@ -63,6 +84,14 @@ class ReferenceVisualizer(ImageVisualizer):
                     category=getattr(data, "category", None),
                 )
             )
+
+
+def _title(index: int, n_normal: int, similarity: Tensor | None, types: Sequence[str]) -> str:
+    kind = "Normal" if index < n_normal else "Abnormal"
+    if similarity is None:
+        return f"{kind} reference"
+    name = types[index] if index >= n_normal and index < len(types) else kind.lower()
+    return f"Like {name} {float(similarity[index]):.3f}"
 
 
 def side_by_side(picture: Image.Image, panels: list[Image.Image]) -> Image.Image:

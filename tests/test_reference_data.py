@@ -215,7 +215,11 @@ def not_an_image(root: Path) -> object:
         (damaged(lambda mask: mask.write_text("no")), "mask that cannot be read"),
         (not_an_image, "cannot be read as an image"),
         (lambda root: ReferenceSet(), "no reference images"),
-        (lambda root: ReferenceSet(abnormal=(torch.rand(3, 4, 4),)), "0 masks for 1 images"),
+        (lambda root: ReferenceSet(abnormal=(torch.rand(3, 4, 4),)), "no mask .* and no normal reference"),
+        (
+            lambda root: ReferenceSet((torch.rand(3, 4, 4),), (torch.rand(3, 4, 4),), (None, None)),
+            "2 masks for 1 images",
+        ),
         (lambda root: ReferenceSet(normal=(torch.rand(1, 4, 4),)), r"\(1, 4, 4\)"),
         (lambda root: Nagl("gabor", image_size=100), "96.*112"),
         (lambda root: Nagl("gabor", head=str(root / "none.ckpt")), "no file at"),
@@ -232,12 +236,12 @@ def test_a_missing_mask_is_named() -> None:
         choice.load()
 
 
-def test_abnormal_pictures_without_masks_are_refused(drawn: Path) -> None:
+def test_abnormal_pictures_without_masks_are_used_unless_masks_are_required(drawn: Path) -> None:
     data = Folder("plate", root=drawn / "plate", normal_dir="train/good", abnormal_dir="test/scratch", num_workers=0)
-    module = ReferenceDataModule(data)
-    module.setup()
+    assert ReferenceDataModule(data).reference_set().masks == (None,)
+    assert ReferenceDataModule(data, masks="whole").reference_set().masks[0].all()
     with pytest.raises(ValueError, match="no mask for abnormal reference"):
-        module.reference_set()
+        ReferenceDataModule(data, masks="required").reference_set()
 
 
 def test_a_mask_on_a_normal_picture_is_refused(drawn: Path) -> None:

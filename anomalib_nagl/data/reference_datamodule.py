@@ -7,26 +7,27 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anomalib.data import AnomalibDataModule, get_datamodule
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from anomalib.data import AnomalibDataModule
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Resize
 
-from anomalib_nagl.data.episodes import EpisodeDataset, EpochSampler
-from anomalib_nagl.data.selection import Choice, choose, exclude, expand_sources, find_copies, hold_out
-from anomalib_nagl.data.sources import apart, category_pool, split_categories, without_target
-from anomalib_nagl.data.tokens import TokenEpisodes
+from anomalib_nagl.data.episode_source import EpisodeSource, as_datamodule
+from anomalib_nagl.data.plan import ReferencePlan
+from anomalib_nagl.data.reading import PictureFolder, read_alike
+from anomalib_nagl.data.selection import Choice, exclude, find_copies, hold_out
 from anomalib_nagl.references import ReferenceSet
 
 logger = logging.getLogger(__name__)
-SAMPLINGS = ("corrected", "paper")
 
 
-class ReferenceDataModule(AnomalibDataModule):
-    """Draws references from a target, and training episodes from a source.
+class ReferenceDataModule(EpisodeSource):
+    """Takes references from a folder or draws them from a target, and draws training episodes from a source.
 
-    The target is any anomalib image datamodule: ``n_normal`` references come from its train split and ``n_abnormal``,
-    with masks, from its test split; they are taken out of validation and test. ``seed`` decides which ones. The source
+    ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
+    they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
+    from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones. References and
+    copies of them are taken out of validation and test. ``masks`` is read as in ``ReferenceSet.from_folder``;
+    ``synthetic_abnormal`` more references are made of the normal ones (``synthetic.with_synthetic``). With
+    ``references``, ``pictures`` to inspect, a folder or a file, may stand in for the target. The source
     is one datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every
     one); a model with an untrained head learns from ``episodes`` of it per epoch. Some source categories are kept for
     ``validation_episodes``: those in ``validation_categories``, or one in five ("auto"); with a model that selects as
@@ -39,11 +40,11 @@ class ReferenceDataModule(AnomalibDataModule):
 
     def __init__(
         self,
-        target: AnomalibDataModule,
+        target: AnomalibDataModule | None = None,
         source: AnomalibDataModule | list[AnomalibDataModule] | None = None,
         source_categories: list[str] | str | None = None,
-        n_normal: int = 1,
-        n_abnormal: int = 1,
+        n_normal: int | None = None,
+        n_abnormal: int | None = None,
         episodes: int = 500,
         train_batch_size: int = 8,
         eval_batch_size: int | None = None,
@@ -52,26 +53,34 @@ class ReferenceDataModule(AnomalibDataModule):
         validation_categories: list[str] | str | None = "auto",
         validation_episodes: int = 200,
         seed: int = 0,
+        references: str | None = None,
+        pictures: str | None = None,
+        masks: str = "auto",
+        synthetic_abnormal: int = 0,
+        synthetic: str = "cut_paste",
     ) -> None:
-        self.target = _as_datamodule(target)
+        self.plan = ReferencePlan.make(
+            references,
+            n_normal=n_normal,
+            n_abnormal=n_abnormal,
+            seed=seed,
+            masks=masks,
+            synthetic_abnormal=synthetic_abnormal,
+            synthetic=synthetic,
+        )
+        self.target = _as_target(target, pictures, self.plan)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=self.target.eval_batch_size if eval_batch_size is None else eval_batch_size,
             num_workers=self.target.num_workers if num_workers is None else num_workers,
             seed=seed,
         )
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"found sampling={sampling!r}, expected one of {', '.join(SAMPLINGS)}")
-        if min(episodes, validation_episodes) < 1:
-            raise ValueError(f"found {episodes} episodes and {validation_episodes} to validate on, expected at least 1")
-        listed = source if isinstance(source, Sequence) else [] if source is None else [source]
-        self.sources = [_as_datamodule(one) for one in listed]
-        named = [source_categories] if isinstance(source_categories, str) else source_categories
-        self.source_categories = None if named is None else [str(name) for name in named]
-        self.n_normal, self.n_abnormal, self.episodes = n_normal, n_abnormal, episodes
-        self.sampling, self.validation_episodes = sampling, validation_episodes
-        self.validation_categories = validation_categories
+        # How many references an episode has; a head that will see synthetic ones only learns with real ones.
+        self.n_normal = 1 if n_normal is None else n_normal
+        self.n_abnormal = max(1 if n_abnormal is None else n_abnormal, min(synthetic_abnormal, 1))
+        self.take_source(source, source_categories, episodes, sampling, validation_categories, validation_episodes)
         self.choice: Choice | None = None
+        self.removed = 0
         self._recorded: list[Mapping[str, str]] | None = None
         if self.target.seed is None:
             self.target.seed = seed  # random splits of the target must not differ between processes
@@ -104,12 +113,15 @@ class ReferenceDataModule(AnomalibDataModule):
         # Copies: what leaves the sets here stays in the target, so that the choice can be made anew.
         self.train_data, self.test_data = copy.deepcopy(self.target.train_data), copy.deepcopy(self.target.test_data)
         self.val_data = copy.deepcopy(getattr(self.target, "val_data", self.target.test_data))
+        read_alike(self)
         if self._recorded is None:
-            self.choice = choose(self.target, self.n_normal, self.n_abnormal, self.seed or 0)
-            hold_out(self, self.choice)
+            self.choice = self.plan.choose(self.target)
+            self.removed = hold_out(self, self.choice)
         else:
-            removed = exclude(self, find_copies(self, self._recorded))
-            logger.info("%d references of the checkpoint left the test set.", removed)
+            self.removed = exclude(self, find_copies(self, self._recorded))
+            logger.info("%d references of the checkpoint left the test set.", self.removed)
+        if isinstance(self.target, PictureFolder):
+            self.val_data = copy.deepcopy(self.target.val_data)  # the references themselves
 
     def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
         """Leave out the references of a checkpoint, instead of choosing others, from the next ``setup`` on."""
@@ -127,87 +139,25 @@ class ReferenceDataModule(AnomalibDataModule):
             self.setup()
         if self.choice is None:
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
-        return self.choice.load()
+        return self.plan.load(self.choice)
 
-    def episode_datasets(self) -> tuple[EpisodeDataset, EpisodeDataset | None]:
-        """Training episodes of the sources, and validation episodes of categories that are not trained on.
+    def val_dataloader(self) -> Any:
+        """The target's validation pictures; a single one where none is needed, for references are taken then."""
+        if self._mode is None or getattr(self._module, "needs_validation", True):
+            return self.shared(super().val_dataloader())
+        one = self.val_data.subsample([0])
+        return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
 
-        Raises ValueError if there is no source.
-        """
-        if not self.sources:
-            raise ValueError(
-                "found an untrained head and no source to train it on, expected one of them: give --data.source (other "
-                "parts with known defects), or a trained head with --model.head, or --data.n_abnormal 0"
-            )
-        if self.choice is None:
-            self.setup()
-        published, selected = self.sampling == "paper", getattr(self._module, "selection", "best")
-        pools = [category_pool(source, published) for source in self._source_datamodules()]
-        pools = without_target(pools, self.target, skip=self.source_categories == ["all"])
-        if selected == "paper":  # it trains on every source category, and looks at the target (Q16)
-            named = ["all"] if self.validation_categories == "auto" else self.validation_categories
-            every = expand_sources([self.target], [named] if isinstance(named, str) else named, self.seed or 0)
-            training, validation = pools, apart([category_pool(one, published) for one in every], pools)
-        else:
-            training, validation = split_categories(pools, self.validation_categories, self.seed or 0)
-        logger.info("Training on %s.", ", ".join(pool.name for pool in training))
-        logger.info(
-            "Validating on %s.", ", ".join(pool.name for pool in validation) or "nothing: name other categories"
-        )
-        shots, seed = (self.n_normal, self.n_abnormal), self.seed or 0
-        episodes = EpisodeDataset(training, *shots, self.episodes, (seed,), published)
-        episodes.augmentations = self._model_resize()
-        if not validation or selected == "last":
-            return episodes, None
-        held_out = EpisodeDataset(validation, *shots, self.validation_episodes, (seed, 1), published)
-        held_out.augmentations = episodes.augmentations
-        return episodes, held_out
+    def test_dataloader(self) -> Any:
+        """The target's test pictures that are no references; nothing when there are only pictures without labels."""
+        if isinstance(self.target, PictureFolder):
+            logger.info("Nothing to test: the pictures have no labels. `anomalib predict` scores them.")
+            return []
+        return self.shared(super().test_dataloader())
 
-    def _training_episodes(self) -> EpisodeDataset | TokenEpisodes:
-        """Episodes as pictures, or as rows of a token table for a model that keeps one."""
-        episodes, validation = self.episode_datasets()
-        self.validation_data: EpisodeDataset | TokenEpisodes | None = validation
-        resize = self._model_resize()
-        if resize is None or not getattr(self._module, "uses_tokens", False):
-            return episodes
-        paths = sorted({*episodes.pictures(), *(validation.pictures() if validation else ())})
-        self.validation_data = TokenEpisodes(validation, paths, resize) if validation else None
-        return TokenEpisodes(episodes, paths, resize)
-
-    def validation_loaders(self, epoch: int) -> dict[str, DataLoader[Any]]:
-        """Validation episodes by category; the same ones after every epoch, other ones by the published rule."""
-        data = getattr(self, "validation_data", None)
-        if data is None:
-            return {}
-        episodes = data.episodes if isinstance(data, TokenEpisodes) else data
-        start = epoch * len(episodes) if episodes.published else 0
-        return {
-            category: DataLoader(
-                data, self.train_batch_size, sampler=numbers, collate_fn=getattr(data, "collate_fn", None)
-            )
-            for category, numbers in episodes.by_category(range(start, start + len(episodes))).items()
-        }
-
-    def _source_datamodules(self) -> list[AnomalibDataModule]:
-        return expand_sources(self.sources, self.source_categories, self.seed or 0)
-
-    def _model_resize(self) -> Resize | None:
-        transform = getattr(getattr(self._module, "pre_processor", None), "transform", None)
-        steps = getattr(transform, "transforms", [transform])
-        return next((step for step in steps if isinstance(step, Resize)), None)
-
-    @property
-    def _module(self) -> Any:
-        return getattr(self.trainer, "lightning_module", None)
-
-    @property
-    def _process(self) -> tuple[int, int]:
-        """Which process this is, of how many."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    @property
-    def _mode(self) -> str | None:
-        return getattr(self._module, "reference_mode", None)
+    def predict_dataloader(self) -> Any:
+        """The pictures to inspect, or the target's test pictures."""
+        return super().test_dataloader()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Episodes, or a single batch when there is nothing to train; the target's normal images for other models."""
@@ -216,42 +166,23 @@ class ReferenceDataModule(AnomalibDataModule):
         if self._mode == "references":
             one = self.train_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
-        dataset = self._training_episodes()
-        rank, processes = self._process
-        return DataLoader(
-            dataset,
-            batch_size=max(1, self.train_batch_size // processes),  # a step sees the same episodes on any number
-            sampler=EpochSampler(len(dataset), rank, processes),
-            num_workers=self.num_workers,
-            collate_fn=getattr(dataset, "collate_fn", None),
+        return self.episode_loader()
+
+
+def _as_target(
+    given: AnomalibDataModule | Mapping[str, Any] | None, pictures: str | None, plan: ReferencePlan
+) -> AnomalibDataModule:
+    """The target, or the pictures that stand in for it."""
+    if given is None and pictures is None and plan.files is None:
+        raise ValueError(
+            "found neither a target nor references of its own, expected one of them: give --data.target (any anomalib "
+            "datamodule), or --data.references (a folder) and --data.pictures"
         )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Validation pictures of the target."""
-        return self._shared(super().val_dataloader())
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Test pictures of the target."""
-        return self._shared(super().test_dataloader())
-
-    def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """Divide pictures among processes, each once: Lightning would repeat some to make the shares equal."""
-        rank, processes = self._process
-        if processes == 1:
-            return loader
-        return DataLoader(
-            loader.dataset,
-            batch_size=loader.batch_size,
-            sampler=UnrepeatedDistributedSampler(loader.dataset, processes, rank, shuffle=False),
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-        )
-
-
-def _as_datamodule(given: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:
-    """A datamodule as it is, or built from the plain config that ``anomalib benchmark`` passes on."""
-    if isinstance(given, AnomalibDataModule):
-        return given
-    if isinstance(given, Mapping):
-        return get_datamodule(dict(given))
-    raise TypeError(f"found {type(given).__name__} as a target or source, expected an anomalib datamodule")
+    if given is not None:
+        if pictures is not None:
+            raise ValueError("found both a target and pictures, expected one of them to inspect: leave one out")
+        return as_datamodule(given)
+    known: list[str] = []
+    if plan.files is not None:
+        known = list(plan.files.normal) or [file.image for file in plan.files.abnormal]
+    return PictureFolder(pictures, known)

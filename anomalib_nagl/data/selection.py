@@ -13,10 +13,14 @@ import numpy as np
 import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
+from rich.progress import track
 
-from anomalib_nagl.references import ReferenceSet, content_hash, load_image, load_mask, load_references
+from anomalib_nagl.data.reading import PictureFolder
+from anomalib_nagl.pictures import file_hash, load_mask, read_header
+from anomalib_nagl.references import ReferenceSet, load_references
 
 logger = logging.getLogger(__name__)
+MANY = 500  # pictures whose reading takes long enough to show a progress bar
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,42 @@ class Choice:
     normal: tuple[Sample, ...]
     abnormal: tuple[Sample, ...]
 
+    @classmethod
+    def draw(
+        cls,
+        normal: Sequence[Sample],
+        abnormal: Sequence[Sample],
+        n_normal: int | None,
+        n_abnormal: int | None,
+        seed: int,
+        place: str,
+    ) -> Choice:
+        """As many of these pictures as asked for, drawn by ``seed``, or all; ValueError when ``place`` has fewer."""
+        drawn = []
+        for stream, (kind, pool, count) in enumerate(
+            (("normal", normal, n_normal), ("abnormal", abnormal, n_abnormal))
+        ):
+            if count is not None and not 0 <= count <= len(pool):
+                raise ValueError(
+                    f"found {len(pool)} {kind} pictures in {place} and n_{kind}={count}, expected at least as many: "
+                    f"add pictures, or leave n_{kind} out to take all"
+                )
+            drawn.append(tuple(pool) if count is None else spread_types(pool, count, _stream(seed, stream)))
+        return cls(*drawn)
+
     @property
     def paths(self) -> frozenset[str]:
         """Paths of all chosen images."""
         return frozenset(sample.image for sample in self.normal + self.abnormal)
 
-    def load(self) -> ReferenceSet:
-        """Read the images and masks; ValueError names the first one that will not do."""
+    def load(self, masks: str = "auto") -> ReferenceSet:
+        """Read images and ``masks`` (``ReferenceSet.from_folder``); ValueError names the first that will not do."""
         return load_references(
             [s.image for s in self.normal],
             [s.image for s in self.abnormal],
             [s.mask for s in self.abnormal],
             [s.defect_type for s in self.abnormal],
+            masks,
         )
 
     def __str__(self) -> str:
@@ -83,6 +111,11 @@ def spread_types(candidates: Sequence[Sample], count: int, generator: np.random.
     return tuple(shuffled[i] for i in order[:count])
 
 
+def _stream(seed: int, number: int) -> np.random.Generator:
+    """One of several streams, so that more references of one kind keep those of the other."""
+    return np.random.default_rng([seed, number])
+
+
 def choose(datamodule: AnomalibDataModule, n_normal: int, n_abnormal: int, seed: int) -> Choice:
     """Draw normal references from the train split and abnormal ones from the test split of a set-up datamodule.
 
@@ -104,36 +137,42 @@ def choose(datamodule: AnomalibDataModule, n_normal: int, n_abnormal: int, seed:
                 f"found {len(pool)} {kind} images in the {split} split of {describe(datamodule)}, expected at least "
                 f"{count} (n_{kind}): ask for fewer references or add pictures"
             )
-    # Two streams, so that more references of one kind keep those of the other, and the first ones of their own.
-    normal = spread_types(pools["normal"][0], n_normal, np.random.default_rng([seed, 0]))
+    normal = spread_types(pools["normal"][0], n_normal, _stream(seed, 0))
     for sample in normal:
         if sample.mask is not None and bool(load_mask(sample.mask, sample.image).any()):
             raise ValueError(
                 f"found a mask with marked pixels on the normal image {sample.image}: {sample.mask}; expected none: "
                 "remove the mask or move the picture to the defective ones"
             )
-    return Choice(normal, spread_types(pools["abnormal"][0], n_abnormal, np.random.default_rng([seed, 1])))
+    return Choice(normal, spread_types(pools["abnormal"][0], n_abnormal, _stream(seed, 1)))
 
 
-def hold_out(datamodule: AnomalibDataModule, choice: Choice) -> None:
-    """Take the chosen references out of validation and test, and say so; ValueError if no test picture is left."""
+def hold_out(datamodule: AnomalibDataModule, choice: Choice) -> int:
+    """Take the chosen references and their copies out of validation and test, and say so.
+
+    Returns how many test pictures left; ValueError if none is left.
+    """
+    before = len(datamodule.test_data)
     removed = exclude(datamodule, choice.paths)
+    copies = exclude(datamodule, copies_of(datamodule, choice.paths))
     left = len(datamodule.test_data)
     logger.info(
-        "References of %s: %s. %d of them left the test set, which keeps %d images.",
-        describe(datamodule), choice, removed, left,
+        "References of %s: %s. %d of them left the test set, and %d copies; it keeps %d images.",
+        describe(datamodule), choice, removed, copies, left,
     )  # fmt: skip
-    if not left:
+    if not left and before:
         raise ValueError(
             f"found no test picture of {describe(datamodule)} besides the references, expected at least one: "
             "ask for fewer references or add pictures"
         )
     for name, split in (("test", datamodule.test_data), ("validation", getattr(datamodule, "val_data", None))):
-        if split is not None and set(split.samples.label_index) != {0, 1}:
+        labels = set(split.samples.label_index) if split is not None else set()
+        if len(labels & {0, 1}) == 1 and not isinstance(datamodule, PictureFolder):
             logger.warning(
                 "The %s set of %s holds pictures of one kind only: its thresholds or metrics mean little.",
                 name, describe(datamodule),
             )  # fmt: skip
+    return removed + copies
 
 
 def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
@@ -152,18 +191,27 @@ def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
     return removed
 
 
+def copies_of(datamodule: AnomalibDataModule, paths: Iterable[str]) -> set[str]:
+    """Paths of evaluated pictures with the pixels of one of these files, whatever they are called."""
+    paths = set(paths)
+    sizes = {read_header(path).upright for path in paths}
+    return _same_pixels(datamodule, {file_hash(path) for path in paths}, sizes) - paths
+
+
 def find_copies(datamodule: AnomalibDataModule, records: Iterable[Mapping[str, str]]) -> set[str]:
-    """Paths of evaluated pictures that have file name and pixels of a reference on record, whatever their folder."""
-    hashes = {record["sha256"] for record in records}
-    names = {Path(record["name"]).name for record in records}
-    evaluated = [
-        str(path)
-        for split in ("val_data", "test_data")
-        if hasattr(datamodule, split)
-        for path in getattr(datamodule, split).samples.image_path
-        if Path(path).name in names
-    ]
-    return {path for path in evaluated if content_hash(load_image(path)) in hashes}
+    """Paths of evaluated pictures with the pixels of a reference on record, whatever they are called."""
+    return _same_pixels(datamodule, {record["sha256"] for record in records}, set())
+
+
+def _same_pixels(datamodule: AnomalibDataModule, hashes: set[str], sizes: set[tuple[int, int]]) -> set[str]:
+    """Evaluated pictures with one of these hashes; only those of one of these sizes are decoded, if any are given."""
+    splits = (getattr(datamodule, name, None) for name in ("val_data", "test_data"))
+    evaluated = sorted({str(path) for split in splits if split is not None for path in split.samples.image_path})
+    if sizes:
+        evaluated = [path for path in evaluated if read_header(path).upright in sizes]
+    many = len(evaluated) > MANY
+    shown = track(evaluated, "Looking for copies of references", disable=not many, transient=True)
+    return {path for path in shown if file_hash(path) in hashes}
 
 
 def describe(datamodule: AnomalibDataModule) -> str:

@@ -1,0 +1,108 @@
+"""Thresholds from a handful of references: each is scored as if it were new."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anomalib_nagl.functional import anomaly_map, image_score
+from anomalib_nagl.head import NaglHead
+from anomalib_nagl.post_processing import Calibration
+from anomalib_nagl.torch_model import NaglModel, ReferenceTokens
+
+# A picture is held out block by block, so many a side. Larger blocks deviate more; the higher threshold they give is
+# needed where no abnormal reference raises it.
+BLOCKS, BLOCKS_ALONE = 4, 2
+PIXELS = 0.01  # share of the pixels of normal references that is let through
+
+
+class HeldOut(NamedTuple):
+    """Patch scores (n, M) of normal references whose own blocks the model did not know, and (a, M) of abnormal ones."""
+
+    normal: Tensor
+    abnormal: Tensor
+
+
+def held_out_scores(head: NaglHead, tokens: ReferenceTokens, grid: tuple[int, int]) -> HeldOut:
+    """Score references as if they were new.
+
+    Each normal picture is scored block by block, by all normal patches but those of the block: of the other pictures
+    and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: the few
+    that remain say too little, and thresholds come out far too high. Without normal references, the normal patches of
+    the abnormal ones are held out likewise, and their marked patches do not count. Abnormal references are scored as
+    they are.
+    """
+    normal, abnormal, marked = tokens
+    bank, proxies = head.learn(*tokens, grid)
+    known = len(normal) > 0
+    images, hidden = (normal, None) if known else (abnormal, marked > 0)
+    blocks = BLOCKS if len(abnormal) else BLOCKS_ALONE
+    scores = [_score_blocks(head, images, hidden, i, proxies, grid, blocks) for i in range(len(images))]
+    others = head.detect(abnormal, bank[None], proxies[None], grid, normal_known=known).score
+    return HeldOut(torch.stack(scores), others)
+
+
+def _score_blocks(
+    head: NaglHead,
+    images: Tensor,
+    hidden: Tensor | None,
+    index: int,
+    proxies: Tensor,
+    grid: tuple[int, int],
+    blocks: int,
+) -> Tensor:
+    """Patch scores (M,) of one of the images (n, M, C), by their patches that are not ``hidden`` (n, M)."""
+    query = images[index]
+    rows, cols = torch.meshgrid(*(torch.arange(side) * blocks // side for side in grid), indexing="ij")
+    block = (rows * blocks + cols).flatten().to(query.device)
+    usable = torch.ones(images.shape[:2], dtype=torch.bool, device=query.device) if hidden is None else ~hidden
+    score = query.new_zeros(len(query))
+    for number in range(blocks * blocks):
+        allowed = usable.clone()
+        allowed[index] &= block != number
+        if bool(allowed.any()):
+            found = head.detect(query[None], images[allowed][None], proxies[None], grid, normal_known=hidden is None)
+            score[block == number] = found.score[0][block == number]
+    return score if hidden is None else score.masked_fill(hidden[index], float(score.min()))
+
+
+def threshold(normal: Tensor, abnormal: Tensor) -> float:
+    """Threshold between held-out normal scores (n,) and abnormal ones (a,), which may be none.
+
+    Half-way between their means, whichever is higher: a held-out block misses its own patches, which raises normal
+    scores, so a defect may well score no more. Without abnormal ones the largest normal score.
+    """
+    if len(abnormal):
+        return float((normal.mean() + abnormal.mean()) / 2)
+    return float(normal.max())
+
+
+def shown_width(middle: float, *scores: Tensor) -> float:
+    """Half-width of the range shown as 0 to 1: twice the largest distance of any of these scores from the threshold.
+
+    Hardly any score lies beyond it, so that the raw one can be had from the normalised one.
+    """
+    return 2 * max([float((score - middle).abs().max()) for score in scores if len(score)] + [1e-3])
+
+
+@torch.no_grad()
+def calibrate(model: NaglModel, tokens: ReferenceTokens) -> Calibration:
+    """Raw thresholds for images and pixels from the references alone.
+
+    Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
+    """
+    held_out = held_out_scores(model.head, tokens, model.encoder.grid)
+    normal, abnormal = (image_score(scores) for scores in held_out)
+    normal_map, abnormal_map = (
+        anomaly_map(scores, model.smooth_down, model.smooth_right).flatten() for scores in held_out
+    )
+    image, pixel = threshold(normal, abnormal), _high(normal_map)
+    widths = shown_width(image, normal, abnormal), shown_width(pixel, normal_map, abnormal_map)
+    return Calibration(image, pixel, *widths)
+
+
+def _high(values: Tensor) -> float:
+    """What the highest 1 % of all pixels (P,) exceed."""
+    return float(values.kthvalue(max(int((1 - PIXELS) * len(values)), 1)).values)
