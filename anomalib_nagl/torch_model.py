@@ -41,12 +41,17 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.register_buffer("residual_proxies", torch.empty(0, head.dim))
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
+        # What residual mining read: with it, a reference can be added to an exported model or taken away.
+        self.register_buffer("abnormal_tokens", torch.empty(0, rows * cols, head.dim))
+        self.register_buffer("abnormal_marks", torch.empty(0, rows * cols))
         self.smooth_down: Tensor
         self.smooth_right: Tensor
         self.normal_bank: Tensor
         self.residual_proxies: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
+        self.abnormal_tokens: Tensor
+        self.abnormal_marks: Tensor
 
     @property
     def has_references(self) -> bool:
@@ -89,6 +94,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.residual_proxies = proxies[0]
         self.reference_images = pictures
         self.reference_masks = masks.bool()
+        self.abnormal_tokens = abnormal_tokens[0]
+        self.abnormal_marks = self.abnormal_marks[:0] if marked is None else marked[0]
 
     def forward(self, images: Tensor) -> InferenceBatch:
         """Score normalised images (B, 3, H, W): scores (B,) and maps (B, 1, H, W), larger is more anomalous.
