@@ -1,12 +1,23 @@
-"""``anomalib-nagl``: anomalib's command line where the start-up hook is off or start-up files are not read."""
+"""``anomalib-nagl``: our own subcommands; everything else goes on to anomalib's command line, with the plugin in it."""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+
 import anomalib_nagl
+
+# Subcommand -> module and function, imported when it is called: some must run where torch is not installed.
+SUBCOMMANDS = {
+    "edge": "anomalib_nagl.edge.cli:main",
+}
 
 
 def main() -> None:
-    """Register the plugin, then run anomalib's command line with the arguments given."""
+    """Run one of our subcommands, or register the plugin and run anomalib's command line with the arguments given."""
+    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
+        module, function = SUBCOMMANDS[sys.argv[1]].split(":")
+        sys.exit(getattr(import_module(module), function)(sys.argv[2:]))
     anomalib_nagl.register()
     # Imported late: registration must come before anything of anomalib parses a name.
     from anomalib.cli.cli import main as anomalib_main

@@ -45,11 +45,13 @@ class SafeExport(ExportMixin):
         self._check_references()
         (image,) = kwargs.pop("input_names", ["input"])
         if refused := sorted(set(_SETTLED) & set(kwargs)):
-            raise ValueError(f"found {', '.join(refused)}, expected none of them: give input_size for pictures of a size")
+            raise ValueError(
+                f"found {', '.join(refused)}, expected none of them: give input_size for pictures of a size"
+            )
 
         def write(root: Path) -> Path:
             path = _folder(root, "onnx") / f"{model_file_name}.onnx"
-            trace_detection(self.eval(), path, input_size, **kwargs)
+            trace_detection(_still(self), path, input_size, **kwargs)
             ir.bake_onnx(path, _arrays(self), image)
             return path
 
@@ -76,7 +78,7 @@ class SafeExport(ExportMixin):
         graph. RuntimeError without references, ValueError without a ``datamodule`` where one is needed.
         """
         self._check_references()
-        kind = CompressionType(compression_type) if compression_type else None
+        kind = compression_type
         if datamodule is None and kind in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ):
             raise ValueError(f"found {kind} without data to calibrate with, expected a datamodule: add --data")
 
@@ -115,7 +117,7 @@ class SafeExport(ExportMixin):
         """Detection and mining graph in OpenVINO, their references still inputs."""
         import openvino as ov
 
-        trace_detection(self.eval(), folder / "detection.onnx", input_size, **onnx_kwargs)
+        trace_detection(_still(self), folder / "detection.onnx", input_size, **onnx_kwargs)
         trace_mining(self, folder / "mining.onnx")
         return ov.convert_model(folder / "detection.onnx", **ov_kwargs), ov.convert_model(folder / "mining.onnx")
 
@@ -125,6 +127,11 @@ class SafeExport(ExportMixin):
                 "found a model without references, expected some before it is exported: run `anomalib train`, then "
                 "export its checkpoint with --ckpt_path"
             )
+
+
+def _still(nagl: Any) -> Any:
+    """The model in evaluation mode."""
+    return nagl.eval()
 
 
 def _arrays(nagl: Any) -> dict[str, Any]:

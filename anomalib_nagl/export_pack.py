@@ -71,7 +71,9 @@ def _named_records(records: list[dict[str, str]], normal: int, abnormal: int) ->
     """Records of all references under names of their own, made up where the model was given tensors alone."""
     if len(records) != normal + abnormal:
         kinds = ["normal"] * normal + ["abnormal"] * abnormal
-        records = [{"kind": kind, "name": f"{kind} {i}", "defect_type": "", "sha256": ""} for i, kind in enumerate(kinds)]
+        records = [
+            {"kind": kind, "name": f"{kind} {i}", "defect_type": "", "sha256": ""} for i, kind in enumerate(kinds)
+        ]
     taken: set[str] = set()
     named = []
     for record in records:

@@ -25,8 +25,8 @@ THRESHOLDS = ("_image_threshold", "_pixel_threshold")  # buffers of anomalib's p
 class ReferenceTensors(NamedTuple):
     """All that a query needs to know of the references, and of what has been decided about them.
 
-    The bank (K, C) of normal patches, the residual proxies (Q, C), zeros without abnormal pictures, 0/1 (2,) for whether
-    there are normal and abnormal pictures, and the raw thresholds (2,) of image scores and of pixels.
+    The bank (K, C) of normal patches, the residual proxies (Q, C), zeros without abnormal pictures, 0/1 (2,): are
+    there normal, and abnormal pictures, and the raw thresholds (2,) of image scores and of pixels.
     """
 
     normal_bank: Tensor

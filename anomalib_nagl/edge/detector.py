@@ -65,8 +65,8 @@ class NaglEdge:
 
     ``model`` is the exported ``model.xml``; its manifest, ``references.xml`` and ``references.safetensors`` lie beside
     it. ``references`` is another reference pack to start with. ``precision`` f32 gives torch's answer; None leaves the
-    choice to the device. Up to ``requests`` pictures are computed at once. ``cache`` is a folder in which OpenVINO keeps
-    compiled graphs, for a faster start. All methods may be called from any thread: every prediction uses the
+    choice to the device. Up to ``requests`` pictures are computed at once. ``cache`` is a folder for compiled
+    graphs, for a faster start. All methods may be called from any thread: every prediction uses the
     references from before or from after a change, never a mix. Raises EdgeError when a file is missing, truncated,
     edited or made for another model.
     """
@@ -130,7 +130,9 @@ class NaglEdge:
         jobs = ov.AsyncInferQueue(self._requests.compiled, self._count)
         done: dict[int, Prediction] = {}
         jobs.set_callback(
-            lambda request, place: done.__setitem__(place, _prediction(copied_outputs(request, self._requests.compiled)))
+            lambda request, place: done.__setitem__(
+                place, _prediction(copied_outputs(request, self._requests.compiled))
+            )
         )
         waiting: deque[int] = deque()
         for place, image in enumerate(images):

@@ -17,7 +17,7 @@ from anomalib_nagl.edge.errors import EdgeError
 from anomalib_nagl.edge.files import write_in_one_step
 
 FORMAT = "nagl-references-1"
-_TYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 _RECORD = ("kind", "name", "defect_type", "sha256")
 
 
@@ -26,7 +26,7 @@ class Reference:
     """One picture that a detector compares with.
 
     ``kind`` is ``normal`` or ``abnormal``, ``sha256`` that of its 8-bit pixels, ``thumbnail`` a small RGB copy
-    (h, w, 3). Its patch tokens (M, C) and, 0/1, the patches that are marked abnormal (M,) are all that is computed with.
+    (h, w, 3). Computed with are only its patch tokens (M, C) and, 0/1, the patches that are marked abnormal (M,).
     """
 
     kind: str
@@ -136,6 +136,7 @@ def _check_shapes(pack: Pack, path: Path) -> None:
     """Raise EdgeError unless every array has the shape that the signature promises."""
     (rows, cols), dim = pack.signature["grid"], pack.signature["dim"]
     patches = rows * cols
+    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
     shapes = [("residual_proxies", pack.residual_proxies.shape, (pack.signature["num_proxies"], dim))]
     shapes += [("thresholds", pack.thresholds.shape, (2,))]
     for one in pack.references:
@@ -158,7 +159,7 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         body = content[8 + length :]
         if texts["format"] != FORMAT or texts.pop("sha256") != _digest(header, texts, body):
             raise ValueError("its hash does not fit its content")
-        tensors = {}
+        tensors: dict[str, NDArray[Any]] = {}
         for name, entry in header.items():
             start, end = entry["data_offsets"]
             tensors[name] = np.frombuffer(body[start:end], _TYPES[entry["dtype"]]).reshape(entry["shape"])

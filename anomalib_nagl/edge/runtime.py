@@ -23,7 +23,9 @@ def read_graph(core: ov.Core, path: Path) -> ov.Model:
         return core.read_model(path)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise EdgeError(f"found a graph that OpenVINO cannot read: {path} ({reason}); export the model again") from error
+        raise EdgeError(
+            f"found a graph that OpenVINO cannot read: {path} ({reason}); export the model again"
+        ) from error
 
 
 def with_reference_inputs(model: ov.Model) -> ov.Model:
