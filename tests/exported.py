@@ -72,7 +72,9 @@ def reference_set(normal: int, abnormal: int, size: tuple[int, int] = (210, 260)
     )
 
 
-def make_model(name: str, size: tuple[int, int], variant: str = "corrected", normal: int = 1, abnormal: int = 1) -> Nagl:
+def make_model(
+    name: str, size: tuple[int, int], variant: str = "corrected", normal: int = 1, abnormal: int = 1
+) -> Nagl:
     """A model with a random head, references, and thresholds in the midst of the scores of some pictures."""
     model = Nagl(backbone=name, image_size=size, variant=variant).eval()
     model.head_trained = True
