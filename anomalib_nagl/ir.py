@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -91,25 +93,50 @@ def halve(model: Any, folder: Path) -> Any:
 
 
 def compress_weights(model: Any, exact: list[str]) -> Any:
-    """Keep the weights of the encoder as 8-bit integers."""
+    """Keep the weights of the encoder as 8-bit integers, but for its first and its depthwise convolutions.
+
+    These have few weights, and rounding them costs most: without the exception maps of MobileNetV2 move nine times as
+    far.
+    """
     import nncf
 
-    return nncf.compress_weights(model, ignored_scope=nncf.IgnoredScope(names=exact, validate=False))
+    kept = exact + _of_type(model, "Convolution")[:1] + _of_type(model, "GroupConvolution")
+    with _quiet():
+        return nncf.compress_weights(model, ignored_scope=nncf.IgnoredScope(names=kept, validate=False))
 
 
 def quantise(model: Any, exact: list[str], pictures: Iterable[Any], constants: Arrays, transformer: bool) -> Any:
-    """Let the encoder compute in 8-bit integers, calibrated with pictures (3, H, W)."""
+    """Let the encoder compute in 8-bit integers but for depthwise convolutions, calibrated with pictures (3, H, W)."""
     import nncf
 
+    kept = exact + _of_type(model, "GroupConvolution")
     inputs = {name: np.ascontiguousarray(value) for name, value in constants.items()}
     data = nncf.Dataset(list(pictures), lambda picture: {"input": picture[None], **inputs})
-    return nncf.quantize(
-        model,
-        data,
-        subset_size=CALIBRATION,
-        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-        ignored_scope=nncf.IgnoredScope(names=exact, validate=False),
-    )
+    with _quiet():
+        return nncf.quantize(
+            model,
+            data,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=CALIBRATION,
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+        )
+
+
+def _of_type(model: Any, kind: str) -> list[str]:
+    return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() == kind]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what NNCF says of every operator that it leaves alone."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def calibration_pictures(datamodule: Any) -> Iterator[NDArray[np.float32]]:

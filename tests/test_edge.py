@@ -102,14 +102,16 @@ def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_p
     """The published behaviour, and a model exported without any defect, or without any normal picture."""
     model = make_model("gabor", (128, 192), variant, *kinds)
     detector = NaglEdge(model.to_openvino(tmp_path))
-    assert_like_torch(detector, model, 5e-5)  # these ranges of scores are narrow, which magnifies rounding
+    assert_like_torch(
+        detector, model, 3e-4
+    )  # filters on blank patches: rounding is magnified, by torch and OpenVINO differently
     add(detector, "abnormal", kinds[1])
     model.set_references(reference_set(kinds[0], kinds[1] + 1))
-    assert_like_torch(detector, model, 5e-5)
+    assert_like_torch(detector, model, 3e-4)
     for i in range(kinds[1] + 1) if kinds[0] else ():
         detector.remove(f"abnormal {i}")
     model.set_references(reference_set(kinds[0], 0 if kinds[0] else kinds[1] + 1))
-    assert_like_torch(detector, model, 5e-5)
+    assert_like_torch(detector, model, 3e-4)
 
 
 def test_it_equals_the_file_exported_with_those_references(tmp_path: Path) -> None:
@@ -362,11 +364,11 @@ sys.meta_path.insert(0, type("NoPillow", (), {"find_spec": lambda s, n, p=None, 
 from anomalib_nagl.edge import NaglEdge
 detector = NaglEdge(sys.argv[1])
 image = np.random.default_rng(0).integers(0, 255, (90, 80, 3), dtype=np.uint8)
-before = detector.predict(image).score
+before = detector.predict(image).map
 mask = np.zeros((90, 80)); mask[20:50, 20:50] = 1
 detector.add_abnormal(image, mask, name="new")
 detector.save("pack.safetensors")
-print(before != detector.predict(image).score, [m for m in ("torch", "PIL", "anomalib") if m in sys.modules])
+print(abs(before - detector.predict(image).map).max() > 1e-3, [m for m in ("torch", "PIL", "anomalib") if m in sys.modules])
 """
     assert run_blocked(code, box, cwd=tmp_path).stdout.split("\n")[0] == "True []"
 
