@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 
 import anomalib_nagl
 
@@ -19,10 +18,10 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
         module, function = SUBCOMMANDS[sys.argv[1]].split(":")
         sys.exit(getattr(import_module(module), function)(sys.argv[2:]))
-    if find_spec("anomalib") is None:
-        sys.exit(f"anomalib-nagl: found no anomalib, expected it or one of: {', '.join(SUBCOMMANDS)}")
-    anomalib_nagl.register()
-    # Imported late: registration must come before anything of anomalib parses a name.
-    from anomalib.cli.cli import main as anomalib_main
-
+    try:
+        anomalib_nagl.register()
+        # Imported late: registration must come before anything of anomalib parses a name.
+        from anomalib.cli.cli import main as anomalib_main
+    except ImportError as error:
+        sys.exit(f"anomalib-nagl: {error}; expected anomalib, or one of the commands {', '.join(SUBCOMMANDS)}")
     anomalib_main()

@@ -368,7 +368,8 @@ before = detector.predict(image).map
 mask = np.zeros((90, 80)); mask[20:50, 20:50] = 1
 detector.add_abnormal(image, mask, name="new")
 detector.save("pack.safetensors")
-print(abs(before - detector.predict(image).map).max() > 1e-3, [m for m in ("torch", "PIL", "anomalib") if m in sys.modules])
+changed = abs(before - detector.predict(image).map).max() > 1e-3
+print(changed, [m for m in ("torch", "PIL", "anomalib") if m in sys.modules])
 """
     assert run_blocked(code, box, cwd=tmp_path).stdout.split("\n")[0] == "True []"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from anomalib_nagl.edge.files import read_manifest
 from anomalib_nagl.edge.mining import Miner
 from anomalib_nagl.edge.pack import Pack, Reference, read_pack, write_pack
 from anomalib_nagl.edge.pictures import as_mask, as_picture, content_hash, eight_bit, thumbnail
-from anomalib_nagl.edge.runtime import Requests, copied_outputs, read_graph, with_reference_inputs
+from anomalib_nagl.edge.runtime import Requests, read_graph, with_reference_inputs
 
 
 class Prediction(NamedTuple):
@@ -92,7 +91,6 @@ class NaglEdge:
             config["INFERENCE_PRECISION_HINT"] = precision
         graph = with_reference_inputs(read_graph(self._core, path))
         self._requests = Requests(self._core.compile_model(graph, device, config), requests)
-        self._count = requests
         self._miner = Miner(self._core, path.with_name("references.xml"), self._config)
         self._change = threading.Lock()
         self._state = _State.of(pack)
@@ -126,23 +124,12 @@ class NaglEdge:
         return _prediction(self._requests.infer(self._inputs(picture)))
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Score many pictures in order, ``requests`` of them at once, through OpenVINO's asynchronous queue."""
-        jobs = ov.AsyncInferQueue(self._requests.compiled, self._count)
-        done: dict[int, Prediction] = {}
-        jobs.set_callback(
-            lambda request, place: done.__setitem__(
-                place, _prediction(copied_outputs(request, self._requests.compiled))
-            )
-        )
-        waiting: deque[int] = deque()
-        for place, image in enumerate(images):
-            jobs.start_async(self._inputs(as_picture(image)), place)
-            waiting.append(place)
-            while waiting and waiting[0] in done:
-                yield done.pop(waiting.popleft())
-        jobs.wait_all()
-        for place in waiting:
-            yield done.pop(place)
+        """Score many pictures in order, up to ``requests`` of them at once.
+
+        Pictures are taken as they are needed, and each is compared with the references of that moment.
+        """
+        inputs = (self._inputs(as_picture(image)) for image in images)
+        return map(_prediction, self._requests.stream(inputs))
 
     def add_normal(self, image: Any, name: str | None = None) -> None:
         """Compare with one more normal picture from the next prediction on."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,31 +60,63 @@ def part_of(model: ov.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) 
 
 
 class Requests:
-    """Infer requests of one compiled graph, lent to one thread at a time."""
+    """Infer requests of one compiled graph, each lent to one thread at a time."""
 
     def __init__(self, compiled: ov.CompiledModel, count: int) -> None:
-        self.compiled = compiled
+        self._compiled = compiled
         self._free: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         for _ in range(count):
             self._free.put(compiled.create_infer_request())
 
     def infer(self, inputs: Mapping[str, ov.Tensor]) -> dict[str, Any]:
         """Run the graph, waiting for a free request; outputs by name, copied."""
-        with self._borrow() as request:
-            for name, tensor in inputs.items():
-                request.set_tensor(name, tensor)
-            request.infer()
-            return copied_outputs(request, self.compiled)
-
-    @contextmanager
-    def _borrow(self) -> Iterator[ov.InferRequest]:
         request = self._free.get()
         try:
-            yield request
+            _fill(request, inputs)
+            request.infer()
+            return self._outputs(request)
         finally:
             self._free.put(request)
 
+    def stream(self, many: Iterable[Mapping[str, ov.Tensor]]) -> Iterator[dict[str, Any]]:
+        """Run the graph on one set of inputs after the other, as many at once as there are free requests; in order.
 
-def copied_outputs(request: ov.InferRequest, compiled: ov.CompiledModel) -> dict[str, Any]:
-    """Outputs of a finished request by name; the request may run again at once."""
-    return {port.any_name: request.get_tensor(port).data.copy() for port in compiled.outputs}
+        Plain asynchronous requests: OpenVINO's queue of them calls back into Python from threads of its own, and was
+        seen to abort the process when it went away just after its last call.
+        """
+        running: deque[ov.InferRequest] = deque()
+        try:
+            for inputs in many:
+                # Waiting while holding requests could be for another thread that does the same.
+                while (request := self._take(wait=not running)) is None:
+                    yield self._finish(running)
+                running.append(request)
+                _fill(request, inputs)
+                request.start_async()
+            while running:
+                yield self._finish(running)
+        finally:
+            while running:
+                running[0].wait()
+                self._free.put(running.popleft())
+
+    def _take(self, wait: bool) -> ov.InferRequest | None:
+        try:
+            return self._free.get(block=wait)
+        except queue.Empty:
+            return None
+
+    def _finish(self, running: deque[ov.InferRequest]) -> dict[str, Any]:
+        """Wait for the oldest request, give it back, and return its outputs."""
+        running[0].wait()
+        outputs = self._outputs(running[0])
+        self._free.put(running.popleft())
+        return outputs
+
+    def _outputs(self, request: ov.InferRequest) -> dict[str, Any]:
+        return {port.any_name: request.get_tensor(port).data.copy() for port in self._compiled.outputs}
+
+
+def _fill(request: ov.InferRequest, inputs: Mapping[str, ov.Tensor]) -> None:
+    for name, tensor in inputs.items():
+        request.set_tensor(name, tensor)

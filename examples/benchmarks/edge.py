@@ -181,7 +181,7 @@ def measure_box(path: Path, pictures: Pictures, options: argparse.Namespace) -> 
         queue = NaglEdge(path, requests=requests)
         list(queue.predict_all(many[:requests]))
         taken = _milliseconds(lambda detector=queue: list(detector.predict_all(many)))
-        print(f"Asynchronous queue, {requests} at once: {1000 * len(many) / taken:.2f} pictures/s.")
+        print(f"Asynchronous, {requests} at once: {1000 * len(many) / taken:.2f} pictures/s.")
     print()
 
 
