@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +14,13 @@ from anomalib.deploy.export import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
 
 from anomalib_nagl import ir
-from anomalib_nagl.edge.files import write_manifest
+from anomalib_nagl.edge.files import file_hash, write_in_one_step, write_manifest
 from anomalib_nagl.edge.pack import write_pack
 from anomalib_nagl.encoders import VitEncoder
 from anomalib_nagl.export_pack import facts_of, pack_of
 from anomalib_nagl.graphs import ReferenceTensors, trace_detection, trace_mining
 
+logger = logging.getLogger(__name__)
 _SETTLED = ("dynamic_axes", "dynamic_shapes", "output_names")
 
 
@@ -109,6 +112,7 @@ class SafeExport(ExportMixin):
             _write_companions(self, path)
             return path
 
+        _keep_taught(Path(export_root) / "weights/openvino" / f"{model_file_name}.json")
         return _in_one_step(export_root, write)
 
     def _graphs(
@@ -142,8 +146,20 @@ def _write_companions(nagl: Any, path: Path) -> None:
     """Write what ``NaglEdge`` needs beside a model: the references themselves, and what must not change."""
     references = path.with_name("references.xml")
     write_pack(path.with_name("references.safetensors"), pack_of(nagl))
+    exported = {"references": file_hash(path.with_name("references.safetensors"))}
     files = [graph.with_suffix(suffix) for graph in (path, references) for suffix in (".xml", ".bin")]
-    write_manifest(path.with_suffix(".json"), files, facts_of(nagl))
+    write_manifest(path.with_suffix(".json"), files, facts_of(nagl) | exported)
+
+
+def _keep_taught(manifest: Path) -> None:
+    """Copy a reference pack that was changed since its export, before another export takes its place."""
+    pack = manifest.with_name("references.safetensors")
+    if not manifest.is_file() or not pack.is_file():
+        return
+    if json.loads(manifest.read_bytes()).get("references") != file_hash(pack):
+        kept = pack.with_name("references.taught.safetensors")
+        write_in_one_step(kept, lambda file: file.write(pack.read_bytes()))
+        logger.warning("References were changed at %s after its export: they are kept in %s.", pack, kept)
 
 
 def _folder(root: Path, kind: str) -> Path:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from anomalib_nagl import Nagl, ReferenceSet
+from anomalib_nagl import Nagl, NaglEdge, ReferenceSet
 
+PICTURE = (210, 260)  # of references
 SIZES = {"input": None, "1200x900": (900, 1200), "4500x2100": (2100, 4500), "37x41": (41, 37)}
 
 
@@ -63,7 +65,7 @@ def defect_mask(size: tuple[int, int], seed: int) -> Tensor:
     return mask
 
 
-def reference_set(normal: int, abnormal: int, size: tuple[int, int] = (210, 260)) -> ReferenceSet:
+def reference_set(normal: int, abnormal: int, size: tuple[int, int] = PICTURE) -> ReferenceSet:
     """The first references of each kind; those of a larger set begin with those of a smaller one."""
     return ReferenceSet(
         normal=tuple(picture(size, 10 + i) for i in range(normal)),
@@ -112,3 +114,22 @@ def by_torch(model: Nagl, images: Tensor) -> Answer:
 def pixels(image: Tensor) -> np.ndarray:
     """A picture as people have it: 8-bit RGB (H, W, 3)."""
     return (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def assert_like_torch(detector: NaglEdge, model: Nagl, tolerance: float = 1e-5) -> None:
+    """As good as a model that was given the same references anew, which is what an export bakes."""
+    for seed in (70, 71, 73):
+        image = picture((300, 190), seed, seed % 2 == 1)
+        expected, found = by_torch(model, image[None]), detector.predict(pixels(image))
+        assert found.score == pytest.approx(float(expected.score[0]), abs=tolerance)
+        assert np.abs(found.map - expected.map[0, 0]).max() < tolerance
+        assert found.label == bool(expected.label[0])
+
+
+def teach(detector: NaglEdge, kind: str, index: int) -> None:
+    """Show the picture that ``reference_set`` holds at this place."""
+    if kind == "normal":
+        detector.add_normal(pixels(picture(PICTURE, 10 + index)), name=f"normal {index}")
+    else:
+        drawn, mask = picture(PICTURE, 20 + index, defect=True), defect_mask(PICTURE, 20 + index)
+        detector.add_abnormal(pixels(drawn), mask.numpy(), name=f"abnormal {index}")
