@@ -147,9 +147,9 @@ def test_many_pictures_come_back_in_order(exported: Path) -> None:
     assert [p.score for p in together] == pytest.approx([alone.predict(i).score for i in images], abs=1e-5)
 
 
-def test_the_export_without_labels(tmp_path: Path) -> None:
+def test_a_model_that_only_scores(tmp_path: Path) -> None:
     model = make_model("gabor", (128, 128))
-    model.post_processor.enable_thresholding = False
+    model.post_processor = None
     found = NaglEdge(model.to_openvino(tmp_path)).predict(pixels(picture((100, 90), 5)))
     assert found.label is None
     assert found.mask is None

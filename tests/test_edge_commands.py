@@ -16,8 +16,6 @@ from PIL import Image
 from anomalib_nagl.edge import NaglEdge
 from anomalib_nagl.edge.cli import main as edge_command
 
-# --- without torch --------------------------------------------------------------------------------------------------
-
 BLOCKED = """
 import sys
 

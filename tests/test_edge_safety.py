@@ -13,8 +13,6 @@ from exported import PICTURE, defect_mask, make_model, picture, pixels, teach
 
 from anomalib_nagl.edge import EdgeError, NaglEdge
 
-# --- safety ---------------------------------------------------------------------------------------------------------
-
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
