@@ -81,24 +81,10 @@ class SafeExport(ExportMixin):
         graph. RuntimeError without references, ValueError without a ``datamodule`` where one is needed.
         """
         self._check_references()
-        kind = compression_type
-        if datamodule is None and kind in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ):
-            raise ValueError(f"found {kind} without data to calibrate with, expected a datamodule: add --data")
-
-        def compress(model: Any, exact: list[str], folder: Path) -> Any:
-            if kind == CompressionType.FP16:
-                return ir.halve(model, folder)
-            if kind == CompressionType.INT8:
-                return ir.compress_weights(model, exact)
-            if kind == CompressionType.INT8_PTQ:
-                transformer = isinstance(self.model.encoder, VitEncoder)
-                return ir.quantise(model, exact, ir.calibration_pictures(datamodule), _arrays(self), transformer)
-            return model
-
-        def finish(model: Any) -> Any:
-            if kind == CompressionType.INT8_ACQ:
-                return self._compress_ov_model(model, kind, datamodule, metric, task, max_drop)
-            return model
+        if datamodule is None and compression_type in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ):
+            raise ValueError(
+                f"found {compression_type} without data to calibrate with, expected a datamodule: add --data"
+            )
 
         def write(root: Path) -> Path:
             path = _folder(root, "openvino") / f"{model_file_name}.xml"
@@ -106,14 +92,27 @@ class SafeExport(ExportMixin):
                 detection, mining = self._graphs(Path(temporary), input_size, ov_kwargs or {}, onnx_kwargs or {})
                 ir.save(ir.references_graph(detection, mining), path.with_name("references.xml"))
                 exact = ir.outside_encoder(detection)
-                model = compress(detection, exact, Path(temporary))
+                model = self._compressed(detection, compression_type, exact, datamodule, Path(temporary))
                 ir.bake(model, _arrays(self))
-                ir.save(finish(model), path, exact)
+                if compression_type == CompressionType.INT8_ACQ:
+                    model = self._compress_ov_model(model, compression_type, datamodule, metric, task, max_drop)
+                ir.save(model, path, exact)
             _write_companions(self, path)
             return path
 
         _keep_taught(Path(export_root) / "weights/openvino" / f"{model_file_name}.json")
         return _in_one_step(export_root, write)
+
+    def _compressed(self, model: Any, kind: CompressionType | None, exact: list[str], data: Any, folder: Path) -> Any:
+        """The detection graph with its encoder made smaller, while the references are still inputs."""
+        if kind == CompressionType.FP16:
+            return ir.halve(model, folder)
+        if kind == CompressionType.INT8:
+            return ir.compress_weights(model, exact)
+        if kind == CompressionType.INT8_PTQ:
+            transformer = isinstance(self.model.encoder, VitEncoder)
+            return ir.quantise(model, exact, ir.calibration_pictures(data), _arrays(self), transformer)
+        return model
 
     def _graphs(
         self, folder: Path, input_size: tuple[int, int] | None, ov_kwargs: dict[str, Any], onnx_kwargs: dict[str, Any]
