@@ -55,16 +55,16 @@ def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_p
     """The published behaviour, and a model exported without any defect, or without any normal picture."""
     model = make_model("gabor", (128, 192), variant, *kinds)
     detector = NaglEdge(model.to_openvino(tmp_path))
-    assert_like_torch(
-        detector, model, 3e-4
-    )  # filters on blank patches: rounding is magnified, by torch and OpenVINO differently
+    # Rounding is magnified by filters on blank patches, and by the 8 bits that the published code resizes to.
+    tolerance = 1e-3 if variant == "paper" else 3e-4
+    assert_like_torch(detector, model, tolerance)
     teach(detector, "abnormal", kinds[1])
     model.set_references(reference_set(kinds[0], kinds[1] + 1))
-    assert_like_torch(detector, model, 3e-4)
+    assert_like_torch(detector, model, tolerance)
     for i in range(kinds[1] + 1) if kinds[0] else ():
         detector.remove(f"abnormal {i}")
     model.set_references(reference_set(kinds[0], 0 if kinds[0] else kinds[1] + 1))
-    assert_like_torch(detector, model, 3e-4)
+    assert_like_torch(detector, model, tolerance)
 
 
 def test_it_equals_the_file_exported_with_those_references(tmp_path: Path) -> None:

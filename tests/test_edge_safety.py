@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import PICTURE, defect_mask, make_model, picture, pixels, teach
+from exported import PICTURE, defect_mask, picture, pixels, teach
 
 from anomalib_nagl.edge import EdgeError, NaglEdge
+from anomalib_nagl.edge.pack import read_pack, write_pack
 
 
 def cut(path: Path) -> None:
@@ -56,8 +58,10 @@ def test_spoilt_files_are_refused_by_name(box: Path, name: str, spoil: Callable[
 
 
 def test_a_pack_of_another_head_changes_nothing(exported: Path, tmp_path: Path) -> None:
-    other = make_model("gabor", (128, 128))
-    foreign = other.to_openvino(tmp_path).with_name("references.safetensors")
+    own = NaglEdge(exported).signature
+    pack = read_pack(exported.with_name("references.safetensors"), own)
+    foreign = tmp_path / "foreign.safetensors"
+    write_pack(foreign, replace(pack, signature={**own, "backbone": "another one"}))
     detector = NaglEdge(exported)
     with pytest.raises(EdgeError, match=r"backbone .* instead of"):
         detector.load(foreign)
