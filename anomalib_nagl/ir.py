@@ -89,7 +89,9 @@ def halve(model: Any, folder: Path) -> Any:
     import openvino as ov
 
     ov.save_model(model, folder / "half.xml", compress_to_fp16=True)
-    return ov.Core().read_model(folder / "half.xml")
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file could not be deleted on Windows
+    return core.read_model(folder / "half.xml")
 
 
 def compress_weights(model: Any, exact: list[str]) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import openvino as ov
 import pytest
 import timm
 import torch
@@ -109,6 +110,18 @@ def by_torch(model: Nagl, images: Tensor) -> Answer:
     with torch.inference_mode():
         found = model(images)
     return Answer(found.pred_score.numpy(), found.pred_label.numpy(), found.anomaly_map.numpy())
+
+
+def by_openvino(compiled: ov.CompiledModel, images: Tensor) -> Answer:
+    found = compiled(images.numpy())
+    return Answer(found["pred_score"], found["pred_label"], found["anomaly_map"])
+
+
+def assert_same(found: Answer, expected: Answer, score: float = 0.005, pixel: float = 1e-3) -> None:
+    """Within the budget: the range of a normalised score is 1."""
+    assert np.abs(found.score - expected.score).max() <= score
+    assert np.abs(found.map - expected.map).max() <= pixel
+    assert np.array_equal(found.label, expected.label)
 
 
 def pixels(image: Tensor) -> np.ndarray:
