@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .data.drawn import DrawnPictures
     from .data.reference_datamodule import ReferenceDataModule
+    from .edge import EdgeError, NaglEdge
     from .head import NaglHead, NaglMaps
     from .lightning_model import Nagl
     from .losses import NaglLoss
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DrawnPictures",
+    "EdgeError",
     "Nagl",
+    "NaglEdge",
     "NaglHead",
     "NaglLoss",
     "NaglMaps",
@@ -46,7 +49,9 @@ __all__ = [
 # The module that holds each public name.
 _HOMES = {
     "DrawnPictures": "data.drawn",
+    "EdgeError": "edge",
     "Nagl": "lightning_model",
+    "NaglEdge": "edge",
     "NaglHead": "head",
     "NaglLoss": "losses",
     "NaglMaps": "head",
@@ -72,9 +77,7 @@ def __getattr__(name: str) -> object:
         AttributeError: there is no such public name.
     """
     if name == "__version__":
-        from importlib.metadata import version
-
-        value: object = version("anomalib-nagl")
+        value: object = _installed_version()
     elif name in _HOMES:
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     else:
@@ -82,6 +85,16 @@ def __getattr__(name: str) -> object:
         raise AttributeError(msg)
     globals()[name] = value
     return value
+
+
+def _installed_version() -> str:
+    """Version of this package, or of the part of it that is installed on boxes."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("anomalib-nagl")
+    except PackageNotFoundError:
+        return version("anomalib-nagl-edge")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``anomalib-nagl``: commands of this package, and anomalib's own command line with the plugin registered."""
+"""``anomalib-nagl``: our own subcommands; everything else goes on to anomalib's command line, with the plugin in it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from importlib import import_module
 
 import anomalib_nagl
 
-# Commands of this package, imported when called; everything else is anomalib's.
-COMMANDS = {"references": "anomalib_nagl.reference_report:main"}
+# Subcommand -> module and function, imported when it is called: some must run where torch is not installed.
+SUBCOMMANDS = {
+    "edge": "anomalib_nagl.edge.cli:main",
+    "references": "anomalib_nagl.reference_report:main",
+}
 
 
 def main() -> None:
-    """Register the plugin, then run a command of ours, or anomalib's command line, with the arguments given."""
-    anomalib_nagl.register()
-    home = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
-    if home is not None:
-        module, function = home.split(":")
+    """Run one of our subcommands, or register the plugin and run anomalib's command line with the arguments given."""
+    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
+        module, function = SUBCOMMANDS[sys.argv[1]].split(":")
         try:
             sys.exit(getattr(import_module(module), function)(sys.argv[2:]))
         except ValueError as error:
             sys.exit(f"anomalib-nagl {sys.argv[1]}: {error}")
-    # Imported late: registration must come before anything of anomalib parses a name.
-    from anomalib.cli.cli import main as anomalib_main
-
+    try:
+        anomalib_nagl.register()
+        # Imported late: registration must come before anything of anomalib parses a name.
+        from anomalib.cli.cli import main as anomalib_main
+    except ImportError as error:
+        sys.exit(f"anomalib-nagl: {error}; expected anomalib, or one of the commands {', '.join(SUBCOMMANDS)}")
     anomalib_main()
 
 

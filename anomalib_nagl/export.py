@@ -1,18 +1,28 @@
-"""Export to ONNX and OpenVINO: anomalib's own, with a check, quieter defaults and no half-written files."""
+"""Export to ONNX and OpenVINO: anomalib's commands, our graphs, and no half-written files."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from anomalib.deploy.export import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
 
+from anomalib_nagl import ir
+from anomalib_nagl.edge.files import file_hash, write_in_one_step, write_manifest
+from anomalib_nagl.edge.pack import write_pack
+from anomalib_nagl.encoders import VitEncoder
+from anomalib_nagl.export_pack import facts_of, pack_of
+from anomalib_nagl.graphs import ReferenceTensors, trace_detection, trace_mining
 from anomalib_nagl.manifest import embed_manifest
 
-OPSET = 18  # has every operator of the graph; asking for less makes the exporter convert, fail and complain
+logger = logging.getLogger(__name__)
+_SETTLED = ("dynamic_axes", "dynamic_shapes", "output_names")
 
 
 class SafeExport(ExportMixin):
@@ -31,24 +41,91 @@ class SafeExport(ExportMixin):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> Path:
-        """Write ``weights/onnx/NAME.onnx``, one file with pre- and post-processing; RuntimeError without references."""
-        self._check_references()
-        kwargs = {"opset_version": OPSET, "external_data": False, "verbose": False, **kwargs}
-        write = super().to_onnx
-        return _in_one_step(
-            export_root, lambda root: self._recorded(write(root, model_file_name, input_size, **kwargs))
-        )
+        """Write ``weights/onnx/NAME.onnx``, one file with pre- and post-processing and the references.
 
-    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
-        """Write ``weights/openvino/NAME.xml`` and ``.bin``; RuntimeError without references."""
+        ``kwargs`` go to ``torch.onnx.export``. RuntimeError without references, ValueError for sizes in ``kwargs``:
+        batch and, without ``input_size``, height and width are always dynamic.
+        """
         self._check_references()
-        write = super().to_openvino
-        return _in_one_step(export_root, lambda root: self._recorded(write(root, *args, **kwargs)))
+        (image,) = kwargs.pop("input_names", ["input"])
+        if refused := sorted(set(_SETTLED) & set(kwargs)):
+            raise ValueError(
+                f"found {', '.join(refused)}, expected none of them: give input_size for pictures of a size"
+            )
 
-    def _recorded(self, written: Path) -> Path:
-        """Put the record of the references into the metadata of a file."""
-        embed_manifest(written, getattr(self, "manifest", {}))
-        return written
+        def write(root: Path) -> Path:
+            path = _folder(root, "onnx") / f"{model_file_name}.onnx"
+            trace_detection(_still(self), path, input_size, **kwargs)
+            ir.bake_onnx(path, _arrays(self), image)
+            embed_manifest(path, getattr(self, "manifest", {}))
+            return path
+
+        return _in_one_step(export_root, write)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: Any = None,
+        metric: Any = None,
+        task: Any = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write ``weights/openvino/NAME.xml`` and ``.bin``, and beside them what ``NaglEdge`` needs.
+
+        That is the manifest ``NAME.json``, ``references.xml`` with its ``.bin``, and ``references.safetensors``.
+        ``INT8`` compresses the weights of the encoder, ``INT8_PTQ`` quantises the encoder, calibrated with
+        ``datamodule``; the comparison with the references stays as it is. ``INT8_ACQ`` is anomalib's own, of the whole
+        graph. RuntimeError without references, ValueError without a ``datamodule`` where one is needed.
+        """
+        self._check_references()
+        if datamodule is None and compression_type in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ):
+            raise ValueError(
+                f"found {compression_type} without data to calibrate with, expected a datamodule: add --data"
+            )
+
+        def write(root: Path) -> Path:
+            path = _folder(root, "openvino") / f"{model_file_name}.xml"
+            with TemporaryDirectory() as temporary:
+                detection, mining = self._graphs(Path(temporary), input_size, ov_kwargs or {}, onnx_kwargs or {})
+                ir.save(ir.references_graph(detection, mining), path.with_name("references.xml"))
+                exact = ir.outside_encoder(detection)
+                model = self._compressed(detection, compression_type, exact, datamodule, Path(temporary))
+                ir.bake(model, _arrays(self))
+                if compression_type == CompressionType.INT8_ACQ:
+                    model = self._compress_ov_model(model, compression_type, datamodule, metric, task, max_drop)
+                ir.save(model, path, exact)
+            embed_manifest(path, getattr(self, "manifest", {}))
+            _write_companions(self, path)
+            return path
+
+        _keep_taught(Path(export_root) / "weights/openvino" / f"{model_file_name}.json")
+        return _in_one_step(export_root, write)
+
+    def _compressed(self, model: Any, kind: CompressionType | None, exact: list[str], data: Any, folder: Path) -> Any:
+        """The detection graph with its encoder made smaller, while the references are still inputs."""
+        if kind == CompressionType.FP16:
+            return ir.halve(model, folder)
+        if kind == CompressionType.INT8:
+            return ir.compress_weights(model, exact)
+        if kind == CompressionType.INT8_PTQ:
+            transformer = isinstance(self.model.encoder, VitEncoder)
+            return ir.quantise(model, exact, ir.calibration_pictures(data), _arrays(self), transformer)
+        return model
+
+    def _graphs(
+        self, folder: Path, input_size: tuple[int, int] | None, ov_kwargs: dict[str, Any], onnx_kwargs: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        """Detection and mining graph in OpenVINO, their references still inputs."""
+        import openvino as ov
+
+        trace_detection(_still(self), folder / "detection.onnx", input_size, **onnx_kwargs)
+        trace_mining(self, folder / "mining.onnx")
+        return ov.convert_model(folder / "detection.onnx", **ov_kwargs), ov.convert_model(folder / "mining.onnx")
 
     def _check_references(self) -> None:
         if not getattr(self.model, "has_references", False):
@@ -58,8 +135,44 @@ class SafeExport(ExportMixin):
             )
 
 
+def _still(nagl: Any) -> Any:
+    """The model in evaluation mode."""
+    return nagl.eval()
+
+
+def _arrays(nagl: Any) -> dict[str, Any]:
+    return {name: tensor.detach().numpy() for name, tensor in ReferenceTensors.of(nagl)._asdict().items()}
+
+
+def _write_companions(nagl: Any, path: Path) -> None:
+    """Write what ``NaglEdge`` needs beside a model: the references themselves, and what must not change."""
+    references = path.with_name("references.xml")
+    write_pack(path.with_name("references.safetensors"), pack_of(nagl))
+    exported = {"references": file_hash(path.with_name("references.safetensors"))}
+    files = [graph.with_suffix(suffix) for graph in (path, references) for suffix in (".xml", ".bin")]
+    write_manifest(path.with_suffix(".json"), files, facts_of(nagl) | exported)
+
+
+def _keep_taught(manifest: Path) -> None:
+    """Copy a reference pack that was changed since its export, before another export takes its place."""
+    pack = manifest.with_name("references.safetensors")
+    if not manifest.is_file() or not pack.is_file():
+        return
+    if json.loads(manifest.read_bytes()).get("references") != file_hash(pack):
+        kept = pack.with_name("references.taught.safetensors")
+        write_in_one_step(kept, lambda file: file.write(pack.read_bytes()))
+        logger.warning("References were changed at %s after its export: they are kept in %s.", pack, kept)
+
+
+def _folder(root: Path, kind: str) -> Path:
+    """Where anomalib writes exports of a kind."""
+    folder = root / "weights" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _in_one_step(export_root: Path | str, write: Callable[[Path], Path]) -> Path:
-    """Let ``write`` fill a temporary folder, then move its files into place, weights before the graph."""
+    """Let ``write`` fill a temporary folder, then move its files into place, the one it names last."""
     root = Path(export_root)
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root, prefix=".export-") as temporary:

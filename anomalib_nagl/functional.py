@@ -33,11 +33,13 @@ def nearest(tokens: Tensor, bank: Tensor, valid: Tensor | None = None, masked: f
 
     Tokens are (B, L, C), the bank (B, K, C) or (1, K, C) when all images share it. Unit tokens give the cosine map of
     section 4, raw ones the matching of section 5. ``valid`` (B, K) marks the patches that may be chosen, the others
-    compete with the value ``masked``. The bank is searched in chunks, so memory does not grow with it.
+    compete with the value ``masked``. The bank is searched in chunks, so memory does not grow with it; an exported
+    graph, whose bank may have any size, searches it at once.
     """
     best: Match | None = None
-    for start in range(0, bank.shape[1], BANK_CHUNK):
-        chunk = slice(start, start + BANK_CHUNK)
+    whole = torch.compiler.is_compiling()
+    for start in (0,) if whole else range(0, bank.shape[1], BANK_CHUNK):
+        chunk = slice(None) if whole else slice(start, start + BANK_CHUNK)
         product = tokens @ bank[:, chunk].transpose(1, 2)
         if valid is not None:
             product = torch.where(valid[:, None, chunk], product, 2 * masked - 1)

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_nagl.references import ReferenceSet, keep_thin
+from anomalib_nagl.references import ReferenceSet
 
 
 class PillowResize(Resize):
@@ -74,6 +74,31 @@ def cubic_matrix(source: int, target: int, like: Tensor) -> Tensor:
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weight = torch.where(distance < 1, near, far)
     return weight / weight.sum(dim=1, keepdim=True)
+
+
+def mask_to_input(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring a mask (H, W) to the network input (height, width): 0/1, non-zero stays non-zero.
+
+    Nearest neighbour with source index t * H // height, in integers so that every runtime picks the same pixel. If that
+    loses a thin defect, every pixel is marked that a part of it falls on (``keep_thin`` does the same in one process).
+    """
+    marked = (mask != 0).to(torch.float32)
+    rows, cols = (
+        torch.arange(target, device=mask.device) * source // target
+        for source, target in zip(mask.shape, size, strict=True)
+    )
+    nearest = marked[rows[:, None], cols]
+    touched = _overlap(mask.shape[0], size[0], marked) @ marked @ _overlap(mask.shape[1], size[1], marked).T
+    return torch.where(nearest.sum() > 0, nearest, (touched > 0).to(torch.float32))
+
+
+def _overlap(source: int, target: int, like: Tensor) -> Tensor:
+    """0/1 (target, source): which source pixels a target pixel covers any part of, along one axis."""
+    place = torch.arange(source, device=like.device)
+    first = torch.arange(target, device=like.device)[:, None]
+    length = place[-1:] + 1  # a tensor, so that a dynamic size stays in an exported graph
+    inside = (place * target < (first + 1) * length) & ((place + 1) * target > first * length)
+    return inside.to(like.dtype)
 
 
 class NaglPreProcessor(PreProcessor):
@@ -143,21 +168,15 @@ class PreparedReferences(NamedTuple):
 def prepare_references(references: ReferenceSet, transform: Transform, size: tuple[int, int]) -> PreparedReferences:
     """Bring references of any size to the network input (height, width), as ``transform`` does with queries."""
     normal = [transform(image) for image in references.normal]
-    given = [
-        torch.zeros(image.shape[-2:]) if mask is None else mask
-        for image, mask in zip(references.abnormal, references.masks, strict=True)
-    ]
-    pairs = [
-        transform(image, tv_tensors.Mask(mask != 0)) for image, mask in zip(references.abnormal, given, strict=True)
-    ]
-    masks = [keep_thin(resized.as_subclass(Tensor), mask) for (_, resized), mask in zip(pairs, given, strict=True)]
+    abnormal = [transform(image) for image in references.abnormal]
+    masks = [torch.zeros(size) if mask is None else mask_to_input(mask, size) for mask in references.masks]
     shown = [
         (transforms.resize(image, list(size), antialias=True).clamp(0, 1) * 255).round().to(torch.uint8)
         for image in references.normal + references.abnormal
     ]
     return PreparedReferences(
         _stack(normal, (3, *size)),
-        _stack([image for image, _ in pairs], (3, *size)),
+        _stack(abnormal, (3, *size)),
         _stack(masks, size).bool(),
         _stack(shown, (3, *size)),
         torch.tensor([mask is None for mask in references.masks], dtype=torch.bool),

@@ -58,20 +58,20 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.register_buffer("residual_proxies", torch.empty(0, head.dim))
         # Whose the patches of the bank are, of normal references.
         self.register_buffer("normal_owner", torch.empty(0, dtype=torch.long))
-        # Marked patches of the abnormal references and whose they are: only to say which one a query resembles.
-        self.register_buffer("abnormal_bank", torch.empty(0, head.dim))
-        self.register_buffer("abnormal_owner", torch.empty(0, dtype=torch.long))
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
+        # What residual mining read: to add a reference to an exported model, and to say which one a query resembles.
+        self.register_buffer("abnormal_tokens", torch.empty(0, rows * cols, head.dim))
+        self.register_buffer("abnormal_marks", torch.empty(0, rows * cols))
         self.smooth_down: Tensor
         self.smooth_right: Tensor
         self.normal_bank: Tensor
         self.residual_proxies: Tensor
         self.normal_owner: Tensor
-        self.abnormal_bank: Tensor
-        self.abnormal_owner: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
+        self.abnormal_tokens: Tensor
+        self.abnormal_marks: Tensor
 
     @property
     def has_references(self) -> bool:
@@ -130,10 +130,9 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             masks[unmasked] = _patches_to_pixels(found, grid, (masks.shape[-2], masks.shape[-1])).to(masks.dtype)
         tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked)
         bank, self.residual_proxies = self.head.learn(*tokens, grid)
-        kept = coreset(bank, bank_limit)
+        kept = coreset(bank, bank_limit if len(normal) else None)
         self.normal_bank, self.normal_owner = bank[kept], kept // (grid[0] * grid[1])
-        self.abnormal_owner = (marked > 0).nonzero()[:, 0]
-        self.abnormal_bank = abnormal_tokens[marked > 0]
+        self.abnormal_tokens, self.abnormal_marks = abnormal_tokens, marked
         self.reference_images = pictures
         self.reference_masks = masks.bool()
         return tokens
@@ -180,7 +179,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
     def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
         """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
         normal = OwnedPatches(self.normal_bank, self.normal_owner, self.n_normal)
-        abnormal = OwnedPatches(self.abnormal_bank, self.abnormal_owner, len(self.reference_masks))
+        marked = self.abnormal_marks > 0
+        abnormal = OwnedPatches(self.abnormal_tokens[marked], marked.nonzero()[:, 0], len(self.reference_masks))
         return reference_similarity(tokens, score, normal, abnormal)
 
 

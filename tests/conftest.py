@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from goldens import SHARED
@@ -46,3 +48,27 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for category in CATEGORIES:
         draw_category(root, category, 0)
     return root
+
+
+@pytest.fixture(scope="session")
+def edge_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small transformer with random weights; tests set its references."""
+    from exported import backbone, make_model
+
+    return make_model(backbone("vit", tmp_path_factory.mktemp("backbone")), (224, 224))
+
+
+@pytest.fixture(scope="session")
+def exported(edge_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It as OpenVINO file, with one normal and one abnormal reference."""
+    from exported import reference_set
+
+    edge_model.set_references(reference_set(1, 1))
+    return edge_model.to_openvino(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture
+def box(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the exported folder that may be spoilt."""
+    shutil.copytree(exported.parent, tmp_path / "box")
+    return tmp_path / "box/model.xml"

@@ -14,7 +14,7 @@ from anomalib.deploy import OpenVINOInferencer
 from commands import CONFIGS, anomalib, metrics
 from PIL import Image
 
-from anomalib_nagl import Nagl
+from anomalib_nagl import Nagl, NaglEdge
 
 CONFIG = CONFIGS / "real_small"
 QUICK = ("--model.epochs", 1, "--data.episodes", 16)
@@ -129,6 +129,25 @@ def test_onnx_is_one_file_with_the_same_answer(checkpoint: Path) -> None:
         expected = Nagl.load_from_checkpoint(checkpoint).eval()(image[None].as_subclass(torch.Tensor))
     found = inferencer.predict(image.permute(1, 2, 0).numpy())
     assert float(np.squeeze(found.pred_score)) == pytest.approx(float(expected.pred_score), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["INT8", "INT8_PTQ"])
+def test_compressed_exports_by_command(checkpoint: Path, kind: str) -> None:
+    """Quantised with the pictures of a datamodule; the box takes such a file like any other."""
+    data = ("--data", "MVTecAD", "--data.root", "datasets/real_small", "--data.category", "pcb_group_92000")
+    quiet = ("--data.num_workers", 0, "--data.eval_batch_size", 4)
+    anomalib(
+        "export", "--model", "Nagl", "--ckpt_path", checkpoint, "--export_type", "openvino", "--export_root", kind,
+        "--compression_type", kind, *data, *quiet,
+    )  # fmt: skip
+    detector = NaglEdge(f"{kind}/weights/openvino/model.xml")
+    path = Path("datasets/real_small/magnetic_tile/test/crack/000.png")
+    with torch.inference_mode():
+        expected = Nagl.load_from_checkpoint(checkpoint).eval()(read_image(path, as_tensor=True)[None])
+    found = detector.predict(path)
+    assert abs(found.score - float(expected.pred_score)) < 0.5
+    assert np.abs(found.map - expected.anomaly_map.squeeze().numpy()).mean() < 0.1
 
 
 def test_benchmark_writes_its_table(checkpoint: Path, real_folder: Path) -> None:

@@ -15,7 +15,9 @@ from environments import ROOT, Environment, altered, execute, make_environment, 
 PARTS = ["_anomalib_nagl_hook.py", "anomalib_nagl.pth", "anomalib_nagl.start"]
 PUBLIC = {
     "DrawnPictures",
+    "EdgeError",
     "Nagl",
+    "NaglEdge",
     "NaglHead",
     "NaglLoss",
     "NaglMaps",

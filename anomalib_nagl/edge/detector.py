@@ -1,0 +1,211 @@
+"""``NaglEdge``: an exported model on a box without torch, whose references can be changed."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from anomalib_nagl.edge.errors import EdgeError
+from anomalib_nagl.edge.files import read_manifest
+from anomalib_nagl.edge.mining import Miner
+from anomalib_nagl.edge.pack import Pack, Reference, read_pack, write_pack
+from anomalib_nagl.edge.pictures import as_mask, as_picture, content_hash, eight_bit, thumbnail
+from anomalib_nagl.edge.runtime import Requests, read_graph, with_reference_inputs
+
+
+class Prediction(NamedTuple):
+    """What a detector says of a picture.
+
+    ``score`` and ``map`` (h, w) are in [0, 1] when the model normalises, ``label`` and ``mask`` (h, w) tell where they
+    exceed their threshold; both are None for a model exported without thresholds. The map has the size of the network
+    input.
+    """
+
+    score: float
+    label: bool | None
+    map: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+
+
+class Thresholds(NamedTuple):
+    """Raw scores, before normalisation, above which a picture and a pixel count as abnormal; NaN when never set."""
+
+    image: float
+    pixel: float
+
+
+@dataclass(frozen=True)
+class _State:
+    """One set of references, in the form a request takes. It is replaced as a whole and never changed."""
+
+    pack: Pack
+    tensors: dict[str, ov.Tensor] = field(repr=False)
+
+    @classmethod
+    def of(cls, pack: Pack) -> _State:
+        kinds = np.array([bool(pack.normal), bool(pack.abnormal)], dtype=np.float32)
+        arrays = (pack.normal_bank(), pack.residual_proxies, kinds, pack.thresholds)
+        names = ("normal_bank", "residual_proxies", "reference_kinds", "thresholds")
+        # The tensors own a copy: no request can outlive what it reads.
+        copies = {name: ov.Tensor(np.ascontiguousarray(a, np.float32)) for name, a in zip(names, arrays, strict=True)}
+        return cls(pack, copies)
+
+
+class NaglEdge:
+    """An exported detector on OpenVINO alone.
+
+    ``model`` is the exported ``model.xml``; its manifest, ``references.xml`` and ``references.safetensors`` lie beside
+    it. ``references`` is another reference pack to start with. ``precision`` f32 gives torch's answer; None leaves the
+    choice to the device. Up to ``requests`` pictures are computed at once. ``cache`` is a folder for compiled
+    graphs, for a faster start. All methods may be called from any thread: every prediction uses the
+    references from before or from after a change, never a mix. Raises EdgeError when a file is missing, truncated,
+    edited or made for another model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        device: str = "CPU",
+        precision: str | None = "f32",
+        requests: int = 1,
+        references: str | Path | None = None,
+        cache: str | Path | None = None,
+    ) -> None:
+        path = Path(model)
+        self._manifest = read_manifest(path.with_suffix(".json"))
+        pack = read_pack(Path(references) if references else path.with_name("references.safetensors"), self.signature)
+        self._core = ov.Core()
+        self._config = {"CACHE_DIR": str(cache)} if cache else {}
+        config: dict[str, Any] = {**self._config, "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT"}
+        if requests > 1:
+            config["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
+        if precision is not None:
+            config["INFERENCE_PRECISION_HINT"] = precision
+        graph = with_reference_inputs(read_graph(self._core, path))
+        self._requests = Requests(self._core.compile_model(graph, device, config), requests)
+        self._miner = Miner(self._core, path.with_name("references.xml"), self._config)
+        self._change = threading.Lock()
+        self._state = _State.of(pack)
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """Backbone, head, grid and sizes of the model, which a reference pack has to share."""
+        return dict(self._manifest["signature"])
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The pictures that are compared with."""
+        return self._state.pack.references
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The raw thresholds in use; those of the export until ``set_thresholds`` or ``load`` changes them."""
+        image, pixel = self._state.pack.thresholds.tolist()
+        return Thresholds(image, pixel)
+
+    def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
+        """Change the raw threshold of image scores or of pixels; normalised scores move along, as in torch."""
+        with self._change:
+            old = self._state.pack.thresholds
+            new = [was if now is None else now for was, now in zip(old, (image, pixel), strict=True)]
+            self._state = _State.of(replace(self._state.pack, thresholds=np.array(new, dtype=np.float32)))
+
+    def predict(self, image: Any) -> Prediction:
+        """Score a picture: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file."""
+        picture = as_picture(image)
+        return _prediction(self._requests.infer(self._inputs(picture)))
+
+    def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
+        """Score many pictures in order, up to ``requests`` of them at once.
+
+        Pictures are taken as they are needed, and each is compared with the references of that moment.
+        """
+        inputs = (self._inputs(as_picture(image)) for image in images)
+        return map(_prediction, self._requests.stream(inputs))
+
+    def add_normal(self, image: Any, name: str | None = None) -> None:
+        """Compare with one more normal picture from the next prediction on."""
+        self._add("normal", as_picture(image), None, self._named(name, image), "good")
+
+    def add_abnormal(self, image: Any, mask: Any = None, name: str | None = None, defect_type: str = "defect") -> None:
+        """Learn a defect from a picture, effective at the next prediction.
+
+        ``mask`` (H, W) is non-zero on the defect, or the path of a file; without one the patches count that deviate
+        most from the normal references (``most_deviating``). Raises EdgeError when the name is taken, or when a picture
+        without a mask comes before any normal one.
+        """
+        picture, name = as_picture(image), self._named(name, image)
+        if not self._manifest["head_trained"]:
+            warnings.warn(
+                "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
+            )
+        self._add("abnormal", picture, None if mask is None else as_mask(mask, picture, name), name, defect_type)
+
+    def remove(self, name: str) -> None:
+        """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""
+        with self._change:
+            kept = tuple(one for one in self.references if one.name != name)
+            if len(kept) == len(self.references):
+                names = ", ".join(repr(one.name) for one in self.references)
+                raise EdgeError(f"found no reference named {name!r}, expected one of {names}")
+            self._take(kept)
+
+    def save(self, path: str | Path) -> None:
+        """Write references and thresholds to a reference pack, in one step."""
+        write_pack(Path(path), self._state.pack)
+
+    def load(self, path: str | Path) -> None:
+        """Replace references and thresholds by those of a pack; EdgeError unless it was made for this model."""
+        state = _State.of(read_pack(Path(path), self.signature))
+        with self._change:
+            self._state = state
+
+    def _inputs(self, picture: NDArray[np.float32]) -> dict[str, ov.Tensor]:
+        # The state is read once: everything else in the request comes from the same set.
+        return {"input": ov.Tensor(picture[None]), **self._state.tensors}
+
+    def _add(
+        self, kind: str, picture: NDArray[np.float32], mask: NDArray[np.float32] | None, name: str, defect: str
+    ) -> None:
+        pixels = eight_bit(picture)
+        tokens, marks = self._miner.encode(picture, mask)
+        with self._change:
+            if name in {one.name for one in self.references}:
+                raise EdgeError(f"found a reference named {name!r} already, expected another name: remove it first")
+            if kind == "normal":
+                marks = np.zeros_like(marks)
+            elif mask is None:
+                marks = self._miner.most_deviating(tokens, self._state.pack)
+            new = Reference(kind, name, defect, content_hash(picture), thumbnail(pixels), tokens, marks)
+            self._take((*self.references, new))
+
+    def _take(self, references: tuple[Reference, ...]) -> None:
+        """Compute what a set of references amounts to, then let it replace the old one."""
+        pack = replace(self._state.pack, references=references)
+        self._state = _State.of(replace(pack, residual_proxies=self._miner.mine(pack)))
+
+    def _named(self, name: str | None, image: Any) -> str:
+        if name is not None:
+            return name
+        if isinstance(image, str | Path):
+            return Path(image).as_posix()
+        taken = {one.name for one in self.references}
+        return next(text for i in range(len(taken) + 1) if (text := f"reference {i}") not in taken)
+
+
+def _prediction(outputs: dict[str, Any]) -> Prediction:
+    label, mask = outputs.get("pred_label"), outputs.get("pred_mask")
+    return Prediction(
+        float(outputs["pred_score"].reshape(())),
+        None if label is None else bool(label.reshape(())),
+        outputs["anomaly_map"][0, 0],
+        None if mask is None else mask[0, 0].astype(bool),
+    )

@@ -1,0 +1,124 @@
+"""Exported graphs in OpenVINO: references as inputs, and a fixed number of infer requests for any number of threads."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from openvino import opset13 as ops
+
+from anomalib_nagl.edge.errors import EdgeError
+
+# Constants of model.xml that are inputs on the box.
+REPLACEABLE = ("normal_bank", "residual_proxies", "reference_kinds", "thresholds")
+
+
+def read_graph(core: ov.Core, path: Path) -> ov.Model:
+    """Read an exported graph; EdgeError if OpenVINO cannot."""
+    try:
+        return core.read_model(path)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise EdgeError(
+            f"found a graph that OpenVINO cannot read: {path} ({reason}); export the model again"
+        ) from error
+
+
+def with_reference_inputs(model: ov.Model) -> ov.Model:
+    """Turn the baked references of a detection graph into inputs of the same names.
+
+    They are plain constants in the file, so that any program can use it; here they arrive with every request. Hence a
+    request sees one set of references and never a mix.
+    """
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    for name in REPLACEABLE:
+        if name not in nodes:
+            if name == "thresholds":  # nothing is normalised and nothing labelled
+                continue
+            raise EdgeError(f"found a model without the constant {name!r}, expected one that this package exported")
+        node = nodes[name]
+        shape = [-1, *list(node.output(0).shape)[1:]] if name == "normal_bank" else list(node.output(0).shape)
+        parameter = ops.parameter(ov.PartialShape(shape), ov.Type.f32, name=f"{name}_input")
+        parameter.output(0).set_names({name})
+        node.output(0).set_names(set())
+        for target in list(node.output(0).get_target_inputs()):
+            target.replace_source_output(parameter.output(0))
+        model.add_parameters([parameter])
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def part_of(model: ov.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> ov.Model:
+    """The part of a file of several graphs that computes ``outputs`` from ``inputs``."""
+    return ov.Model(
+        [ops.result(model.output(name).get_node().input_value(0)) for name in outputs],
+        [model.input(name).get_node() for name in inputs],
+        "-".join(outputs),
+    )
+
+
+class Requests:
+    """Infer requests of one compiled graph, each lent to one thread at a time."""
+
+    def __init__(self, compiled: ov.CompiledModel, count: int) -> None:
+        self._compiled = compiled
+        self._free: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
+        for _ in range(count):
+            self._free.put(compiled.create_infer_request())
+
+    def infer(self, inputs: Mapping[str, ov.Tensor]) -> dict[str, Any]:
+        """Run the graph, waiting for a free request; outputs by name, copied."""
+        request = self._free.get()
+        try:
+            _fill(request, inputs)
+            request.infer()
+            return self._outputs(request)
+        finally:
+            self._free.put(request)
+
+    def stream(self, many: Iterable[Mapping[str, ov.Tensor]]) -> Iterator[dict[str, Any]]:
+        """Run the graph on one set of inputs after the other, as many at once as there are free requests; in order.
+
+        Plain asynchronous requests: OpenVINO's queue of them calls back into Python from threads of its own, and was
+        seen to abort the process when it went away just after its last call.
+        """
+        running: deque[ov.InferRequest] = deque()
+        try:
+            for inputs in many:
+                # Waiting while holding requests could be for another thread that does the same.
+                while (request := self._take(wait=not running)) is None:
+                    yield self._finish(running)
+                running.append(request)
+                _fill(request, inputs)
+                request.start_async()
+            while running:
+                yield self._finish(running)
+        finally:
+            while running:
+                running[0].wait()
+                self._free.put(running.popleft())
+
+    def _take(self, wait: bool) -> ov.InferRequest | None:
+        try:
+            return self._free.get(block=wait)
+        except queue.Empty:
+            return None
+
+    def _finish(self, running: deque[ov.InferRequest]) -> dict[str, Any]:
+        """Wait for the oldest request, give it back, and return its outputs."""
+        running[0].wait()
+        outputs = self._outputs(running[0])
+        self._free.put(running.popleft())
+        return outputs
+
+    def _outputs(self, request: ov.InferRequest) -> dict[str, Any]:
+        return {port.any_name: request.get_tensor(port).data.copy() for port in self._compiled.outputs}
+
+
+def _fill(request: ov.InferRequest, inputs: Mapping[str, ov.Tensor]) -> None:
+    for port in request.model_inputs:
+        request.set_tensor(port, inputs[port.any_name])

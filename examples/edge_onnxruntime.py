@@ -1,0 +1,29 @@
+"""Score pictures with an exported model and ONNX Runtime alone: ``python edge_onnxruntime.py model.onnx PICTURE...``.
+
+Feed pictures as they are: resizing, references, thresholds and normalisation are inside the file.
+"""
+
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+
+def main(model: str, *pictures: str) -> None:
+    """Print score, label and the place of the largest anomaly of each picture."""
+    detector = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [output.name for output in detector.get_outputs()]
+    for path in pictures:
+        rgb = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
+        batch = rgb.transpose(2, 0, 1)[None]  # (1, 3, height, width) in [0, 1]
+        found = dict(zip(names, detector.run(names, {"input": batch}), strict=True))
+        heat = found["anomaly_map"][0, 0]
+        row, column = np.unravel_index(heat.argmax(), heat.shape)
+        place = int(column * rgb.shape[1] / heat.shape[1]), int(row * rgb.shape[0] / heat.shape[0])
+        label = "defective" if found["pred_label"][0] else "good"
+        print(f"{path}: {label}, score {found['pred_score'][0]:.4f}, most anomalous at x, y = {place}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
