@@ -80,11 +80,12 @@ def threshold(normal: Tensor, abnormal: Tensor) -> float:
 
 
 def shown_width(middle: float, *scores: Tensor) -> float:
-    """Half-width of the range shown as 0 to 1: twice the largest distance of any of these scores from the threshold.
+    """Half-width of the range of map values shown as 0 to 1.
 
-    Hardly any score lies beyond it, so that the raw one can be had from the normalised one.
+    It reaches down to 0, and is twice the largest distance of any of these values from the threshold at least, so that
+    hardly any value lies beyond it.
     """
-    return 2 * max([float((score - middle).abs().max()) for score in scores if len(score)] + [1e-3])
+    return max([2 * float((score - middle).abs().max()) for score in scores if len(score)] + [middle, 1e-3])
 
 
 @torch.no_grad()
@@ -99,8 +100,8 @@ def calibrate(model: NaglModel, tokens: ReferenceTokens) -> Calibration:
         anomaly_map(scores, model.smooth_down, model.smooth_right).flatten() for scores in held_out
     )
     image, pixel = threshold(normal, abnormal), _high(normal_map)
-    widths = shown_width(image, normal, abnormal), shown_width(pixel, normal_map, abnormal_map)
-    return Calibration(image, pixel, *widths)
+    # Image scores lie in [0, 1], and all of them stay apart: none is cut off, and the raw one can always be had back.
+    return Calibration(image, pixel, max(image, 1 - image), shown_width(pixel, normal_map, abnormal_map))
 
 
 def _high(values: Tensor) -> float:

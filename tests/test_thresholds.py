@@ -126,3 +126,19 @@ def test_other_rules(part: Path, drawn: Path, rule: str, source: float | None) -
 def test_a_threshold_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="threshold='often', expected one of references, f1_adaptive, or a number"):
         Nagl("gabor", image_size=256, threshold="often")
+
+
+@pytest.mark.parametrize(("n", "a"), [(1, 0), (2, 1)])
+def test_normalised_scores_are_never_cut_off(drawn: Path, n: int, a: int) -> None:
+    """Neither those of a picture like the reference nor those of noise."""
+    model = Nagl("gabor", image_size=128)
+    paths = [drawn / f"plug/train/good/{i:03}.png" for i in range(n + a)]
+    images = [load_image(path) for path in paths]
+    model.set_references(ReferenceSet(tuple(images[:n]), tuple(images[n:])))
+    noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
+    found = [model.predict(picture) for picture in (*images, noise, torch.zeros(3, 64, 64))]
+    post = model.post_processor
+    for one in found:
+        assert 0 < one.score < 1
+        raw = (one.score - 0.5) * float(post.image_max - post.image_min) + float(post.image_threshold)
+        assert raw == pytest.approx(one.raw_score, abs=1e-5)
