@@ -79,7 +79,8 @@ def make_model(
     name: str, size: tuple[int, int], variant: str = "corrected", normal: int = 1, abnormal: int = 1
 ) -> Nagl:
     """A model with a random head, references, and thresholds in the midst of the scores of some pictures."""
-    model = Nagl(backbone=name, image_size=size, variant=variant).eval()
+    # Thresholds of its own: those from references would change with them, where an exported file keeps its own.
+    model = Nagl(backbone=name, image_size=size, variant=variant, threshold="f1_adaptive").eval()
     model.head_trained = True
     model.set_references(reference_set(normal, abnormal))
     set_thresholds(model)
