@@ -220,14 +220,12 @@ def compare_nearest(model: Nagl, pictures: Pictures, run: Run, seed: int) -> dic
     tokens = ReferenceTokens(pictures.tokens[run.normal], pictures.tokens[chosen], marked)
     tested = [i for i in run.tested if i not in chosen]
     queries = pictures.tokens[tested]
-    bank, owner = tokens.abnormal[marked > 0], (marked > 0).nonzero()[:, 0]
+    marks = OwnedPatches(tokens.abnormal[marked > 0], (marked > 0).nonzero()[:, 0], len(chosen))
     n, size = tokens.normal.shape[:2]
     known = OwnedPatches(tokens.normal.flatten(0, 1), torch.arange(n).repeat_interleave(size), n)
     scores = score(model, tokens, queries)
-    alike = torch.cat([
-        reference_similarity(query, one, known, OwnedPatches(bank, owner, len(chosen)))
-        for query, one in zip(queries.split(16), scores.split(16), strict=True)
-    ])  # fmt: skip
+    parts = zip(queries.split(16), scores.split(16), strict=True)
+    alike = torch.cat([reference_similarity(query, one, known, marks) for query, one in parts])
     best, best_abnormal = alike.argmax(1), alike[:, n:].argmax(1)
     good = torch.tensor([pictures.types[i] == "good" for i in tested])
     right = torch.tensor([types[best_abnormal[j]] == pictures.types[i] for j, i in enumerate(tested)])
