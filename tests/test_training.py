@@ -255,6 +255,17 @@ def test_workers_and_files_change_no_bit(quick: Path, options: tuple[object, ...
     assert_same_head(*heads)
 
 
+def test_two_trainings_at_once_share_the_files(quick: Path) -> None:
+    processes = [
+        launch("--model.token_cache_dir", "tokens", "--default_root_dir", place, "--model.epochs", 1)
+        for place in ("one", "two")
+    ]
+    outputs = [(process.communicate(timeout=600)[0] or b"")[-2000:] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert_same_head(*[next(Path(place).rglob("model.ckpt")) for place in ("one", "two")])
+    assert not list(Path("tokens").rglob("*.part"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over localhost is not set up on Windows runners")
 def test_two_processes_give_the_figures_of_one(quick: Path) -> None:
     alone = anomalib(*COMMAND, "--trainer.accelerator", "cpu")
