@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BANK_CHUNK = 16_384  # patches compared at once: bounds the similarity matrix to 64 kB per query patch
+BANK_CHUNK = 2048  # patches compared at once: few enough for the products to stay in the processor's cache
 
 
 class Match(NamedTuple):
