@@ -135,7 +135,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/paper"))
     parser.add_argument("options", nargs="*", help="for `anomalib train`, after --")
     given = parser.parse_args()
-    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for name in ("lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     console, column = Console(), COLUMNS[given.column]
     out = (given.out / f"{given.column}_{given.shots}").resolve()
     out.mkdir(parents=True, exist_ok=True)
