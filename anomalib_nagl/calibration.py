@@ -25,8 +25,10 @@ class HeldOut(NamedTuple):
     abnormal: Tensor
 
 
-def held_out_scores(head: NaglHead, tokens: ReferenceTokens, grid: tuple[int, int]) -> HeldOut:
-    """Score references as if they were new.
+def held_out_scores(
+    head: NaglHead, tokens: ReferenceTokens, learned: tuple[Tensor, Tensor], grid: tuple[int, int]
+) -> HeldOut:
+    """Score references as if they were new; ``learned`` is what the head made of them, bank and residual proxies.
 
     Each normal picture is scored block by block, by all normal patches but those of the block: of the other pictures
     and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: the few
@@ -35,7 +37,7 @@ def held_out_scores(head: NaglHead, tokens: ReferenceTokens, grid: tuple[int, in
     they are.
     """
     normal, abnormal, marked = tokens
-    bank, proxies = head.learn(*tokens, grid)
+    bank, proxies = learned
     known = len(normal) > 0
     images, hidden = (normal, None) if known else (abnormal, marked > 0)
     blocks = BLOCKS if len(abnormal) else BLOCKS_ALONE
@@ -94,7 +96,7 @@ def calibrate(model: NaglModel, tokens: ReferenceTokens) -> Calibration:
 
     Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
     """
-    held_out = held_out_scores(model.head, tokens, model.encoder.grid)
+    held_out = held_out_scores(model.head, tokens, (model.normal_bank, model.residual_proxies), model.encoder.grid)
     normal, abnormal = (image_score(scores) for scores in held_out)
     normal_map, abnormal_map = (
         anomaly_map(scores, model.smooth_down, model.smooth_right).flatten() for scores in held_out

@@ -14,8 +14,9 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from anomalib_nagl.edge.files import write_in_one_step
 from anomalib_nagl.folders import AbnormalFile, ReferenceFiles
-from anomalib_nagl.pictures import content_hash, file_hash, load_mask
+from anomalib_nagl.pictures import content_hash, load_mask, picture_hash
 
 FORMAT = "anomalib-nagl references 1"
 FILE_NAME = "references.json"
@@ -72,11 +73,9 @@ def _relative(path: Path, start: Path | None) -> str:
 def write_manifest(manifest: Mapping[str, Any], folder: str | Path) -> Path:
     """Write ``references.json`` into a folder in one step, ``root`` as seen from there; returns its path."""
     path = Path(folder) / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     root = _relative(Path(manifest["root"]).resolve(), path.parent.resolve()) if manifest["root"] else ""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps({**manifest, "root": root}, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps({**manifest, "root": root}, indent=2) + "\n"
+    write_in_one_step(path, lambda file: file.write(text.encode()))
     return path
 
 
@@ -125,7 +124,7 @@ def _find(entry: dict[str, str], places: list[Path], problems: list[str]) -> tup
         where = f", not found in {places[0].as_posix()}" if entry.get("path") else ", which never was a file"
         problems.append(f"{entry.get('path') or entry.get('name')} is missing{where}")
         return "", None, entry
-    if file_hash(image) != entry["sha256"]:
+    if picture_hash(image) != entry["sha256"]:
         problems.append(f"{image} has changed")
     if not entry.get("mask_path"):
         return image, None, entry

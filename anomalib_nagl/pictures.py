@@ -149,14 +149,14 @@ def content_hash(image: Tensor) -> str:
     return hashlib.sha256(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
 
 
-def file_hash(path: str | Path) -> str:
+def picture_hash(path: str | Path) -> str:
     """``content_hash`` of a picture file, remembered until the file changes."""
     found = Path(path).stat()
-    return _file_hash(str(path), found.st_mtime_ns, found.st_size)
+    return _picture_hash(str(path), found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=65_536)
-def _file_hash(path: str, changed: int, size: int) -> str:
+def _picture_hash(path: str, changed: int, size: int) -> str:
     return content_hash(load_image(path))
 
 

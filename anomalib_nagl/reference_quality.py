@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anomalib_nagl.folders import Problem, ReferenceFiles
 from anomalib_nagl.functional import image_score, unit
-from anomalib_nagl.pictures import file_hash, load_image, load_mask, read_header
+from anomalib_nagl.pictures import load_image, load_mask, picture_hash, read_header
 from anomalib_nagl.references import check_mask
 
 DARK = 0.15  # a 16-bit picture whose brightest value lies below was hardly scaled to 16 bits
@@ -73,7 +73,7 @@ def _duplicates(paths: Iterable[str], normal: set[str]) -> list[Problem]:
     first: dict[str, str] = {}
     problems = []
     for path in paths:
-        twin = first.setdefault(file_hash(path), path)
+        twin = first.setdefault(picture_hash(path), path)
         if twin != path:
             both = (twin in normal) != (path in normal)
             found = f"the same picture as {twin}" + (", normal and abnormal" if both else "")

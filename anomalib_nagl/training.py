@@ -102,7 +102,7 @@ class HeadTraining(Adaptation):
         encoder, strategy = self.model.encoder, self.trainer.strategy
         shape, dtype = (encoder.grid[0] * encoder.grid[1], encoder.dim), PRECISIONS[self.token_precision]
         if self.token_cache_dir is None:
-            store: Any = lambda contents: MemoryStore(len(contents), shape, dtype)  # noqa: E731
+            store: Any = partial(MemoryStore, shape=shape, dtype=dtype)
         else:
             recipe = recipe_hash(encoder.fingerprint(), self.pre_processor.config, dtype)
             store = partial(FileStore, self.token_cache_dir, recipe, shape=shape, dtype=dtype)
@@ -190,7 +190,7 @@ class HeadTraining(Adaptation):
             self.model.head.load_state_dict(self.kept.weights)
             logger.info("Keeping the head of epoch %d.", self.kept.epoch)
         elif self.selection != "last":
-            logger.info("Keeping the head of the last epoch: none was better on categories held out from the source.")
+            logger.info("Keeping the head of the last epoch: no other was found better on held-out source categories.")
         self.trainer.validating = True
         self.trainer.fit_loop.epoch_loop.val_loop.run()
         self.trainer.training = True

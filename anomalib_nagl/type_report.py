@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from anomalib_nagl.edge.files import write_in_one_step
+
 FILE_NAME = "per_type.csv"
-BINS = 10_000  # of pixel scores in [0, 1]: pictures need not be kept
+BINS = 10_000  # of pixel scores in [0, 1]: pictures need not be kept. torchmetrics' binned AUROC loops over its bins.
 GOOD = "good"
 
 
@@ -70,14 +72,11 @@ class TypeResults:
         for row in rows:
             table.add_row(*row.values())
         Console().print(table)
-        path = Path(folder) / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_in_one_step(Path(folder) / FILE_NAME, lambda file: file.write(text.getvalue().encode()))
 
 
 def _auroc(counts: Tensor) -> float:

@@ -41,7 +41,7 @@ def test_blocks_are_scored_by_everything_else(n: int, a: int, blocks: int) -> No
     """Against a loop over single patches."""
     head, references = NaglHead(16, 5, 2, "corrected"), tokens(n, a)
     with torch.no_grad():
-        found = held_out_scores(head, references, GRID).normal
+        found = held_out_scores(head, references, head.learn(*references, GRID), GRID).normal
         proxies = head.learn(*references, GRID)[1]
     for image in range(n):
         for patch in (0, 9, 37, 63):
@@ -61,7 +61,7 @@ def test_blocks_are_scored_by_everything_else(n: int, a: int, blocks: int) -> No
 def test_without_normal_references_the_rest_of_the_abnormal_ones_is_held_out() -> None:
     head, references = NaglHead(16, 5, 2, "corrected"), tokens(0, 2)
     with torch.no_grad():
-        found = held_out_scores(head, references, GRID)
+        found = held_out_scores(head, references, head.learn(*references, GRID), GRID)
     assert (found.normal[:, 20:24] == found.normal.min(1, keepdim=True).values).all()
     assert found.normal.isfinite().all()
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 import torch
@@ -22,22 +22,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from anomalib_nagl.edge.files import file_hash, write_in_one_step
+
 logger = logging.getLogger(__name__)
 FORMAT = 1  # of the files; another number makes older ones be ignored
 PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 SPARE = 0.9  # share of the free memory or disk that tokens may take
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes; ValueError if it cannot be read."""
-    digest = hashlib.sha256()
+def bytes_hash(path: str | Path) -> str:
+    """SHA-256 of a picture's file, which need not be decoded for it; ValueError if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return file_hash(Path(path))
     except OSError as error:
         raise ValueError(f"found a picture that cannot be read: {path} ({error}); replace or remove it") from error
-    return digest.hexdigest()
 
 
 def recipe_hash(fingerprint: str, preprocessing: Mapping[str, Any], dtype: torch.dtype) -> str:
@@ -47,12 +45,12 @@ def recipe_hash(fingerprint: str, preprocessing: Mapping[str, Any], dtype: torch
 
 
 class MemoryStore:
-    """Tokens of N pictures in memory, as (N, M, C)."""
+    """Tokens of N pictures in memory, as (N, M, C); ``contents`` are hashes of the pictures, one a row."""
 
-    def __init__(self, count: int, shape: tuple[int, int], dtype: torch.dtype) -> None:
-        self.missing = list(range(count))
-        _check_room(count, shape, dtype, psutil.virtual_memory().available, "memory")
-        self._tokens = torch.zeros(count, *shape, dtype=dtype)
+    def __init__(self, contents: list[str], shape: tuple[int, int], dtype: torch.dtype) -> None:
+        self.missing = list(range(len(contents)))
+        _check_room(len(contents), shape, dtype, psutil.virtual_memory().available, "memory")
+        self._tokens = torch.zeros(len(contents), *shape, dtype=dtype)
 
     def put(self, rows: list[int], tokens: Tensor) -> None:
         """Keep tokens (len(rows), M, C)."""
@@ -95,12 +93,9 @@ class FileStore:
         for row, one in zip(rows, tokens.to("cpu", self.dtype), strict=True):
             one = one.contiguous()
             data = save({"tokens": one}, {"sha256": _hash(one), "picture": self.contents[row]})
-            with NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
-                file.write(data)
-            try:
-                os.replace(file.name, self._path(row))
-            except PermissionError:  # Windows, while another process reads the file it has just written itself
-                os.unlink(file.name)
+            # On Windows a file cannot be replaced while another process reads what it has just written itself.
+            with suppress(PermissionError):
+                write_in_one_step(self._path(row), partial(_write, data))
 
     def share(self, add: Any) -> None:
         """Open what was written, here and by other processes; RuntimeError if a file is still not as it should be."""
@@ -136,6 +131,10 @@ class FileStore:
             return False
         self._maps[row] = tokens
         return True
+
+
+def _write(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
 
 
 def _hash(tokens: Tensor) -> str:

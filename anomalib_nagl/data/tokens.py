@@ -15,7 +15,7 @@ from torchvision.tv_tensors import Mask
 
 from anomalib_nagl.data.episodes import EpisodeDataset
 from anomalib_nagl.data.selection import Sample
-from anomalib_nagl.data.token_store import FileStore, MemoryStore, file_hash
+from anomalib_nagl.data.token_store import FileStore, MemoryStore, bytes_hash
 from anomalib_nagl.references import check_mask, keep_thin, load_image, load_mask
 
 ENCODE_BATCH = 8
@@ -121,7 +121,7 @@ def encode_pictures(
 
     Shows its progress. ValueError names a file that is no image, or says that there is no room.
     """
-    contents = [file_hash(path) for path in paths]
+    contents = [bytes_hash(path) for path in paths]
     first = {content: path for path, content in reversed(list(zip(paths, contents, strict=True)))}
     distinct = sorted(first)
     tokens = store(distinct)

@@ -197,12 +197,13 @@ def compare_thresholds(model: Nagl, pictures: Pictures, run: Run, seed: int) -> 
     """Decisions by thresholds from the references, and by anomalib's rule, which sees the labels of the test."""
     del seed
     found = {}
+    head, grid = model.model.head, model.model.encoder.grid
     labels = torch.tensor([pictures.types[i] != "good" for i in run.tested])
     for masks, name in (("none", "normal only"), ("given", "normal and abnormal")):
         tokens = reference_tokens(pictures, run, masks)
         scores = score_with(model, pictures, run, masks)
         with torch.no_grad():
-            held_out = held_out_scores(model.model.head, tokens, model.model.encoder.grid)
+            held_out = held_out_scores(head, tokens, head.learn(*tokens, grid), grid)
         at = threshold(*(image_score(one) for one in held_out))
         adaptive = F1AdaptiveThreshold(fields=["pred_score", "gt_label"])
         adaptive.update(SimpleNamespace(pred_score=image_score(scores), gt_label=labels.int()))
