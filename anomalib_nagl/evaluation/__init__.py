@@ -1,0 +1,5 @@
+"""Protocols, peers and tables: what ``anomalib-nagl evaluate`` runs."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
