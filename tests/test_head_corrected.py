@@ -151,7 +151,7 @@ def test_any_width_that_the_heads_divide(dim: int) -> None:
     ("build", "message"),
     [
         (lambda: NaglHead(384, num_heads=5), "384 and 5 attention heads"),
-        (lambda: NaglHead(variant="exact"), "'exact', expected 'paper' or 'corrected'"),
+        (lambda: NaglHead(variant="exact"), "'exact', expected 'paper', 'corrected' or 'extended'"),
         (lambda: NaglHead(variant="paper-Q99"), "Q13"),
         (lambda: head()(**episode(n=0, a=0), grid=GRID), "no references at all"),
         (lambda: head()(**episode(), grid=(5, 5)), r"expected \(..., 25, 24\)"),

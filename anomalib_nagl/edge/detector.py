@@ -18,7 +18,7 @@ from anomalib_nagl.edge.files import read_manifest
 from anomalib_nagl.edge.mining import Miner
 from anomalib_nagl.edge.pack import Pack, Reference, read_pack, write_pack
 from anomalib_nagl.edge.pictures import as_mask, as_picture, content_hash, eight_bit, thumbnail
-from anomalib_nagl.edge.runtime import Requests, read_graph, with_reference_inputs
+from anomalib_nagl.edge.runtime import REPLACEABLE, Requests, read_graph, with_reference_inputs
 
 
 class Prediction(NamedTuple):
@@ -52,10 +52,11 @@ class _State:
     @classmethod
     def of(cls, pack: Pack) -> _State:
         kinds = np.array([bool(pack.normal), bool(pack.abnormal)], dtype=np.float32)
-        arrays = (pack.normal_bank(), pack.residual_proxies, kinds, pack.thresholds)
-        names = ("normal_bank", "residual_proxies", "reference_kinds", "thresholds")
+        arrays = (pack.normal_bank(), pack.residual_proxies, pack.defect_bank(), kinds, pack.thresholds)
         # The tensors own a copy: no request can outlive what it reads.
-        copies = {name: ov.Tensor(np.ascontiguousarray(a, np.float32)) for name, a in zip(names, arrays, strict=True)}
+        copies = {
+            name: ov.Tensor(np.ascontiguousarray(a, np.float32)) for name, a in zip(REPLACEABLE, arrays, strict=True)
+        }
         return cls(pack, copies)
 
 

@@ -56,7 +56,7 @@ class Miner:
         """Mark the patches (M,) of a defective picture (M, C) that no mask came with; EdgeError without normal ones."""
         if not pack.normal:
             raise EdgeError("found an abnormal picture without a mask and no normal reference, expected one of them")
-        return most_deviating_patches(tokens, pack.normal_bank())
+        return most_deviating_patches(tokens, np.concatenate([one.tokens for one in pack.normal]))
 
     def _part(self, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Requests:
         with self._lock:

@@ -14,7 +14,9 @@ from openvino import opset13 as ops
 from anomalib_nagl.edge.errors import EdgeError
 
 # Constants of model.xml that are inputs on the box.
-REPLACEABLE = ("normal_bank", "residual_proxies", "reference_kinds", "thresholds")
+REPLACEABLE = ("normal_bank", "residual_proxies", "defect_bank", "reference_kinds", "thresholds")
+OPTIONAL = ("defect_bank", "thresholds")  # not of every variant; nothing is normalised and nothing labelled
+GROWING = ("normal_bank", "defect_bank")
 
 
 def read_graph(core: ov.Core, path: Path) -> ov.Model:
@@ -37,11 +39,12 @@ def with_reference_inputs(model: ov.Model) -> ov.Model:
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     for name in REPLACEABLE:
         if name not in nodes:
-            if name == "thresholds":  # nothing is normalised and nothing labelled
+            if name in OPTIONAL:
                 continue
             raise EdgeError(f"found a model without the constant {name!r}, expected one that this package exported")
         node = nodes[name]
-        shape = [-1, *list(node.output(0).shape)[1:]] if name == "normal_bank" else list(node.output(0).shape)
+        shape = list(node.output(0).shape)
+        shape = [-1, *shape[1:]] if name in GROWING else shape
         parameter = ops.parameter(ov.PartialShape(shape), ov.Type.f32, name=f"{name}_input")
         parameter.output(0).set_names({name})
         node.output(0).set_names(set())
