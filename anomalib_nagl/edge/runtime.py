@@ -26,7 +26,19 @@ def read_graph(core: ov.Core, path: Path) -> ov.Model:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise EdgeError(
-            f"found a graph that OpenVINO cannot read: {path} ({reason}); export the model again"
+            f"found a graph that OpenVINO cannot read: {path} ({reason}), expected an exported one: export it again"
+        ) from error
+
+
+def compile_graph(core: ov.Core, model: ov.Model, device: str, config: Mapping[str, Any]) -> ov.CompiledModel:
+    """Compile a graph; EdgeError if there is no such device, or if it cannot compute as ``config`` asks."""
+    try:
+        return core.compile_model(model, device, dict(config))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise EdgeError(
+            f"found no way to compile the model for device {device!r} with {dict(config)} ({reason}), expected one of "
+            f"{', '.join(core.available_devices)}: choose another device, or precision None"
         ) from error
 
 
@@ -41,7 +53,9 @@ def with_reference_inputs(model: ov.Model) -> ov.Model:
         if name not in nodes:
             if name in OPTIONAL:
                 continue
-            raise EdgeError(f"found a model without the constant {name!r}, expected one that this package exported")
+            raise EdgeError(
+                f"found a model without the constant {name!r}, expected one that this package exported: export it again"
+            )
         node = nodes[name]
         shape = list(node.output(0).shape)
         shape = [-1, *shape[1:]] if name in GROWING else shape
