@@ -164,15 +164,17 @@ def score_peer(
         raise PeerError(f"anomalib's {name} needs a normal reference, and there is none")
     peer = build_peer(name, settings, category)
 
-    def read(paths: Sequence[Path]) -> Tensor:
-        return torch.stack([peer.prepare(load_image(path)).as_subclass(Tensor) for path in paths])
+    def read(path: Path) -> Tensor:
+        return peer.prepare(load_image(path)).as_subclass(Tensor)
 
-    show = read
+    def show(paths: Sequence[Path]) -> Tensor:
+        return torch.stack([read(path) for path in paths]) if remembered is None else remembered.show(paths, peer.size)
+
+    remembered = None
     if name in ("patchcore", "padim"):
         model, key = peer.module.model, (settings.backbone, settings.layers, peer.size)
-        model.feature_extractor = remembered = RememberedFeatures(model.feature_extractor, read, key, peer.size, BATCH)
+        model.feature_extractor = remembered = RememberedFeatures(model.feature_extractor, read, key)
         model.anomaly_map_generator.blur = ProductBlur(model.anomaly_map_generator.blur)
-        show = remembered.show
     peer.take_references(show(normal))
     parts = [peer.score(show(queries[start : start + BATCH])) for start in range(0, len(queries), BATCH)]
     return torch.cat([scores for scores, _ in parts]), torch.cat([maps for _, maps in parts])
