@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore
+from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
+from commands import CONFIGS
 from exported import backbone, picture, write_backbone
 from huggingface_hub import constants
 from timm.models.vision_transformer import VisionTransformer
@@ -225,3 +228,14 @@ def test_what_cannot_run(tmp_path, cnn):
     assert unavailable("patchcore", Few(name)) == "its folder holds no weights"
     with pytest.raises(ValueError, match="found peer 'cfa', expected one of patchcore"):
         unavailable("cfa", cnn)
+
+
+def test_benchmark_takes_nagl_beside_patchcore(cnn, drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = yaml.safe_load((CONFIGS / "benchmark_peers.yaml").read_text())["benchmark"]
+    settings["model"]["init_args"]["backbone"] = cnn.backbone
+    for split in ("target", "source"):
+        settings["data"]["init_args"][split]["init_args"]["root"] = str(drawn)
+    jobs = list(BenchmarkJobGenerator(accelerator="cpu").generate_jobs(settings, None))
+    assert [type(job.model).__name__ for job in jobs] == ["Nagl", "Patchcore"]
+    assert jobs[0].flat_cfg.keys() == jobs[1].flat_cfg.keys()  # else all results of the run are lost
