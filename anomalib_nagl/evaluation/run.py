@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,6 @@ def evaluate(settings: Settings, console: Console) -> int:
 
 
 def _evaluate(settings: Settings, plan: Plan, console: Console) -> int:
-    from anomalib_nagl.evaluation.costs import write_costs
     from anomalib_nagl.evaluation.report import write_report
 
     out = Path(settings.out)
@@ -87,8 +87,7 @@ def _evaluate(settings: Settings, plan: Plan, console: Console) -> int:
     rows.update(_compute(settings, plan.left, console))
     order = {cell: i for i, cell in enumerate(plan.cells)}
     write_rows(out / RESULTS, sorted(rows.values(), key=lambda row: order.get(row.cell, len(order))))
-    heads = [head_path(settings, head) for head in needed_heads(settings, plan.cells)]
-    write_costs(settings, next((path for path in heads if path.exists()), None))
+    _measure_costs(settings, plan.cells, console)
     for path in write_report(out):
         console.print(f"Written: {path}", soft_wrap=True, highlight=False)
     return _conclude(rows, plan, console)
@@ -129,6 +128,19 @@ def _compute(settings: Settings, cells: Sequence[Cell], console: Console) -> dic
                 if cell not in rows:
                     keep(Row.failed(cell, message.content))
     return rows
+
+
+def _measure_costs(settings: Settings, cells: Sequence[Cell], console: Console) -> None:
+    """Measure time and memory, unless the file has them of every model."""
+    from anomalib_nagl.evaluation.costs import COSTS, write_costs
+
+    path = Path(settings.out) / COSTS
+    measured = {row["model"]: row["status"] for row in csv.DictReader(path.open())} if path.exists() else {}
+    if not settings.costs or all(measured.get(model, FAILED) != FAILED for model in settings.models):
+        return
+    heads = [head_path(settings, head) for head in needed_heads(settings, cells)]
+    with console.status("Measuring time and memory of each model"):
+        write_costs(settings, next((path for path in heads if path.exists()), None))
 
 
 def _not_run(plan: Plan) -> dict[Cell, Row]:
