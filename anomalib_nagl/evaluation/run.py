@@ -176,7 +176,10 @@ def _conclude(rows: Mapping[Cell, Row], plan: Plan, console: Console) -> int:
 def print_plan(settings: Settings, console: Console) -> None:
     """What would be computed."""
     plan = make_plan(settings)
-    table = Table(title=f"{len(plan.cells)} cells in {settings.out}, {len(plan.left)} to compute")
+    console.print(
+        f"{len(plan.cells)} cells in {settings.out}, {len(plan.left)} to compute", soft_wrap=True, highlight=False
+    )
+    table = Table()
     for column in ("model", "cells", "to compute", "remarks"):
         table.add_column(column, justify="right" if column in ("cells", "to compute") else "left", overflow="fold")
     for model in settings.models:
