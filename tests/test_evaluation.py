@@ -20,14 +20,17 @@ from anomalib.data.utils import LabelName
 from commands import CONFIGS
 
 from anomalib_nagl import cli
+from anomalib_nagl.checkpoints import read_head
 from anomalib_nagl.data.selection import Sample, samples
 from anomalib_nagl.evaluation import protocols, units
 from anomalib_nagl.evaluation.categories import Category, load_category, open_category
-from anomalib_nagl.evaluation.grid import enumerate_cells, group_units
+from anomalib_nagl.evaluation.grid import Head, enumerate_cells, group_units
+from anomalib_nagl.evaluation.heads import head_path, train_head
 from anomalib_nagl.evaluation.records import GOOD, METRICS, Cell
 from anomalib_nagl.evaluation.results import Row, append_row, read_rows, write_rows
 from anomalib_nagl.evaluation.scoring import Bench, learned, naive
 from anomalib_nagl.evaluation.settings import Settings
+from anomalib_nagl.training import HeadTraining
 
 QUICK = (
     "evaluate", "--config", str(CONFIGS / "evaluate" / "quickstart.yaml"),
@@ -220,6 +223,39 @@ def test_after_a_kill_it_goes_on_with_what_is_left(
     assert evaluate(*command) == 0
     assert len(computed) == 18 - len(before)  # nothing was left to do
     assert psutil.wait_procs(helpers, timeout=20)[1] == []  # the helpers of a killed run end by themselves
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_head(
+    finished: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = Head("nagl", "other_domains", "plate", 0)
+    settings = [settings_of(drawn, tmp_path / name, epochs=3, episodes=16) for name in ("whole", "killed")]
+    whole = read_head(train_head(settings[0], head)).state
+    after_epoch = HeadTraining.on_train_epoch_end
+
+    def die(self: HeadTraining) -> None:
+        if self.current_epoch == 2:
+            raise RuntimeError("killed")
+        after_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeadTraining, "on_train_epoch_end", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_head(settings[1], head)
+    assert not head_path(settings[1], head).exists()
+    epochs: list[int] = []
+
+    def count(self: HeadTraining) -> None:
+        epochs.append(self.current_epoch)
+        after_epoch(self)
+
+    monkeypatch.setattr(HeadTraining, "on_train_epoch_end", count)
+    resumed = read_head(train_head(settings[1], head)).state
+    assert epochs == [2]
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert [path.suffix for path in (tmp_path / "killed/heads").iterdir() if path.suffix != ".lock"] == [".ckpt"]
+    train_head(settings[1], head)
+    assert epochs == [2]
 
 
 def test_a_cell_that_fails_is_told_and_tried_again(

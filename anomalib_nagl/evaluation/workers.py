@@ -131,6 +131,8 @@ def _serve(pipe: Connection, settings: Settings) -> None:
 
 def quiet() -> None:
     """Leave the terminal to the progress of the evaluation."""
+    import anomalib.engine  # noqa: F401  # Lightning sets its own level when it is imported
+
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(level)
 
