@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,9 +57,11 @@ def make_plan(settings: Settings) -> Plan:
             "naive rule need abnormal references, the protocol unseen a second defect type)"
         )
     missing = _unavailable(settings)
-    kept = {row.cell: row for row in read_rows(Path(settings.out) / RESULTS)}
-    kept = {cell: row for cell, row in kept.items() if row.status == DONE}
-    return Plan(cells, kept, missing)
+    return Plan(cells, _finished(settings), missing)
+
+
+def _finished(settings: Settings) -> dict[Cell, Row]:
+    return {row.cell: row for row in read_rows(Path(settings.out) / RESULTS) if row.status == DONE}
 
 
 def evaluate(settings: Settings, console: Console) -> int:
@@ -69,8 +71,9 @@ def evaluate(settings: Settings, console: Console) -> int:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
+            _check_folder(settings)  # again: another evaluation may have written there since
             _write_folder(settings)
-            return _evaluate(settings, plan, console)
+            return _evaluate(settings, replace(plan, rows=_finished(settings)), console)
     except Timeout:
         raise ValueError(
             f"found another evaluation at work in {out}, expected none: wait, or choose another out"
@@ -83,7 +86,8 @@ def _evaluate(settings: Settings, plan: Plan, console: Console) -> int:
     out = Path(settings.out)
     rows = {**plan.rows, **_not_run(plan)}
     write_rows(out / RESULTS, rows.values())
-    console.print(f"{len(plan.cells)} cells, {len(plan.rows)} of them finished before.", highlight=False)
+    before = sum(cell in plan.rows for cell in plan.cells)
+    console.print(f"{len(plan.cells)} cells, {before} of them finished before.", highlight=False)
     rows.update(_compute(settings, plan.left, console))
     order = {cell: i for i, cell in enumerate(plan.cells)}
     write_rows(out / RESULTS, sorted(rows.values(), key=lambda row: order.get(row.cell, len(order))))
