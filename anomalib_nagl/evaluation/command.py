@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -31,8 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late: --help and errors in settings need no torch.
     from anomalib_nagl.evaluation.run import evaluate, print_plan
 
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "anomalib"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         if dry_run:
             print_plan(settings, console)
@@ -51,7 +48,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
     except ArgumentError as error:
         known = [*(field.name for field in fields(Settings)), *OWN]
         words = str(error.message)
-        name = re.search(r"(?:[Kk]ey '|--)([\w.]+)", words)
+        name = re.search(r"(?:[Kk]ey '|[Oo]ption '|--)([\w.]+)", words)
         hint = "" if name is None or name[1].split(".")[0] in known else suggest(name[1].split(".")[-1], known)
         raise ValueError(f"{words}{hint}") from None
     values = parser.instantiate_classes(found)
@@ -59,7 +56,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="anomalib-nagl evaluate", description=__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="anomalib-nagl evaluate", description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="file of settings, such as configs/evaluate/*.yaml")
     parser.add_class_arguments(Settings, as_group=False)
     parser.add_argument("--dry_run", action="store_true", help="list what would be computed, and compute nothing")

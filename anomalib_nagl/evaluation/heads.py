@@ -7,7 +7,6 @@ of the target, a training sees two references, after the head is chosen.
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 from functools import partial
@@ -23,8 +22,6 @@ from anomalib_nagl.evaluation.grid import Head
 from anomalib_nagl.evaluation.scoring import model_arguments
 from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
 from anomalib_nagl.lightning_model import Nagl
-
-QUIET = ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "anomalib", "anomalib_nagl")
 
 
 def head_path(settings: Settings, head: Head) -> Path:
@@ -55,8 +52,6 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
     # Imported late: anomalib's engine must not be imported while the plugin is being registered.
     from anomalib.engine import Engine
 
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
     own = settings.heads[head.model]
     model = Nagl(
         **model_arguments(settings, own),
@@ -82,7 +77,7 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
     engine.fit(model=model, datamodule=data, ckpt_path=killed[-1] if killed else None)
     if engine.trainer.interrupted:
         raise KeyboardInterrupt
-    trained = Path(str(engine.trainer.checkpoint_callback.best_model_path))
+    trained = Path(getattr(engine.trainer.checkpoint_callback, "best_model_path", ""))
     write_in_one_step(final, partial(_copy, trained))
 
 

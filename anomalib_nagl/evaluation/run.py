@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,9 +57,11 @@ def make_plan(settings: Settings) -> Plan:
             "naive rule need abnormal references, the protocol unseen a second defect type)"
         )
     missing = _unavailable(settings)
-    kept = {row.cell: row for row in read_rows(Path(settings.out) / RESULTS)}
-    kept = {cell: row for cell, row in kept.items() if row.status == DONE}
-    return Plan(cells, kept, missing)
+    return Plan(cells, _finished(settings), missing)
+
+
+def _finished(settings: Settings) -> dict[Cell, Row]:
+    return {row.cell: row for row in read_rows(Path(settings.out) / RESULTS) if row.status == DONE}
 
 
 def evaluate(settings: Settings, console: Console) -> int:
@@ -68,8 +71,9 @@ def evaluate(settings: Settings, console: Console) -> int:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
+            _check_folder(settings)  # again: another evaluation may have written there since
             _write_folder(settings)
-            return _evaluate(settings, plan, console)
+            return _evaluate(settings, replace(plan, rows=_finished(settings)), console)
     except Timeout:
         raise ValueError(
             f"found another evaluation at work in {out}, expected none: wait, or choose another out"
@@ -77,18 +81,17 @@ def evaluate(settings: Settings, console: Console) -> int:
 
 
 def _evaluate(settings: Settings, plan: Plan, console: Console) -> int:
-    from anomalib_nagl.evaluation.costs import write_costs
     from anomalib_nagl.evaluation.report import write_report
 
     out = Path(settings.out)
     rows = {**plan.rows, **_not_run(plan)}
     write_rows(out / RESULTS, rows.values())
-    console.print(f"{len(plan.cells)} cells, {len(plan.rows)} of them finished before.", highlight=False)
+    before = sum(cell in plan.rows for cell in plan.cells)
+    console.print(f"{len(plan.cells)} cells, {before} of them finished before.", highlight=False)
     rows.update(_compute(settings, plan.left, console))
     order = {cell: i for i, cell in enumerate(plan.cells)}
     write_rows(out / RESULTS, sorted(rows.values(), key=lambda row: order.get(row.cell, len(order))))
-    heads = [head_path(settings, head) for head in needed_heads(settings, plan.cells)]
-    write_costs(settings, next((path for path in heads if path.exists()), None))
+    _measure_costs(settings, plan.cells, console)
     for path in write_report(out):
         console.print(f"Written: {path}", soft_wrap=True, highlight=False)
     return _conclude(rows, plan, console)
@@ -131,6 +134,19 @@ def _compute(settings: Settings, cells: Sequence[Cell], console: Console) -> dic
     return rows
 
 
+def _measure_costs(settings: Settings, cells: Sequence[Cell], console: Console) -> None:
+    """Measure time and memory, unless the file has them of every model."""
+    from anomalib_nagl.evaluation.costs import COSTS, write_costs
+
+    path = Path(settings.out) / COSTS
+    measured = {row["model"]: row["status"] for row in csv.DictReader(path.open())} if path.exists() else {}
+    if not settings.costs or all(measured.get(model, FAILED) != FAILED for model in settings.models):
+        return
+    heads = [head_path(settings, head) for head in needed_heads(settings, cells)]
+    with console.status("Measuring time and memory of each model"):
+        write_costs(settings, next((path for path in heads if path.exists()), None))
+
+
 def _not_run(plan: Plan) -> dict[Cell, Row]:
     """A row with the reason for each category of a model that cannot run."""
     found: dict[tuple[str, str], Row] = {}
@@ -164,7 +180,10 @@ def _conclude(rows: Mapping[Cell, Row], plan: Plan, console: Console) -> int:
 def print_plan(settings: Settings, console: Console) -> None:
     """What would be computed."""
     plan = make_plan(settings)
-    table = Table(title=f"{len(plan.cells)} cells in {settings.out}, {len(plan.left)} to compute")
+    console.print(
+        f"{len(plan.cells)} cells in {settings.out}, {len(plan.left)} to compute", soft_wrap=True, highlight=False
+    )
+    table = Table()
     for column in ("model", "cells", "to compute", "remarks"):
         table.add_column(column, justify="right" if column in ("cells", "to compute") else "left", overflow="fold")
     for model in settings.models:

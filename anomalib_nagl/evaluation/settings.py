@@ -46,8 +46,9 @@ class Settings:
     is ``normal_only``, ``naive``, one of anomalib's (``peers.PEERS``) or a key of ``heads``: a NAGL head, trained with
     those arguments of ``Nagl`` or of its episodes besides the common ones. ``shots`` lists normal+abnormal references.
     ``protocols``, ``sources`` and ``abnormal`` are explained by ``protocols`` and ``records.Cell``. Pixel metrics are
-    computed at ``metric_size`` pixels a side, those of the network input unless given. ``out`` is the folder for
-    everything written. Raises ValueError on settings that contradict each other.
+    computed at ``metric_size`` pixels a side, those of the network input unless given. ``costs`` measures time and
+    memory of every model too. ``out`` is the folder for everything written. Raises ValueError on settings that
+    contradict each other.
     """
 
     data: str
@@ -69,6 +70,7 @@ class Settings:
     episodes: int = 500
     learning_rate: float = 1e-4
     metric_size: int | None = None
+    costs: bool = True
     processes: int = 1
     out: str = "results/evaluation"
 

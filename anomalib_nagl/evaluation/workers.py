@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 from anomalib_nagl.evaluation.settings import Settings
 
 ITEM, END, ERROR = "item", "end", "error"
+LOG = "log.txt"
+# Loggers that would say the same for every head and unit, and the least that they may say.
+_NOISY = {
+    "lightning.pytorch": logging.WARNING,
+    "lightning.fabric": logging.WARNING,
+    "lightning_fabric": logging.WARNING,
+    "anomalib": logging.WARNING,
+    "timm": logging.ERROR,
+    "anomalib_nagl": logging.WARNING,
+    "anomalib_nagl.adaptation": logging.ERROR,  # the naive rule has no head that could be trained
+}
 
 
 class Message(NamedTuple):
@@ -35,6 +51,7 @@ def _in_this_process(settings: Settings, jobs: Sequence[Any]) -> Iterator[Messag
     from anomalib_nagl.evaluation.scoring import Bench
     from anomalib_nagl.evaluation.units import perform
 
+    quiet()
     bench = Bench(settings) if jobs else None
     for job in jobs:
         try:
@@ -47,40 +64,42 @@ def _in_this_process(settings: Settings, jobs: Sequence[Any]) -> Iterator[Messag
 
 
 def _spread(settings: Settings, jobs: list[Any]) -> Iterator[Message]:
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    waiting, busy, processes = jobs[::-1], {}, []  # type: ignore[var-annotated]
-
-    def start() -> Connection:
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, settings), daemon=True)
-        process.start()
-        there.close()  # else its end would not be noticed
-        processes.append(process)
-        return here
-
+    waiting, processes = jobs[::-1], []
+    busy: dict[Connection, Any] = {}
     try:
-        idle = [start() for _ in range(min(settings.processes, len(jobs)))]
         while waiting or busy:
-            while idle and waiting:
-                pipe, job = idle.pop(), waiting.pop()
-                pipe.send(job)
-                busy[pipe] = job
-            for ready in wait(list(busy)):
+            while waiting and len(busy) < settings.processes:
+                process, pipe = _start(settings)
+                processes.append(process)
+                pipe.send(waiting[-1])
+                busy[pipe] = waiting.pop()
+            for ready in cast(list[Connection], wait(list(busy))):
                 try:
-                    kind, content = ready.recv()  # type: ignore[union-attr]
+                    kind, content = ready.recv()
                 except (EOFError, ConnectionError):
-                    kind, content = ERROR, "its process was killed (out of memory?)"
-                    idle.append(start())
-                    yield Message(busy.pop(ready), kind, content)
-                    continue
+                    yield Message(busy.pop(ready), ERROR, "its process was killed (out of memory?)")
+                    continue  # another one is started above
                 yield Message(busy[ready], kind, content)
-                if kind in (END, ERROR):
-                    busy.pop(ready)
-                    idle.append(ready)  # type: ignore[arg-type]
+                if kind == ITEM:
+                    continue
+                del busy[ready]
+                with suppress(ConnectionError):  # it died just now: another one gets the job
+                    if waiting:
+                        ready.send(waiting[-1])
+                        busy[ready] = waiting.pop()
     finally:
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _start(settings: Settings) -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, settings), daemon=True)
+    process.start()
+    there.close()  # else nobody would notice that its other copy was closed
+    return process, here
 
 
 def _serve(pipe: Connection, settings: Settings) -> None:
@@ -91,6 +110,10 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     from anomalib_nagl.evaluation.units import perform
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent takes care
+    with (Path(settings.out) / LOG).open("a", encoding="utf-8") as log:  # the terminal shows the parent's progress
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    quiet()
     torch.set_num_threads(1)
     bench = Bench(settings)
     with suppress(EOFError, ConnectionError):
@@ -104,6 +127,14 @@ def _serve(pipe: Connection, settings: Settings) -> None:
                 raise
             except Exception as error:
                 pipe.send((ERROR, _words(error)))
+
+
+def quiet() -> None:
+    """Leave the terminal to the progress of the evaluation."""
+    import anomalib.engine  # noqa: F401  # Lightning sets its own level when it is imported
+
+    for name, level in _NOISY.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _words(error: Exception) -> str:
