@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from anomalib.data import AnomalibDataModule
 from filelock import FileLock
 
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
+from anomalib_nagl.data.token_store import PRECISIONS
 from anomalib_nagl.edge.files import write_in_one_step
 from anomalib_nagl.evaluation.categories import open_category
 from anomalib_nagl.evaluation.grid import Head
-from anomalib_nagl.evaluation.scoring import model_arguments
+from anomalib_nagl.evaluation.scoring import device, encode_category, model_arguments
 from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
 from anomalib_nagl.lightning_model import Nagl
 
@@ -60,10 +63,12 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
         visualizer=False,
     )
     part = "first" if head.source == "same_object" else "all"
+    sources = {name: open_category(settings, name, part) for name in settings.sources_of(head.source, head.category)}
+    _encode(settings, model, sources)
     episodes: dict[str, Any] = {name: own[name] for name in EPISODE_ARGUMENTS if name in own}
     data = ReferenceDataModule(
         target=open_category(settings, head.category, "second"),
-        source=[open_category(settings, name, part) for name in settings.sources_of(head.source, head.category)],
+        source=list(sources.values()),
         n_normal=1,
         n_abnormal=1,
         num_workers=0,
@@ -79,6 +84,17 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
         raise KeyboardInterrupt
     trained = Path(getattr(engine.trainer.checkpoint_callback, "best_model_path", ""))
     write_in_one_step(final, partial(_copy, trained))
+
+
+def _encode(settings: Settings, model: Nagl, sources: Mapping[str, AnomalibDataModule]) -> None:
+    """Have the tokens of all pictures there before training starts: trainings beside it would encode them as well."""
+    model.model.encoder.ensure_weights()
+    model.to(device())
+    for name, source in sources.items():
+        paths = sorted(
+            {str(path) for data in (source.train_data, source.test_data) for path in data.samples.image_path}
+        )
+        encode_category(settings, model, name, paths, PRECISIONS[model.token_precision])
 
 
 def _copy(source: Path, file: BinaryIO) -> None:

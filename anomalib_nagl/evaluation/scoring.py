@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, Resize
 from torchvision.tv_tensors import Mask
@@ -58,7 +59,7 @@ class Bench:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metric_size = parse_image_size(settings.metric_size or _as_size(settings.image_size))
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device()
         self._categories: dict[str, Category] = {}
         self._models: dict[str, Nagl] = {}
         self._tables: dict[tuple[str, str], TokenTable] = {}
@@ -148,18 +149,11 @@ class Bench:
 
     def _table(self, model: Nagl, category: Category) -> TokenTable:
         """Tokens of all pictures of a category, in files that processes share; float32, as the engine computes them."""
-        encoder, recipe = model.model.encoder, self._recipe(model)
-        if (recipe, category.name) not in self._tables:
-            shape = encoder.grid[0] * encoder.grid[1], encoder.dim
-            folder = Path(self.settings.out) / "tokens"
-            self._tables[recipe, category.name] = encode_pictures(
-                [sample.image for sample in category.samples],
-                model.pre_processor.transform,
-                lambda images: NaglModel.encode(model.model, images.to(self._device)),
-                partial(FileStore, folder, recipe, shape=shape, dtype=torch.float32),
-                Processes(0, 1, lambda part: part),
-            )
-        return self._tables[recipe, category.name]
+        key = self._recipe(model), category.name
+        if key not in self._tables:
+            paths = [sample.image for sample in category.samples]
+            self._tables[key] = encode_category(self.settings, model, category.name, paths, torch.float32)
+        return self._tables[key]
 
     def _mask(self, category: Category, index: int, draw: Draw) -> Tensor:
         sample, known = draw.queries[index], self._masks.setdefault(category.name, {})
@@ -182,6 +176,29 @@ def model_arguments(settings: Settings, arguments: dict[str, Any]) -> dict[str, 
         "learning_rate": settings.learning_rate,
     }
     return {**common, **{k: v for k, v in arguments.items() if k not in EPISODE_ARGUMENTS}}
+
+
+def device() -> torch.device:
+    """Where models run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def encode_category(settings: Settings, model: Nagl, category: str, paths: list[str], dtype: torch.dtype) -> TokenTable:
+    """Tokens of pictures of a category, encoded unless an evaluation has them already.
+
+    Of several processes that ask for a category at once, one encodes and the others wait for it.
+    """
+    encoder, folder = model.model.encoder, Path(settings.out) / "tokens"
+    recipe = recipe_hash(encoder.fingerprint(), model.pre_processor.config, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{recipe}-{category}.lock"):
+        return encode_pictures(
+            paths,
+            model.pre_processor.transform,
+            lambda images: NaglModel.encode(model.model, images.to(device())),
+            partial(FileStore, folder, recipe, shape=(encoder.grid[0] * encoder.grid[1], encoder.dim), dtype=dtype),
+            Processes(0, 1, lambda part: part),
+        )
 
 
 def references(draw: Draw, synthetic: tuple[str, int, int] | None = None) -> ReferenceSet:
