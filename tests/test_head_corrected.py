@@ -105,7 +105,8 @@ def test_what_is_learned_is_all_that_a_query_needs(n: int, a: int) -> None:
     together = model(**given, grid=GRID)
     marked = mask_to_grid(given["abnormal_mask"], GRID) if a else torch.zeros(3, 0, GRID[0] * GRID[1])
     for sample in range(3):
-        references = given["normal"][sample], given["abnormal"][sample], marked[sample]
+        located = torch.ones(a, dtype=torch.bool)
+        references = given["normal"][sample], given["abnormal"][sample], marked[sample], located
         bank, proxies, defects = (part[None] for part in model.learn(*references, GRID))
         alone = model.detect(given["query"][sample : sample + 1], bank, proxies, GRID, defects, normal_known=n > 0)
         assert_close(alone.score[0], together.score[sample], atol=1e-5, rtol=0)

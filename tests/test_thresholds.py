@@ -31,9 +31,8 @@ def tokens(n: int, a: int) -> ReferenceTokens:
     generator = torch.Generator().manual_seed(0)
     marked = torch.zeros(a, 64)
     marked[:, 20:24] = 1
-    return ReferenceTokens(
-        torch.randn(n, 64, 16, generator=generator), torch.randn(a, 64, 16, generator=generator), marked
-    )
+    normal, abnormal = torch.randn(n, 64, 16, generator=generator), torch.randn(a, 64, 16, generator=generator)
+    return ReferenceTokens(normal, abnormal, marked, torch.ones(a, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("n", "a", "blocks"), [(1, 0, 2), (3, 0, 2), (1, 2, 4)])

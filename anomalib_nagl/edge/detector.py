@@ -187,7 +187,8 @@ class NaglEdge:
                 marks = np.zeros_like(marks)
             elif mask is None:
                 marks = self._miner.most_deviating(tokens, self._state.pack)
-            new = Reference(kind, name, defect, content_hash(picture), thumbnail(pixels), tokens, marks)
+            located = mask is not None and not marks.all()
+            new = Reference(kind, name, defect, content_hash(picture), thumbnail(pixels), tokens, marks, located)
             self._take((*self.references, new))
 
     def _take(self, references: tuple[Reference, ...]) -> None:

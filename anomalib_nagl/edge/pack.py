@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anomalib_nagl.edge.errors import EdgeError
 from anomalib_nagl.edge.files import write_in_one_step
 
-FORMAT = "nagl-references-1"
+FORMAT = "nagl-references-2"
 _TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 _RECORD = ("kind", "name", "defect_type", "sha256")
 
@@ -26,7 +26,8 @@ class Reference:
     """One picture that a detector compares with.
 
     ``kind`` is ``normal`` or ``abnormal``, ``sha256`` that of its 8-bit pixels, ``thumbnail`` a small RGB copy
-    (h, w, 3). Computed with are only its patch tokens (M, C) and, 0/1, the patches that are marked abnormal (M,).
+    (h, w, 3). Computed with are only its patch tokens (M, C), the patches that are marked abnormal (M,), 0/1, and
+    whether an abnormal picture is ``located``: its mask was given, and is not the whole picture.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Reference:
     thumbnail: NDArray[np.uint8] = field(repr=False, compare=False)
     tokens: NDArray[np.float32] = field(repr=False, compare=False)
     marks: NDArray[np.float32] = field(repr=False, compare=False)
+    located: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ class Pack:
     def normal_bank(self) -> NDArray[np.float32]:
         """Patches (K, C) that count as normal: those of the normal pictures.
 
-        With ``context``, also those of the abnormal ones that lie clear of their marks. Without normal pictures, the
+        With ``context``, also those of the located ones that lie clear of their marks. Without normal pictures, the
         unmarked patches of the abnormal ones (specification, section 10). EdgeError if none is left.
         """
         if self.normal:
-            around = self.abnormal if self.signature["context"] else ()
+            around = self._located if self.signature["context"] else ()
             return np.concatenate(
                 [one.tokens for one in self.normal]
                 + [one.tokens[_clear_of(one.marks, self.signature["grid"])] for one in around]
@@ -84,12 +86,13 @@ class Pack:
         return bank
 
     def defect_bank(self) -> NDArray[np.float32]:
-        """Patches (D, C) of known defects: the marked ones, or all where nothing is marked; a zero one without any."""
-        if not self.abnormal:
-            return np.zeros_like(self.residual_proxies[:1])
-        tokens = np.concatenate([one.tokens for one in self.abnormal])
-        marked = np.concatenate([one.marks for one in self.abnormal]) > 0
-        return tokens[marked] if marked.any() else tokens
+        """Patches (D, C) of known defects: the marked ones of located pictures; a zero one without any."""
+        found = [one.tokens[one.marks > 0] for one in self._located]
+        return np.concatenate(found) if found else np.zeros_like(self.residual_proxies[:1])
+
+    @property
+    def _located(self) -> tuple[Reference, ...]:
+        return tuple(one for one in self.abnormal if one.located)
 
 
 def _clear_of(marks: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.bool_]:
@@ -111,7 +114,7 @@ def write_pack(path: Path, pack: Pack) -> None:
         tensors[f"{i}.tokens"] = one.tokens.astype("<f4")
         tensors[f"{i}.marks"] = one.marks.astype("u1")
         tensors[f"{i}.thumbnail"] = one.thumbnail.astype("u1")
-    records = [{key: getattr(one, key) for key in _RECORD} for one in pack.references]
+    records = [{key: getattr(one, key) for key in (*_RECORD, "located")} for one in pack.references]
     texts = {"format": FORMAT, "signature": json.dumps(pack.signature), "references": json.dumps(records)}
     body = b"".join(np.ascontiguousarray(array).tobytes() for array in tensors.values())
     header: dict[str, Any] = {}
@@ -146,6 +149,7 @@ def read_pack(path: Path, signature: Mapping[str, Any]) -> Pack:
             thumbnail=tensors[f"{i}.thumbnail"],
             tokens=tensors[f"{i}.tokens"],
             marks=tensors[f"{i}.marks"].astype(np.float32),
+            located=bool(record["located"]),
         )
         for i, record in enumerate(json.loads(texts["references"]))
     )

@@ -100,7 +100,7 @@ def train_head(change: Change, domain: str, seed: int, options: argparse.Namespa
     own = {"learning_rate": 1e-4, **change.train}
     own["epochs"] = options.epochs * own.get("epochs", 1)
     arguments = [
-        "train", "--model", "Nagl", "--model.backbone", options.backbone, "--model.image_size", options.image_size,
+        "fit", "--model", "Nagl", "--model.backbone", options.backbone, "--model.image_size", options.image_size,
         "--model.visualizer", "false", "--model.seed", seed, "--model.selection", "last", "--model.token_cache_dir",
         options.out / "tokens", "--data", "ReferenceDataModule", "--data.target", "MVTecAD", "--data.target.root",
         options.data, "--data.target.category", target, "--data.target.num_workers", 0,
@@ -140,7 +140,8 @@ def judge(model: Nagl, change: Change, pictures: Pictures, run: Run, known: Any)
         abnormal, marked = pictures.tokens[run.abnormal], pictures.marked[run.abnormal]
         if change.weights == (0.0, 0.0):
             abnormal, marked = abnormal[:0], marked[:0]
-        bank, proxies, defects = (part[None] for part in head.learn(normal, abnormal, marked, grid))
+        located = torch.ones(len(abnormal), dtype=torch.bool)
+        bank, proxies, defects = (part[None] for part in head.learn(normal, abnormal, marked, located, grid))
         queries = pictures.tokens[run.tested].split(32)
         scores = torch.cat([head.detect(chunk, bank, proxies, grid, defects).score for chunk in queries])
     finally:

@@ -127,13 +127,14 @@ def reference_tokens(pictures: Pictures, run: Run, masks: str) -> ReferenceToken
     """Tokens of the references with their masks, without, or with whole pictures marked; or no abnormal ones."""
     normal, abnormal = pictures.tokens[run.normal], pictures.tokens[run.abnormal]
     marked = pictures.marked[run.abnormal]
+    located = torch.full((len(abnormal),), masks == "given")
     if masks == "none":
-        return ReferenceTokens(normal, abnormal[:0], marked[:0])
+        return ReferenceTokens(normal, abnormal[:0], marked[:0], located[:0])
     if masks == "found":
         marked = deviating_patches(1 - nearest(unit(abnormal), unit(normal.flatten(0, 1))[None]).similarity)
     if masks == "whole":
         marked = torch.ones_like(marked)
-    return ReferenceTokens(normal, abnormal, marked)
+    return ReferenceTokens(normal, abnormal, marked, located)
 
 
 def score_with(model: Nagl, pictures: Pictures, run: Run, masks: str) -> torch.Tensor:
@@ -149,7 +150,8 @@ def synthetic_tokens(model: Nagl, pictures: Pictures, run: Run, kind: str, count
     made = with_synthetic(normal, count, kind, seed)
     marked = [grid_of(model, mask) for mask in made.masks if mask is not None]
     tokens = [encode_one(model, image) for image in made.abnormal]
-    return ReferenceTokens(pictures.tokens[run.normal], torch.stack(tokens), torch.stack(marked))
+    located = torch.ones(len(tokens), dtype=torch.bool)
+    return ReferenceTokens(pictures.tokens[run.normal], torch.stack(tokens), torch.stack(marked), located)
 
 
 def aurocs(pictures: Pictures, run: Run, scores: torch.Tensor) -> dict[str, float]:
@@ -218,7 +220,8 @@ def compare_nearest(model: Nagl, pictures: Pictures, run: Run, seed: int) -> dic
     generator = np.random.default_rng([seed, 13])
     chosen = [int(generator.choice([i for i in run.tested if pictures.types[i] == kind])) for kind in types]
     marked = pictures.marked[chosen]
-    tokens = ReferenceTokens(pictures.tokens[run.normal], pictures.tokens[chosen], marked)
+    located = torch.ones(len(chosen), dtype=torch.bool)
+    tokens = ReferenceTokens(pictures.tokens[run.normal], pictures.tokens[chosen], marked, located)
     tested = [i for i in run.tested if i not in chosen]
     queries = pictures.tokens[tested]
     marks = OwnedPatches(tokens.abnormal[marked > 0], (marked > 0).nonzero()[:, 0], len(chosen))
