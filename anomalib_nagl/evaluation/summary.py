@@ -1,0 +1,177 @@
+"""Rows of an evaluation as numbers: means, standard deviations and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from anomalib_nagl.evaluation.records import METRICS, Cell
+
+KEY = tuple(field.name for field in fields(Cell))
+COUNTS = ("n", "a", "reference_seed", "training_seed")
+SEEDS = ["reference_seed", "training_seed"]
+DONE, NOT_RUN, FAILED = "done", "not run", "failed"
+BASELINE = "normal_only"
+NAN = math.nan
+
+
+class Entry(NamedTuple):
+    """A mean, the standard deviation (of a sample) around it and the number of values; NaN where there is none."""
+
+    mean: float
+    spread: float
+    count: int
+
+
+class Line(NamedTuple):
+    """A row of a table: an entry for each category, their mean, and the standard deviation over the categories.
+
+    The spread of ``mean`` is that, over seeds, of the mean over the categories.
+    """
+
+    entries: dict[str, Entry]
+    mean: Entry
+    over_categories: float
+
+
+class Setting(NamedTuple):
+    """What a row of a table stands for besides its protocol, source and kind of references."""
+
+    model: str
+    n: int
+    a: int
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """Read ``results.csv``: one row per cell, the last done one of those that were tried repeatedly.
+
+    Numbers that are missing are NaN, counts and seeds are integers, -1 where a row names none. Raises ValueError if
+    there is no such file or if columns are missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"found no {path}, expected the rows of an evaluation: run `anomalib-nagl evaluate` first")
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+    missing = [name for name in (*KEY, "status", *METRICS) if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"found {path} without {', '.join(missing)}, expected a file that evaluate wrote: run it again"
+        )
+    # A line that was cut off while it was written lacks its last fields.
+    frame = frame.fillna("")
+    for name in (*COUNTS, *METRICS, "queries", "seconds"):
+        given = frame[name] if name in frame.columns else pd.Series("", index=frame.index)
+        frame[name] = pd.to_numeric(given, errors="coerce")
+    for name in COUNTS:
+        frame[name] = frame[name].fillna(-1).astype(int)
+    if "reason" not in frame.columns:
+        frame["reason"] = ""
+    order = (frame["status"] == DONE).sort_values(kind="stable").index
+    return frame.loc[order].drop_duplicates([*KEY], keep="last").sort_index().reset_index(drop=True)
+
+
+def entry(values: Iterable[float]) -> Entry:
+    """Mean and standard deviation of those values that are numbers; no deviation of a single one."""
+    kept = [float(value) for value in values if not math.isnan(value)]
+    if not kept:
+        return Entry(NAN, NAN, 0)
+    mean = math.fsum(kept) / len(kept)
+    if len(kept) == 1:
+        return Entry(mean, NAN, 1)
+    return Entry(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / (len(kept) - 1)), len(kept))
+
+
+def line(values: pd.DataFrame, categories: Sequence[str], partial: bool = False) -> Line:
+    """Summarise ``values`` (columns category, reference_seed, training_seed, value) over seeds and ``categories``.
+
+    The mean over categories is that of their means: NaN when one has no number, unless ``partial``, which takes those
+    that have. Its spread is taken over the seeds that have them all.
+    """
+    entries = {name: entry(values.loc[values["category"] == name, "value"]) for name in categories}
+    present = [name for name in categories if entries[name].count]
+    wanted = present if partial else list(categories)
+    over = entry([entries[name].mean for name in wanted] if set(wanted) == set(present) else [])
+    whole = values[values["category"].isin(wanted)].dropna(subset=["value"]).pivot_table(
+        index=SEEDS, columns="category", values="value", aggfunc="mean"
+    )  # fmt: skip
+    complete = len(wanted) > 0 and set(wanted) == set(present)
+    per_seed = entry(whole.dropna()[wanted].mean(axis=1)) if complete else Entry(NAN, NAN, 0)
+    return Line(entries, Entry(over.mean, per_seed.spread, per_seed.count), over.spread)
+
+
+def values_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows with one metric as ``value``."""
+    return rows[["category", *SEEDS]].assign(value=rows[metric].astype(float))
+
+
+def settings_of(rows: pd.DataFrame) -> list[Setting]:
+    """Models at their shots: by shots, and by first appearance within the same."""
+    found = dict.fromkeys(
+        Setting(str(model), int(n), int(a)) for model, n, a in zip(rows["model"], rows["n"], rows["a"], strict=True)
+    )
+    return sorted(found, key=lambda one: (one.n, one.a))
+
+
+def rows_of(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """The rows of a model at its shots."""
+    return rows[(rows["model"] == setting.model) & (rows["n"] == setting.n) & (rows["a"] == setting.a)]
+
+
+def with_numbers(rows: pd.DataFrame, metric: str) -> list[str]:
+    """Categories for which any row has the metric, in order of appearance."""
+    return list(dict.fromkeys(rows.loc[rows[metric].notna(), "category"]))
+
+
+def paired(rows: pd.DataFrame, others: pd.DataFrame, metric: str, on: Sequence[str]) -> pd.DataFrame:
+    """Differences rows - others, as ``value``, of rows that agree in the columns ``on``; those without a partner go.
+
+    ``left`` and ``right`` are the values compared. ``others`` has at most one row for each combination of ``on``.
+    """
+    left = rows[["category", *SEEDS]].assign(left=rows[metric].astype(float))
+    right = others[list(on)].assign(right=others[metric].astype(float))
+    both = left.merge(right, on=list(on), how="inner", validate="many_to_one").dropna(subset=["left", "right"])
+    return both.assign(value=both["left"] - both["right"])
+
+
+def against_baseline(rows: pd.DataFrame, everything: pd.DataFrame, setting: Setting, metric: str) -> pd.DataFrame:
+    """Differences of a model from ``normal_only`` with as many normal references, by category and reference seed.
+
+    ``everything`` are the rows of the same protocol.
+    """
+    baseline = everything[(everything["model"] == BASELINE) & (everything["n"] == setting.n)]
+    # Without a row for these shots, the one without abnormal references: the model looks at none.
+    baseline = baseline.assign(near=(baseline["a"] != setting.a)).sort_values(["near", "a"], kind="stable")
+    baseline = baseline.drop_duplicates(["category", "reference_seed"])
+    return paired(rows_of(rows, setting), baseline, metric, ["category", "reference_seed"])
+
+
+def expected_cells(rows: pd.DataFrame, setting: Setting, settings: dict[str, object]) -> int:
+    """Cells that a category of a model at its shots should have: as many as there are seeds.
+
+    Of the evaluation's settings where these are known, otherwise as many as any category of any shots has.
+    """
+    mine = rows[rows["model"] == setting.model]
+    trained = bool((mine["training_seed"] >= 0).any())
+    given = (settings.get("reference_seeds"), settings.get("training_seeds") if trained else 1)
+    if isinstance(given[0], int) and isinstance(given[1], int):
+        return given[0] * given[1]
+    counted = mine.groupby(["category", "n", "a"])[SEEDS].size()
+    return int(counted.max()) if len(counted) else 0
+
+
+def sections(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Rows by protocol, source and kind of abnormal references, in order of appearance."""
+    keys: list[Hashable] = list(
+        dict.fromkeys(zip(rows["protocol"], rows["source"], rows["abnormal"], strict=True))
+    )  # fmt: skip
+    chosen = []
+    for key in keys:
+        protocol, source, abnormal = (str(part) for part in key)  # type: ignore[attr-defined]
+        kept = (rows["protocol"] == protocol) & (rows["source"] == source) & (rows["abnormal"] == abnormal)
+        chosen.append(((protocol, source, abnormal), rows[np.asarray(kept)]))
+    return chosen
