@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_nagl.functional import anomaly_map, image_score
-from anomalib_nagl.head import NaglHead
+from anomalib_nagl.functional import anomaly_map, clear_of, image_score
+from anomalib_nagl.head import Learned, NaglHead
 from anomalib_nagl.post_processing import Calibration
 from anomalib_nagl.torch_model import NaglModel, ReferenceTokens
 
@@ -25,25 +25,23 @@ class HeldOut(NamedTuple):
     abnormal: Tensor
 
 
-def held_out_scores(
-    head: NaglHead, tokens: ReferenceTokens, learned: tuple[Tensor, Tensor], grid: tuple[int, int]
-) -> HeldOut:
-    """Score references as if they were new; ``learned`` is what the head made of them, bank and residual proxies.
+def held_out_scores(head: NaglHead, tokens: ReferenceTokens, learned: Learned, grid: tuple[int, int]) -> HeldOut:
+    """Score references as if they were new; ``learned`` is what the head made of them.
 
     Each normal picture is scored block by block, by all normal patches but those of the block: of the other pictures
     and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: the few
     that remain say too little, and thresholds come out far too high. Without normal references, the normal patches of
-    the abnormal ones are held out likewise, and their marked patches do not count. Abnormal references are scored as
-    they are.
+    the abnormal ones are held out likewise, and their marked patches do not count. Of an abnormal reference every
+    other marked patch is held out, and then the rest, as far as known defects are compared with at all.
     """
     normal, abnormal, marked = tokens
-    bank, proxies = learned
     known = len(normal) > 0
     images, hidden = (normal, None) if known else (abnormal, marked > 0)
     blocks = BLOCKS if len(abnormal) else BLOCKS_ALONE
-    scores = [_score_blocks(head, images, hidden, i, proxies, grid, blocks) for i in range(len(images))]
-    others = head.detect(abnormal, bank[None], proxies[None], grid, normal_known=known).score
-    return HeldOut(torch.stack(scores), others)
+    around = abnormal[clear_of(marked[None], grid)[0]] if known and head.quirks.context else abnormal[:0].flatten(0, 1)
+    rest = learned._replace(bank=around)
+    scores = [_score_blocks(head, images, hidden, i, rest, grid, blocks) for i in range(len(images))]
+    return HeldOut(torch.stack(scores), _score_abnormal(head, abnormal, marked > 0, learned, grid, known))
 
 
 def _score_blocks(
@@ -51,11 +49,14 @@ def _score_blocks(
     images: Tensor,
     hidden: Tensor | None,
     index: int,
-    proxies: Tensor,
+    learned: Learned,
     grid: tuple[int, int],
     blocks: int,
 ) -> Tensor:
-    """Patch scores (M,) of one of the images (n, M, C), by their patches that are not ``hidden`` (n, M)."""
+    """Patch scores (M,) of one of the images (n, M, C), by their patches that are not ``hidden`` (n, M).
+
+    The bank of ``learned`` is what other pictures add to them.
+    """
     query = images[index]
     rows, cols = torch.meshgrid(*(torch.arange(side) * blocks // side for side in grid), indexing="ij")
     block = (rows * blocks + cols).flatten().to(query.device)
@@ -64,10 +65,32 @@ def _score_blocks(
     for number in range(blocks * blocks):
         allowed = usable.clone()
         allowed[index] &= block != number
-        if bool(allowed.any()):
-            found = head.detect(query[None], images[allowed][None], proxies[None], grid, normal_known=hidden is None)
-            score[block == number] = found.score[0][block == number]
+        bank = torch.cat([images[allowed], learned.bank])
+        if len(bank):
+            found = _detect(head, query[None], learned._replace(bank=bank), grid, hidden is None)
+            score[block == number] = found[0][block == number]
     return score if hidden is None else score.masked_fill(hidden[index], float(score.min()))
+
+
+def _score_abnormal(
+    head: NaglHead, images: Tensor, marked: Tensor, learned: Learned, grid: tuple[int, int], known: bool
+) -> Tensor:
+    """Patch scores (a, M) of abnormal references (a, M, C): none of their marked patches is compared with itself."""
+    score = _detect(head, images, learned, grid, known)
+    for i in range(len(images) if head.quirks.defects else 0):
+        places = marked[i].nonzero()[:, 0]
+        for part in (places[::2], places[1::2]):
+            others = marked.clone()
+            others[i, part] = False
+            if len(part) and bool(others.any()):
+                left = learned._replace(defects=images[others])
+                score[i, part] = _detect(head, images[i : i + 1], left, grid, known)[0, part]
+    return score
+
+
+def _detect(head: NaglHead, images: Tensor, learned: Learned, grid: tuple[int, int], known: bool) -> Tensor:
+    bank, proxies, defects = (part[None] for part in learned)
+    return head.detect(images, bank, proxies, grid, defects, normal_known=known).score
 
 
 def threshold(normal: Tensor, abnormal: Tensor) -> float:
@@ -96,7 +119,8 @@ def calibrate(model: NaglModel, tokens: ReferenceTokens) -> Calibration:
 
     Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
     """
-    held_out = held_out_scores(model.head, tokens, (model.normal_bank, model.residual_proxies), model.encoder.grid)
+    learned = Learned(model.normal_bank, model.residual_proxies, model.defect_bank)
+    held_out = held_out_scores(model.head, tokens, learned, model.encoder.grid)
     normal, abnormal = (image_score(scores) for scores in held_out)
     normal_map, abnormal_map = (
         anomaly_map(scores, model.smooth_down, model.smooth_right).flatten() for scores in held_out

@@ -10,6 +10,7 @@ import anomalib_nagl
 # Subcommand -> module and function, imported when it is called: some must run where torch is not installed.
 SUBCOMMANDS = {
     "edge": "anomalib_nagl.edge.cli:main",
+    "evaluate": "anomalib_nagl.evaluation.command:main",
     "references": "anomalib_nagl.reference_report:main",
 }
 

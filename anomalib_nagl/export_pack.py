@@ -31,6 +31,7 @@ def signature_of(nagl: Any) -> dict[str, Any]:
         "backbone": f"{model.encoder.name.rpartition('/')[2]} {model.encoder.fingerprint()}",
         "head": _head_hash(model.head),
         "variant": str(nagl.hparams["variant"]),
+        "context": model.head.quirks.context,
         "grid": list(model.encoder.grid),
         "image_size": list(model.encoder.image_size),
         "dim": model.head.dim,
@@ -51,7 +52,7 @@ def pack_of(nagl: Any) -> Pack:
         )
     patches = model.encoder.grid[0] * model.encoder.grid[1]
     owner = model.normal_owner.cpu()  # a coreset holds fewer than all patches of a picture
-    bank = [tensors.normal_bank[owner == i] for i in range(normal)]
+    bank = [tensors.normal_bank[: len(owner)][owner == i] for i in range(normal)]
     tokens = [*bank, *model.abnormal_tokens.cpu()]
     marks = [torch.zeros(patches)] * normal + list(model.abnormal_marks.cpu())
     references = tuple(

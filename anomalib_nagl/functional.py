@@ -112,6 +112,12 @@ def mask_to_grid(mask: Tensor, grid: tuple[int, int], shifted: bool = False) -> 
     return count[..., :rows, :cols].reshape(*mask.shape[:2], -1)
 
 
+def clear_of(marked: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which patches are neither marked nor next to a marked one: (B, a, M) -> bool (B, a, M)."""
+    cells = (marked > 0).float().reshape(-1, 1, *grid)
+    return F.max_pool2d(cells, 3, stride=1, padding=1).reshape(marked.shape) == 0
+
+
 def deviating_patches(deviation: Tensor) -> Tensor:
     """Guess the abnormal patches of an image without a mask: (..., M) deviations -> 0/1 floats (..., M).
 

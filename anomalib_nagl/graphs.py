@@ -25,12 +25,14 @@ THRESHOLDS = ("_image_threshold", "_pixel_threshold")  # buffers of anomalib's p
 class ReferenceTensors(NamedTuple):
     """All that a query needs to know of the references, and of what has been decided about them.
 
-    The bank (K, C) of normal patches, the residual proxies (Q, C), zeros without abnormal pictures, 0/1 (2,): are
-    there normal, and abnormal pictures, and the raw thresholds (2,) of image scores and of pixels.
+    The bank (K, C) of normal patches, the residual proxies (Q, C) and the patches (D, C) of known defects, zeros
+    without abnormal pictures, 0/1 (2,): are there normal, and abnormal pictures, and the raw thresholds (2,) of image
+    scores and of pixels.
     """
 
     normal_bank: Tensor
     residual_proxies: Tensor
+    defect_bank: Tensor
     reference_kinds: Tensor
     thresholds: Tensor
 
@@ -38,14 +40,19 @@ class ReferenceTensors(NamedTuple):
     def of(cls, nagl: Any) -> ReferenceTensors:
         """Those of a ``Nagl`` model."""
         model: NaglModel = nagl.model
-        proxies = model.residual_proxies
+        proxies, defects = model.residual_proxies, model.defect_bank
         if not len(proxies):
             proxies = proxies.new_zeros(model.head.learnable_proxies.weight.shape)
+            defects = proxies[:1]
         normal, abnormal = len(model.reference_images) > len(model.reference_masks), len(model.reference_masks) > 0
         buffers = dict(nagl.post_processor.named_buffers()) if nagl.post_processor else {}
         thresholds = [float(buffers.get(name, torch.tensor(torch.nan))) for name in THRESHOLDS]
         return cls(
-            model.normal_bank.cpu(), proxies.cpu(), torch.tensor([normal, abnormal]).float(), torch.tensor(thresholds)
+            model.normal_bank.cpu(),
+            proxies.cpu(),
+            defects.cpu(),
+            torch.tensor([normal, abnormal]).float(),
+            torch.tensor(thresholds),
         )
 
 
@@ -67,13 +74,19 @@ class DetectionGraph(nn.Module):
         return [*(OUTPUTS if thresholding else OUTPUTS[::2]), *MARKERS]
 
     def forward(
-        self, images: Tensor, normal_bank: Tensor, residual_proxies: Tensor, reference_kinds: Tensor, thresholds: Tensor
+        self,
+        images: Tensor,
+        normal_bank: Tensor,
+        residual_proxies: Tensor,
+        defect_bank: Tensor,
+        reference_kinds: Tensor,
+        thresholds: Tensor,
     ) -> tuple[Tensor, ...]:
         """Score pictures as ``Nagl`` does, whatever references there are."""
         model: NaglModel = self.nagl.model
         prepared = self.nagl.pre_processor(images) if self.nagl.pre_processor else images
         tokens = model.encoder(prepared)
-        score = _score(model, tokens, normal_bank, residual_proxies, reference_kinds)
+        score = _score(model, tokens, (normal_bank, residual_proxies, defect_bank), reference_kinds)
         found = InferenceBatch(
             pred_score=image_score(score), anomaly_map=anomaly_map(score, model.smooth_down, model.smooth_right)
         )
@@ -84,9 +97,10 @@ class DetectionGraph(nn.Module):
         return tuple(outputs[name] for name in self.output_names)
 
 
-def _score(model: NaglModel, tokens: Tensor, bank: Tensor, proxies: Tensor, kinds: Tensor) -> Tensor:
+def _score(model: NaglModel, tokens: Tensor, learned: tuple[Tensor, Tensor, Tensor], kinds: Tensor) -> Tensor:
     """Patch scores (B, M); the case is chosen by value, where ``NaglHead.detect`` chooses it by shape."""
-    maps = model.head.detect(tokens, bank[None], proxies[None], model.encoder.grid)
+    bank, proxies, defects = (part[None] for part in learned)
+    maps = model.head.detect(tokens, bank, proxies, model.encoder.grid, defects)
     fused = maps.score
     if model.head.quirks.overwritten_normal:
         fused = torch.where(kinds[0] > 0, fused, maps.abnormal_similarity)
@@ -114,8 +128,10 @@ def trace_detection(nagl: Any, path: Path, input_size: tuple[int, int] | None, *
     image = torch.zeros(2, 3, *(input_size or (32, 40)))
     sizes = {0: Dim("batch_size"), **({} if input_size else {2: Dim("height"), 3: Dim("width")})}
     references = ReferenceTensors.of(nagl)
-    example = references._replace(normal_bank=references.normal_bank[:1].expand(7, -1))
-    shapes = (sizes, {0: Dim("patches")}, None, None, None)
+    example = references._replace(
+        normal_bank=references.normal_bank[:1].expand(7, -1), defect_bank=references.defect_bank[:1].expand(5, -1)
+    )
+    shapes = (sizes, {0: Dim("patches")}, None, {0: Dim("defects")}, None, None)
     _trace(graph, (image, *example), ["input", *ReferenceTensors._fields], graph.output_names, shapes, path, **options)
 
 

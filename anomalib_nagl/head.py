@@ -9,9 +9,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomalib_nagl.functional import mask_to_grid, mean_similarity, nearest, sine_position, take, unit
+from anomalib_nagl.functional import clear_of, mask_to_grid, mean_similarity, nearest, sine_position, take, unit
 from anomalib_nagl.layers import CrossAttention, SelfAttention
 from anomalib_nagl.quirks import Quirks
+
+# Shares of the abnormal map next to a deviation from normal of 1, where the published code has 1 for the proxies alone.
+# Chosen on source domains: see the ablation in examples/benchmarks.
+DEFECT_WEIGHT, PROXY_WEIGHT = 0.5, 0.25
+
+
+class Learned(NamedTuple):
+    """What queries need of one set of references.
+
+    The normal bank (K, C), first the patches of normal references; residual proxies (Q, C) and patches of known defects
+    (D, C), both empty without abnormal references.
+    """
+
+    bank: Tensor
+    proxies: Tensor
+    defects: Tensor
 
 
 class NaglMaps(NamedTuple):
@@ -31,8 +47,10 @@ class NaglMaps(NamedTuple):
 class NaglHead(nn.Module):
     """Scores query patches against normal and abnormal reference patches (paper section 3; specification 3 to 10).
 
-    ``variant`` is ``paper`` (the published behaviour), ``corrected``, or one of them with single quirks switched, such
-    as ``paper-Q1`` (see ``Quirks.parse``). Any grid will do, and any width ``dim`` that the heads divide.
+    ``variant`` is ``paper`` (the published behaviour), ``corrected``, ``extended`` (corrected; the surroundings of
+    known defects count as normal, their nearest patch is part of the abnormal map), or one of them with single
+    switches, such as ``paper-Q1`` (see ``Quirks.parse``). Any grid will do, and any width ``dim`` that the heads
+    divide.
     """
 
     def __init__(self, dim: int = 384, num_proxies: int = 25, num_heads: int = 4, variant: str = "paper") -> None:
@@ -91,23 +109,31 @@ class NaglHead(nn.Module):
         self._check_shapes(query, normal, abnormal, abnormal_mask, grid)
         marked = mask_to_grid(abnormal_mask, grid, self.quirks.shifted_grid) if abnormal.shape[1] else None
         bank, valid = self.normal_bank(normal, abnormal, marked, grid, normal_mask)
-        proxies = query.new_empty(query.shape[0], 0, self.dim)
-        if marked is not None:
-            proxies = self.mine(abnormal, marked, bank, self._usable(valid, normal.shape[1] > 0), grid)
-        return self.detect(query, bank, proxies, grid, valid, normal_known=normal.shape[1] > 0)
+        known = normal.shape[1] > 0
+        if marked is None:
+            nothing = query.new_empty(query.shape[0], 0, self.dim)
+            return self.detect(query, bank, nothing, grid, None, valid, None, known)
+        proxies = self.mine(abnormal, marked, bank, self._usable(valid, known), grid)
+        visible = _visible(marked.flatten(1))
+        return self.detect(query, bank, proxies, grid, abnormal.flatten(1, 2), valid, visible, known)
 
-    def learn(self, normal: Tensor, abnormal: Tensor, marked: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """What queries need of one set of references: the normal bank (K, C) and residual proxies (Q, C).
+    def learn(self, normal: Tensor, abnormal: Tensor, marked: Tensor, grid: tuple[int, int]) -> Learned:
+        """Take in one set of references: tokens (n, M, C) and (a, M, C), marked patches (a, M).
 
-        Tokens are (n, M, C) and (a, M, C), marked patches (a, M). Without abnormal references the proxies are (0, C).
         Raises ValueError when no normal patch is left.
         """
         known = marked[None] if len(abnormal) else None
         bank, valid = self.normal_bank(normal[None], abnormal[None], known, grid)
-        proxies = bank.new_empty(1, 0, self.dim)
-        if known is not None:
-            proxies = self.mine(abnormal[None], known, bank, valid, grid)
-        return bank[0] if valid is None else bank[0][valid[0]], proxies[0]
+        usable = bank[0] if valid is None else bank[0][valid[0]]
+        if known is None:
+            nothing = bank.new_empty(0, self.dim)
+            return Learned(usable, nothing, nothing)
+        proxies = self.mine(abnormal[None], known, bank, valid, grid)
+        return Learned(usable, proxies[0], self.defects(abnormal, marked))
+
+    def defects(self, abnormal: Tensor, marked: Tensor) -> Tensor:
+        """Patches (D, C) of known defects: tokens (a, M, C) marked at (a, M), all of them where nothing is marked."""
+        return abnormal.flatten(0, 1)[_visible(marked.flatten()[None])[0]]
 
     def normal_bank(
         self,
@@ -119,13 +145,18 @@ class NaglHead(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Collect the patches (B, K, C) that count as normal, and which of them may be used, (B, K) or None for all.
 
-        ``marked`` (B, a, M) are the abnormal patches. Raises ValueError if an episode has no normal patch.
+        Those of normal references come first. ``marked`` (B, a, M) are the abnormal patches. Raises ValueError if an
+        episode has no normal patch.
         """
         valid = None
         if normal.shape[1]:
             bank = normal.flatten(1, 2)
             if normal_mask is not None:
                 valid = mask_to_grid(1 - normal_mask, grid, self.quirks.shifted_grid).flatten(1) > 0
+            if self.quirks.context and marked is not None:
+                own = torch.ones_like(bank[..., 0], dtype=torch.bool) if valid is None else valid
+                bank = torch.cat([bank, abnormal.flatten(1, 2)], dim=1)
+                valid = torch.cat([own, clear_of(marked, grid).flatten(1)], dim=1)
         elif marked is None:
             raise ValueError("found no references at all, expected at least one normal or abnormal image: add pictures")
         elif self.quirks.pooled_batch:
@@ -161,13 +192,15 @@ class NaglHead(nn.Module):
         bank: Tensor,
         residual_proxies: Tensor,
         grid: tuple[int, int],
+        defects: Tensor | None = None,
         valid: Tensor | None = None,
+        valid_defects: Tensor | None = None,
         normal_known: bool = True,
     ) -> NaglMaps:
         """Score queries (B, M, C) against a bank (B or 1, K, C) and residual proxies (B or 1, Q, C) of its references.
 
-        This is all that runs per query: the references are never seen again. ``normal_known`` is false when the bank
-        was cut out of abnormal references.
+        ``defects`` (B or 1, D, C) are patches of known defects. This is all that runs per query: the references are
+        never seen again. ``normal_known`` is false when the bank was cut out of abnormal references.
         """
         masked = 0.0 if self.quirks.zero_masked and normal_known else -math.inf
         match = nearest(unit(query), unit(bank), valid, masked)
@@ -181,10 +214,16 @@ class NaglHead(nn.Module):
         residual = query - take(bank, index)
         proxies = residual_proxies.expand(query.shape[0], -1, -1)
         anomaly = self.afl_sa(self.afl_ca(proxies, residual + sine_position(grid, self.dim).to(query), query))
-        abnormal = mean_similarity(query, anomaly)
+        abnormal, weight = mean_similarity(query, anomaly), 1.0
+        if self.quirks.defects:
+            if defects is None:
+                raise ValueError("found no patches of known defects, expected those of the references: see defects()")
+            weight = DEFECT_WEIGHT + PROXY_WEIGHT
+            alike = nearest(unit(query), unit(defects), valid_defects).similarity
+            abnormal = (PROXY_WEIGHT * abnormal + DEFECT_WEIGHT * alike) / weight
         if self.quirks.overwritten_normal and not normal_known:
             normal = 1 - abnormal
-        return NaglMaps(normal, abnormal, (abnormal + 1 - normal) / 2, proxies, anomaly)
+        return NaglMaps(normal, abnormal, (weight * abnormal + 1 - normal) / (weight + 1), proxies, anomaly)
 
     def _usable(self, valid: Tensor | None, normal_known: bool) -> Tensor | None:
         """Patches that a residual may be taken to: the published code ignores masks of normal references (Q11)."""
@@ -197,9 +236,7 @@ class NaglHead(nn.Module):
         if self.quirks.soft_mask:
             bias = -1e9 * (1 - marked)
         else:
-            # Nothing marked: look everywhere, an empty softmax would be NaN.
-            visible = (marked > 0) | ~(marked > 0).any(dim=1, keepdim=True)
-            bias = torch.zeros_like(marked).masked_fill(~visible, -math.inf)
+            bias = torch.zeros_like(marked).masked_fill(~_visible(marked), -math.inf)
         return bias[samples][:, None].expand(-1, self.learnable_proxies.num_embeddings, -1)
 
     def _check_shapes(
@@ -217,6 +254,11 @@ class NaglHead(nn.Module):
                 f"found abnormal masks of shape {tuple(abnormal_mask.shape)}, expected one for each of the abnormal "
                 f"references {tuple(abnormal.shape[:2])}"
             )
+
+
+def _visible(marked: Tensor) -> Tensor:
+    """Patches (B, L) that count as the defect. Nothing marked: all, as an empty softmax would be NaN."""
+    return (marked > 0) | ~(marked > 0).any(dim=1, keepdim=True)
 
 
 def _pool_batch(abnormal: Tensor, marked: Tensor) -> Tensor:

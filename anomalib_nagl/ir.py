@@ -56,7 +56,7 @@ def references_graph(detection: Any, mining: Any) -> Any:
     """Join the encoder of a detection graph and the mining graph: ``references.xml``.
 
     Inputs image and mask of one picture give tokens and marks; normal_bank, abnormal_tokens and abnormal_marks of all
-    pictures give residual_proxies. The bank is the tokens of all normal pictures. The two halves share nothing.
+    pictures give residual_proxies. The bank is all patches that count as normal. The two halves share nothing.
     """
     import openvino as ov
 

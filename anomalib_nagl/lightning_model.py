@@ -63,7 +63,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         image_size: int | tuple[int, int] = 448,
         num_proxies: int = 25,
         num_heads: int = 4,
-        variant: str = "corrected",
+        variant: str = "extended",
         head: str | None = None,
         n_normal: int = 1,
         n_abnormal: int = 1,
@@ -164,7 +164,12 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
-        for name in ("normal_owner", "abnormal_tokens", "abnormal_marks"):  # absent from checkpoints of the first days
+        for name in (
+            "normal_owner",
+            "abnormal_tokens",
+            "abnormal_marks",
+            "defect_bank",
+        ):  # absent from checkpoints of the first days
             checkpoint["state_dict"].setdefault(f"model.{name}", getattr(self.model, name))
         self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])

@@ -5,58 +5,26 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype
 
-_ORIENTATION = 0x0112  # the EXIF tag
-_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+from anomalib_nagl.edge.decode import Header, decode_image, decode_mask, is_picture, read_header, rgb
 
-
-class Header(NamedTuple):
-    """What a picture file says of itself: stored (width, height), EXIF orientation 1 to 8, pixel mode of Pillow."""
-
-    size: tuple[int, int]
-    orientation: int
-    mode: str
-
-    @property
-    def upright(self) -> tuple[int, int]:
-        """(width, height) as people see it."""
-        return (self.size[1], self.size[0]) if self.orientation >= 5 else self.size
-
-
-def is_picture(path: str | Path) -> bool:
-    """Whether a file name ends like a picture that Pillow reads."""
-    return Path(path).suffix.lower() in _extensions()
-
-
-@lru_cache(maxsize=1)
-def _extensions() -> frozenset[str]:
-    return frozenset(extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
-def read_header(path: str | Path) -> Header:
-    """Look at a picture without decoding it; ValueError if the file is none."""
-    try:
-        with Image.open(path) as picture:
-            return Header(picture.size, _orientation(picture), picture.mode)
-    except _BROKEN as error:
-        raise ValueError(_unreadable(path, error)) from error
+__all__ = [
+    "Header",
+    "as_image",
+    "content_hash",
+    "is_picture",
+    "load_image",
+    "load_mask",
+    "picture_hash",
+    "read_header",
+]
 
 
 def load_image(path: str | Path) -> Tensor:
@@ -65,11 +33,7 @@ def load_image(path: str | Path) -> Tensor:
     Grey becomes three equal channels, transparency is ignored, 16-bit values are divided by 65535, of several pages the
     first is read. Pictures of 8 bits without an orientation come out exactly as anomalib reads them.
     """
-    try:
-        with Image.open(path) as picture:
-            return as_image(ImageOps.exif_transpose(picture))
-    except _BROKEN as error:
-        raise ValueError(_unreadable(path, error)) from error
+    return as_image(decode_image(path))
 
 
 def load_mask(path: str | Path | None, image_name: str) -> Tensor:
@@ -83,23 +47,7 @@ def load_mask(path: str | Path | None, image_name: str) -> Tensor:
             f"found no mask for abnormal reference {image_name!r}, expected a mask image: "
             "put a picture that is white on the defect where the dataset looks for masks"
         )
-    try:
-        with Image.open(path) as opened:
-            picture = _turn_mask(opened, image_name)
-            grey = picture if picture.mode in (*_SIXTEEN_BIT, "F") else picture.convert("L")
-            return torch.from_numpy((np.asarray(grey) > 0).astype(np.uint8))
-    except _BROKEN as error:
-        raise ValueError(
-            f"found a mask that cannot be read as an image: {path} ({error}); expected a grey picture: replace it"
-        ) from error
-
-
-def _turn_mask(mask: Image.Image, image_name: str) -> Image.Image:
-    if _orientation(mask) != 1 or not Path(image_name).is_file():
-        return ImageOps.exif_transpose(mask)
-    image = read_header(image_name)
-    method = _UPRIGHT.get(image.orientation)
-    return mask.transpose(method) if method is not None and mask.size == image.size else mask
+    return torch.from_numpy(decode_mask(path, image_name).astype(np.uint8))
 
 
 def as_image(given: Any) -> Tensor:
@@ -111,9 +59,7 @@ def as_image(given: Any) -> Tensor:
     if isinstance(given, str | Path):
         return load_image(given)
     if isinstance(given, Image.Image):
-        deep = given.mode in _SIXTEEN_BIT
-        array = np.asarray(given if deep or given.mode == "F" else given.convert("RGB"))
-        return _scale(array.astype(np.uint16) if deep else array, given.mode)
+        return _scale(rgb(given, given.mode), given.mode)
     if isinstance(given, Tensor):
         plain = given.detach().cpu().as_subclass(Tensor)
         plain = plain[0] if plain.ndim == 4 and len(plain) == 1 else plain
@@ -158,14 +104,3 @@ def picture_hash(path: str | Path) -> str:
 @lru_cache(maxsize=65_536)
 def _picture_hash(path: str, changed: int, size: int) -> str:
     return content_hash(load_image(path))
-
-
-def _orientation(picture: Image.Image) -> int:
-    return int(picture.getexif().get(_ORIENTATION, 1) or 1)
-
-
-def _unreadable(path: object, error: Exception) -> str:
-    return (
-        f"found a file that cannot be read as an image: {path} ({error}); expected a picture such as PNG or JPEG: "
-        "replace or remove the file"
-    )

@@ -1,4 +1,4 @@
-"""Where the published code and a sound implementation part: a named switch for each quirk (specification, 15)."""
+"""Where the published code, a sound implementation and this package part: a named switch for each difference."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ _SWITCHES = {
     "Q12": "similarity_logits",
     "Q13": "top_twenty",
     "Q30": "decay_all",
+    "context": "context",
+    "defects": "defects",
 }
-_BASES = ("paper", "corrected")
+_OURS = {"context", "defects"}  # neither a quirk of the published code nor a correction of one
+_BASES = ("paper", "corrected", "extended")
 
 
 @dataclass(frozen=True)
 class Quirks:
-    """Switches of the published behaviour; all on is ``paper``, all off is ``corrected``."""
+    """Switches of behaviour: ``paper`` has every quirk (specification, 15), ``corrected`` none.
+
+    ``extended`` is ``corrected`` with our own two additions.
+    """
 
     mixed_masks: bool  # Q1: residual mining reads the masks of other samples of the batch
     interleaved_positions: bool  # Q2: with several abnormal references, positions are in another order than the keys
@@ -38,10 +44,12 @@ class Quirks:
     similarity_logits: bool  # Q12: similarities in [0, 1] are used as logits
     top_twenty: bool  # Q13: the training score averages 20 patches, not the fraction used at test
     decay_all: bool  # Q30: weight decay on biases, norms and proxies too
+    context: bool  # patches of abnormal references that lie clear of the mask count as normal ones
+    defects: bool  # the nearest patch of a known defect is part of the abnormal map
 
     @classmethod
     def parse(cls, variant: str) -> Quirks:
-        """Read ``paper`` or ``corrected``, optionally with single quirks switched: ``paper-Q1``, ``corrected+Q4+Q13``.
+        """Read a base, optionally with single switches: ``extended``, ``paper-Q1``, ``corrected+Q4+context``.
 
         Raises ValueError for anything else, with the names that exist.
         """
@@ -49,8 +57,13 @@ class Quirks:
         unknown = [c for c in changes if c[1:] not in _SWITCHES]
         if base not in _BASES or unknown:
             raise ValueError(
-                f"found variant {variant!r}, expected 'paper' or 'corrected', optionally followed by +Qn or -Qn with "
-                f"n in {', '.join(_SWITCHES)}"
+                f"found variant {variant!r}, expected 'paper', 'corrected' or 'extended', optionally followed by + or "
+                f"- and one of {', '.join(_SWITCHES)}"
             )
-        quirks = cls(**{f.name: base == "paper" for f in fields(cls)})
-        return replace(quirks, **{_SWITCHES[c[1:]]: c[0] == "+" for c in changes})
+        quirks = cls(**{f.name: base == ("extended" if f.name in _OURS else "paper") for f in fields(cls)})
+        changed = replace(quirks, **{_SWITCHES[c[1:]]: c[0] == "+" for c in changes})
+        if changed.context and changed.zero_masked:
+            raise ValueError(
+                f"found variant {variant!r}, expected no context with Q11, by which masked patches compete: add -Q11"
+            )
+        return changed

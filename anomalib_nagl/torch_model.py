@@ -38,8 +38,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
     """NAGL over a frozen encoder.
 
     References enter through ``set_references`` alone. Residual mining sees references only, so its result is a
-    constant: the bank of normal patches and the residual proxies are all that a query needs; the pictures are kept for
-    people.
+    constant: the bank of normal patches, the residual proxies and the patches of known defects are all that a query
+    needs; the pictures are kept for people.
     """
 
     def __init__(self, encoder: Encoder, head: NaglHead) -> None:
@@ -56,7 +56,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
         self.register_buffer("normal_bank", torch.empty(0, head.dim))
         self.register_buffer("residual_proxies", torch.empty(0, head.dim))
-        # Whose the patches of the bank are, of normal references.
+        self.register_buffer("defect_bank", torch.empty(0, head.dim))
+        # Whose the patches of the bank are: those of normal references, which come first.
         self.register_buffer("normal_owner", torch.empty(0, dtype=torch.long))
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
@@ -67,6 +68,7 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         self.smooth_right: Tensor
         self.normal_bank: Tensor
         self.residual_proxies: Tensor
+        self.defect_bank: Tensor
         self.normal_owner: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
@@ -115,8 +117,8 @@ class NaglModel(DynamicBufferMixin, nn.Module):
 
         Normalised images (n, 3, H, W) and (a, 3, H, W), 0/1 masks (a, H, W), and the same n + a images as uint8
         pictures to show. Images that are ``unmasked`` (a,) get the mask that ``deviating_patches`` finds. Queries are
-        compared with a coreset of ``bank_limit`` normal patches if there are more. Raises
-        ValueError if there are none, or no normal patch among them.
+        compared with a coreset of ``bank_limit`` patches of normal references if there are more. Raises ValueError if
+        there are no references, or no normal patch among them.
         """
         grid, quirks = self.encoder.grid, self.head.quirks
         normal_tokens, abnormal_tokens = self.encode(normal), self.encode(abnormal)
@@ -129,9 +131,10 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             masks = masks.clone()
             masks[unmasked] = _patches_to_pixels(found, grid, (masks.shape[-2], masks.shape[-1])).to(masks.dtype)
         tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked)
-        bank, self.residual_proxies = self.head.learn(*tokens, grid)
-        kept = coreset(bank, bank_limit if len(normal) else None)
-        self.normal_bank, self.normal_owner = bank[kept], kept // (grid[0] * grid[1])
+        bank, self.residual_proxies, self.defect_bank = self.head.learn(*tokens, grid)
+        own = normal_tokens.shape[:2].numel() or len(bank)
+        kept = coreset(bank[:own], bank_limit if len(normal) else None)
+        self.normal_bank, self.normal_owner = torch.cat([bank[kept], bank[own:]]), kept // (grid[0] * grid[1])
         self.abnormal_tokens, self.abnormal_marks = abnormal_tokens, marked
         self.reference_images = pictures
         self.reference_masks = masks.bool()
@@ -167,6 +170,7 @@ class NaglModel(DynamicBufferMixin, nn.Module):
             self.normal_bank[None],
             self.residual_proxies[None],
             self.encoder.grid,
+            self.defect_bank[None],
             normal_known=self.n_normal > 0,
         )
 
@@ -178,7 +182,7 @@ class NaglModel(DynamicBufferMixin, nn.Module):
 
     def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
         """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
-        normal = OwnedPatches(self.normal_bank, self.normal_owner, self.n_normal)
+        normal = OwnedPatches(self.normal_bank[: len(self.normal_owner)], self.normal_owner, self.n_normal)
         marked = self.abnormal_marks > 0
         abnormal = OwnedPatches(self.abnormal_tokens[marked], marked.nonzero()[:, 0], len(self.reference_masks))
         return reference_similarity(tokens, score, normal, abnormal)

@@ -1,13 +1,13 @@
 """Score pictures with an exported model and ONNX Runtime alone: ``python edge_onnxruntime.py model.onnx PICTURE...``.
 
-Feed pictures as they are: resizing, references, thresholds and normalisation are inside the file.
+Feed 8-bit pictures upright, of any size: resizing, references, thresholds and normalisation are inside the file.
 """
 
 import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def main(model: str, *pictures: str) -> None:
@@ -15,7 +15,7 @@ def main(model: str, *pictures: str) -> None:
     detector = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in detector.get_outputs()]
     for path in pictures:
-        rgb = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
+        rgb = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"), dtype=np.float32) / 255
         batch = rgb.transpose(2, 0, 1)[None]  # (1, 3, height, width) in [0, 1]
         found = dict(zip(names, detector.run(names, {"input": batch}), strict=True))
         heat = found["anomaly_map"][0, 0]

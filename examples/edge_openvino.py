@@ -1,13 +1,13 @@
 """Score pictures with an exported model and OpenVINO alone: ``python edge_openvino.py model.xml PICTURE...``.
 
-Feed pictures as they are: resizing, references, thresholds and normalisation are inside the file.
+Feed 8-bit pictures upright, of any size: resizing, references, thresholds and normalisation are inside the file.
 """
 
 import sys
 
 import numpy as np
 import openvino
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def main(model: str, *pictures: str) -> None:
@@ -16,7 +16,7 @@ def main(model: str, *pictures: str) -> None:
     # Without this hint some processors compute in 16 bits.
     detector = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for path in pictures:
-        rgb = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
+        rgb = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"), dtype=np.float32) / 255
         found = detector(rgb.transpose(2, 0, 1)[None])  # (1, 3, height, width) in [0, 1]
         heat = found["anomaly_map"][0, 0]
         row, column = np.unravel_index(heat.argmax(), heat.shape)

@@ -75,9 +75,7 @@ def reference_set(normal: int, abnormal: int, size: tuple[int, int] = PICTURE) -
     )
 
 
-def make_model(
-    name: str, size: tuple[int, int], variant: str = "corrected", normal: int = 1, abnormal: int = 1
-) -> Nagl:
+def make_model(name: str, size: tuple[int, int], variant: str = "extended", normal: int = 1, abnormal: int = 1) -> Nagl:
     """A model with a random head, references, and thresholds in the midst of the scores of some pictures."""
     # Thresholds of its own: those from references would change with them, where an exported file keeps its own.
     model = Nagl(backbone=name, image_size=size, variant=variant, threshold="f1_adaptive").eval()

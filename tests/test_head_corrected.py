@@ -1,4 +1,4 @@
-"""The corrected head against slow, plain versions of the same formulas, on odd shapes."""
+"""The corrected and the extended head against slow, plain versions of the same formulas, on odd shapes."""
 
 from __future__ import annotations
 
@@ -61,16 +61,19 @@ def naive(model: NaglHead, given: dict[str, Tensor], sample: int) -> tuple[Tenso
     def residual(x: Tensor) -> Tensor:
         return x - max(normal, key=lambda y: cosine(x, y))
 
-    keys, values = [], []
-    for shot in range(len(abnormal)):
-        for cell in range(len(query)):
-            row, col = divmod(cell, GRID[1])
-            window = given["abnormal_mask"][
-                sample, shot, row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH
-            ]
-            if window.any():
-                keys.append(abnormal[shot, cell] + position[cell])
-                values.append(residual(abnormal[shot, cell]))
+    def any_marked(shot: int, cell: int, beside: int) -> bool:
+        row, col = divmod(cell, GRID[1])
+        mask = given["abnormal_mask"][sample, shot]
+        rows = slice(max(row - beside, 0) * PATCH, (row + 1 + beside) * PATCH)
+        return bool(mask[rows, max(col - beside, 0) * PATCH : (col + 1 + beside) * PATCH].any())
+
+    places = [(shot, cell) for shot in range(len(abnormal)) for cell in range(len(query))]
+    marked = [(shot, cell) for shot, cell in places if any_marked(shot, cell, 0)]
+    if model.quirks.context:
+        clear = [abnormal[shot, cell][None] for shot, cell in places if not any_marked(shot, cell, 1)]
+        normal = torch.cat([normal, *clear])
+    keys = [abnormal[shot, cell] + position[cell] for shot, cell in marked]
+    values = [residual(abnormal[shot, cell]) for shot, cell in marked]
     proxies = model.learnable_proxies.weight[None]
     proxies = model.rm_sa(model.rm_ca(proxies, torch.stack(keys)[None], torch.stack(values)[None]))
     keys = torch.stack([residual(x) for x in query]) + position
@@ -78,12 +81,16 @@ def naive(model: NaglHead, given: dict[str, Tensor], sample: int) -> tuple[Tenso
     s_n = torch.tensor([max((1 + cosine(x, y)) / 2 for y in normal) for x in query])
     s_a = torch.tensor([sum((1 + cosine(x, z)) / 2 for z in anomaly) / len(anomaly) for x in query])
     model.float()
-    return s_n, s_a, (s_a + 1 - s_n) / 2
+    if not model.quirks.defects:
+        return s_n, s_a, (s_a + 1 - s_n) / 2
+    alike = torch.tensor([max((1 + cosine(x, abnormal[place])) / 2 for place in marked) for x in query])
+    return s_n, (s_a + 2 * alike) / 3, (s_a / 4 + alike / 2 + 1 - s_n) / 1.75
 
 
+@pytest.mark.parametrize("variant", ["corrected", "extended", "extended-context", "extended-defects"])
 @pytest.mark.parametrize(("n", "a"), [(1, 1), (2, 2), (1, 3)])
-def test_corrected_equals_naive(n: int, a: int) -> None:
-    model, given = head(), episode(n, a)
+def test_head_equals_naive(n: int, a: int, variant: str) -> None:
+    model, given = head(variant), episode(n, a)
     maps = model(**given, grid=GRID)
     for sample in range(len(given["query"])):
         with torch.no_grad():
@@ -93,8 +100,23 @@ def test_corrected_equals_naive(n: int, a: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "a"), [(2, 2), (0, 2), (2, 0)])
-def test_corrected_samples_are_independent(n: int, a: int) -> None:
-    model, given = head(), episode(n, a)
+def test_what_is_learned_is_all_that_a_query_needs(n: int, a: int) -> None:
+    model, given = head("extended"), episode(n, a)
+    together = model(**given, grid=GRID)
+    marked = mask_to_grid(given["abnormal_mask"], GRID) if a else torch.zeros(3, 0, GRID[0] * GRID[1])
+    for sample in range(3):
+        references = given["normal"][sample], given["abnormal"][sample], marked[sample]
+        bank, proxies, defects = (part[None] for part in model.learn(*references, GRID))
+        alone = model.detect(given["query"][sample : sample + 1], bank, proxies, GRID, defects, normal_known=n > 0)
+        assert_close(alone.score[0], together.score[sample], atol=1e-5, rtol=0)
+        if n:
+            assert_close(bank[0, : n * len(given["query"][0])], given["normal"][sample].flatten(0, 1))
+
+
+@pytest.mark.parametrize("variant", ["corrected", "extended"])
+@pytest.mark.parametrize(("n", "a"), [(2, 2), (0, 2), (2, 0)])
+def test_samples_are_independent(n: int, a: int, variant: str) -> None:
+    model, given = head(variant), episode(n, a)
     together = model(**given, grid=GRID)
     for sample in range(3):
         alone = model(**{key: value[sample : sample + 1] for key, value in given.items()}, grid=GRID)
@@ -151,7 +173,7 @@ def test_any_width_that_the_heads_divide(dim: int) -> None:
     ("build", "message"),
     [
         (lambda: NaglHead(384, num_heads=5), "384 and 5 attention heads"),
-        (lambda: NaglHead(variant="exact"), "'exact', expected 'paper' or 'corrected'"),
+        (lambda: NaglHead(variant="exact"), "'exact', expected 'paper', 'corrected' or 'extended'"),
         (lambda: NaglHead(variant="paper-Q99"), "Q13"),
         (lambda: head()(**episode(n=0, a=0), grid=GRID), "no references at all"),
         (lambda: head()(**episode(), grid=(5, 5)), r"expected \(..., 25, 24\)"),
@@ -175,6 +197,9 @@ def test_variants_switch_single_quirks() -> None:
     assert Quirks.parse("paper-Q1-Q2").interleaved_positions is False
     assert Quirks.parse("paper-Q1").interleaved_positions is True
     assert Quirks.parse("corrected + Q13").top_twenty is True
+    assert Quirks.parse("corrected+context+defects") == Quirks.parse("extended")
+    with pytest.raises(ValueError, match="add -Q11"):
+        Quirks.parse("paper+context")
 
 
 @pytest.mark.parametrize("quirk", ["Q1", "Q2", "Q3", "Q4", "Q5"])

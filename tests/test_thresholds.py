@@ -42,7 +42,7 @@ def test_blocks_are_scored_by_everything_else(n: int, a: int, blocks: int) -> No
     head, references = NaglHead(16, 5, 2, "corrected"), tokens(n, a)
     with torch.no_grad():
         found = held_out_scores(head, references, head.learn(*references, GRID), GRID).normal
-        proxies = head.learn(*references, GRID)[1]
+        proxies = head.learn(*references, GRID).proxies
     for image in range(n):
         for patch in (0, 9, 37, 63):
             row, col = divmod(patch, 8)

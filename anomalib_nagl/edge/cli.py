@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 from anomalib_nagl.edge.errors import EdgeError
 from anomalib_nagl.edge.files import write_in_one_step
-from anomalib_nagl.edge.pictures import read_image
+from anomalib_nagl.edge.pictures import as_picture, decoder, eight_bit
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 RED = np.array([255, 0, 0], dtype=np.float32)
 
 
@@ -37,16 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def predict(options: argparse.Namespace) -> None:
     """Score pictures into ``predictions.csv`` and overlays."""
     pictures = list(_pictures(options.images))
+    names = _overlay_names(pictures)
+    _spare(pictures, [options.out / name for name in names])
     precision = None if options.precision == "device" else options.precision
     detector = NaglEdge(options.model, options.device, precision, options.requests)
     options.out.mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["image", "score", "label", "map_max", "overlay"])
-    names = _overlay_names(pictures)
     results = zip(pictures, names, detector.predict_all(pictures), strict=True)
     for path, name, found in _with_progress(results, len(pictures)):
-        _write_overlay(options.out / name, read_image(path), found)
+        _write_overlay(options.out / name, eight_bit(as_picture(path)).transpose(1, 2, 0), found)
         label = "" if found.label is None else int(found.label)
         writer.writerow([path.as_posix(), f"{found.score:.6f}", label, f"{found.map.max():.6f}", name])
     write_in_one_step(options.out / "predictions.csv", lambda file: file.write(table.getvalue().encode()))
@@ -107,9 +107,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
+    is_picture = decoder().is_picture
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+            found = sorted(file for file in path.rglob("*") if is_picture(file) and not file.name.startswith("."))
             if not found:
                 raise EdgeError(f"found no pictures in {path}, expected files such as PNG or JPEG: check the folder")
             yield from found
@@ -132,6 +133,17 @@ def _overlay_names(pictures: Sequence[Path]) -> list[str]:
     return names
 
 
+def _spare(pictures: Sequence[Path], overlays: Sequence[Path]) -> None:
+    """Raise EdgeError if an overlay would be written over one of the pictures."""
+    given = {path.resolve() for path in pictures}
+    for overlay in overlays:
+        if overlay.resolve() in given:
+            raise EdgeError(
+                f"found the picture {overlay} in the folder of the results, which would overwrite it; expected a "
+                "folder without the pictures that are predicted: choose another --out"
+            )
+
+
 def _with_progress(items: Iterable[Any], total: int) -> Iterator[Any]:
     """Show a progress bar with rich, or count on stderr where it is not installed."""
     try:
@@ -145,7 +157,7 @@ def _with_progress(items: Iterable[Any], total: int) -> Iterator[Any]:
 
 
 def _write_overlay(path: Path, picture: NDArray[np.uint8], found: Prediction) -> None:
-    """Write a picture with its map in red, and white where the mask ends."""
+    """Write a picture (H, W, 3) with its map in red, and white where the mask ends."""
     from PIL import Image
 
     height, width = picture.shape[:2]

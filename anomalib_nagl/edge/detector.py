@@ -18,7 +18,7 @@ from anomalib_nagl.edge.files import read_manifest
 from anomalib_nagl.edge.mining import Miner
 from anomalib_nagl.edge.pack import Pack, Reference, read_pack, write_pack
 from anomalib_nagl.edge.pictures import as_mask, as_picture, content_hash, eight_bit, thumbnail
-from anomalib_nagl.edge.runtime import Requests, read_graph, with_reference_inputs
+from anomalib_nagl.edge.runtime import REPLACEABLE, Requests, compile_graph, read_graph, with_reference_inputs
 
 
 class Prediction(NamedTuple):
@@ -52,10 +52,11 @@ class _State:
     @classmethod
     def of(cls, pack: Pack) -> _State:
         kinds = np.array([bool(pack.normal), bool(pack.abnormal)], dtype=np.float32)
-        arrays = (pack.normal_bank(), pack.residual_proxies, kinds, pack.thresholds)
-        names = ("normal_bank", "residual_proxies", "reference_kinds", "thresholds")
+        arrays = (pack.normal_bank(), pack.residual_proxies, pack.defect_bank(), kinds, pack.thresholds)
         # The tensors own a copy: no request can outlive what it reads.
-        copies = {name: ov.Tensor(np.ascontiguousarray(a, np.float32)) for name, a in zip(names, arrays, strict=True)}
+        copies = {
+            name: ov.Tensor(np.ascontiguousarray(a, np.float32)) for name, a in zip(REPLACEABLE, arrays, strict=True)
+        }
         return cls(pack, copies)
 
 
@@ -79,6 +80,8 @@ class NaglEdge:
         references: str | Path | None = None,
         cache: str | Path | None = None,
     ) -> None:
+        if requests < 1:
+            raise EdgeError(f"found {requests} requests, expected at least 1: that many pictures are computed at once")
         path = Path(model)
         self._manifest = read_manifest(path.with_suffix(".json"))
         pack = read_pack(Path(references) if references else path.with_name("references.safetensors"), self.signature)
@@ -90,7 +93,7 @@ class NaglEdge:
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
         graph = with_reference_inputs(read_graph(self._core, path))
-        self._requests = Requests(self._core.compile_model(graph, device, config), requests)
+        self._requests = Requests(compile_graph(self._core, graph, device, config), requests)
         self._miner = Miner(self._core, path.with_name("references.xml"), self._config)
         self._change = threading.Lock()
         self._state = _State.of(pack)
@@ -119,7 +122,7 @@ class NaglEdge:
             self._state = _State.of(replace(self._state.pack, thresholds=np.array(new, dtype=np.float32)))
 
     def predict(self, image: Any) -> Prediction:
-        """Score a picture: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file."""
+        """Score a picture: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
         picture = as_picture(image)
         return _prediction(self._requests.infer(self._inputs(picture)))
 
@@ -138,16 +141,16 @@ class NaglEdge:
     def add_abnormal(self, image: Any, mask: Any = None, name: str | None = None, defect_type: str = "defect") -> None:
         """Learn a defect from a picture, effective at the next prediction.
 
-        ``mask`` (H, W) is non-zero on the defect, or the path of a file; without one the patches count that deviate
-        most from the normal references (``most_deviating``). Raises EdgeError when the name is taken, or when a picture
-        without a mask comes before any normal one.
+        ``mask`` (H, W) is non-zero on the defect, or the path of a file (``read_mask``); without one the patches count
+        that deviate most from the normal references (``most_deviating_patches``). Raises EdgeError when the name is
+        taken, when the mask is empty or of another size, or when a picture without a mask comes before any normal one.
         """
         picture, name = as_picture(image), self._named(name, image)
         if not self._manifest["head_trained"]:
             warnings.warn(
                 "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
             )
-        self._add("abnormal", picture, None if mask is None else as_mask(mask, picture, name), name, defect_type)
+        self._add("abnormal", picture, None if mask is None else as_mask(mask, image, picture, name), name, defect_type)
 
     def remove(self, name: str) -> None:
         """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""
@@ -155,7 +158,7 @@ class NaglEdge:
             kept = tuple(one for one in self.references if one.name != name)
             if len(kept) == len(self.references):
                 names = ", ".join(repr(one.name) for one in self.references)
-                raise EdgeError(f"found no reference named {name!r}, expected one of {names}")
+                raise EdgeError(f"found no reference named {name!r}, expected one of {names}: check the name")
             self._take(kept)
 
     def save(self, path: str | Path) -> None:

@@ -57,11 +57,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         found, files = content["format"], dict(content["files"])
-        complete = {"signature", "head_trained", "outputs"} <= set(content)
+        missing = {"signature", "head_trained", "outputs"} - set(content)
     except (ValueError, KeyError, TypeError) as error:
-        raise EdgeError(f"found {path} that cannot be read ({error}): copy the folder again") from error
-    if found != FORMAT or not complete:
+        raise EdgeError(
+            f"found a manifest that cannot be read: {path} ({error}), expected the exported one: copy the folder again"
+        ) from error
+    if found != FORMAT:
         raise EdgeError(f"found {path} of format {found}, expected {FORMAT}: export the model again")
+    if missing:
+        raise EdgeError(f"found {path} without {', '.join(sorted(missing))}, expected a whole one: export again")
     for name, expected in files.items():
         check_file(path.parent / name, expected)
     return dict(content)

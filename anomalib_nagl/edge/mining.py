@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.edge.errors import EdgeError
 from anomalib_nagl.edge.pack import Pack
-from anomalib_nagl.edge.runtime import Requests, part_of, read_graph
+from anomalib_nagl.edge.runtime import Requests, compile_graph, part_of, read_graph
 
 ENCODE = (("image", "mask"), ("tokens", "marks"))
 MINE = (("normal_bank", "abnormal_tokens", "abnormal_marks"), ("residual_proxies",))
@@ -55,14 +55,17 @@ class Miner:
     def most_deviating(self, tokens: NDArray[np.float32], pack: Pack) -> NDArray[np.float32]:
         """Mark the patches (M,) of a defective picture (M, C) that no mask came with; EdgeError without normal ones."""
         if not pack.normal:
-            raise EdgeError("found an abnormal picture without a mask and no normal reference, expected one of them")
-        return most_deviating_patches(tokens, pack.normal_bank())
+            raise EdgeError(
+                "found an abnormal picture without a mask and no normal reference, expected one of them: give a mask, "
+                "or add a normal reference first"
+            )
+        return most_deviating_patches(tokens, np.concatenate([one.tokens for one in pack.normal]))
 
     def _part(self, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Requests:
         with self._lock:
             if name not in self._parts:
                 graph = part_of(read_graph(self._core, self._path), inputs, outputs)
-                self._parts[name] = Requests(self._core.compile_model(graph, "CPU", self._config), 1)
+                self._parts[name] = Requests(compile_graph(self._core, graph, "CPU", self._config), 1)
             return self._parts[name]
 
 

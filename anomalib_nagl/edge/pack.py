@@ -64,10 +64,15 @@ class Pack:
     def normal_bank(self) -> NDArray[np.float32]:
         """Patches (K, C) that count as normal: those of the normal pictures.
 
-        Without any, the unmarked patches of the abnormal ones (specification, section 10). EdgeError if none is left.
+        With ``context``, also those of the abnormal ones that lie clear of their marks. Without normal pictures, the
+        unmarked patches of the abnormal ones (specification, section 10). EdgeError if none is left.
         """
         if self.normal:
-            return np.concatenate([one.tokens for one in self.normal])
+            around = self.abnormal if self.signature["context"] else ()
+            return np.concatenate(
+                [one.tokens for one in self.normal]
+                + [one.tokens[_clear_of(one.marks, self.signature["grid"])] for one in around]
+            )
         if not self.abnormal:
             raise EdgeError("found no references, expected at least one: keep a picture, or add one first")
         bank = np.concatenate([one.tokens[one.marks == 0] for one in self.abnormal])
@@ -77,6 +82,23 @@ class Pack:
                 "mask that does not cover the whole picture"
             )
         return bank
+
+    def defect_bank(self) -> NDArray[np.float32]:
+        """Patches (D, C) of known defects: the marked ones, or all where nothing is marked; a zero one without any."""
+        if not self.abnormal:
+            return np.zeros_like(self.residual_proxies[:1])
+        tokens = np.concatenate([one.tokens for one in self.abnormal])
+        marked = np.concatenate([one.marks for one in self.abnormal]) > 0
+        return tokens[marked] if marked.any() else tokens
+
+
+def _clear_of(marks: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which patches (M,) are neither marked nor next to a marked one."""
+    rows, cols = grid
+    padded = np.pad(marks.reshape(rows, cols) > 0, 1)
+    near = [padded[i : i + rows, j : j + cols] for i in range(3) for j in range(3)]
+    clear: NDArray[np.bool_] = ~np.logical_or.reduce(near).reshape(-1)
+    return clear
 
 
 def write_pack(path: Path, pack: Pack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,30 +15,33 @@ from anomalib_nagl.edge.errors import EdgeError
 THUMBNAIL = 128  # longest side in pixels
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Read a picture file as RGB (H, W, 3), as torch's side does; needs Pillow. EdgeError if it is no picture."""
-    return np.asarray(_open(path, "RGB"))
+def read_image(path: str | Path) -> NDArray[Any]:
+    """Read a picture file as RGB (H, W, 3), as torch's side does; needs Pillow. EdgeError if it is no picture.
+
+    It is turned upright; uint8, or float32 in [0, 1] where the file has 16 bits or floats. Transparency is ignored.
+    """
+    return decoder().decode_image(path)
 
 
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """Read a mask file as (H, W), true where it is not black; needs Pillow. EdgeError if it is no picture."""
-    return np.asarray(_open(path, "L")) > 0
+def read_mask(path: str | Path, image: str | Path | None = None) -> NDArray[np.bool_]:
+    """Read a mask file as (H, W), true where it is not black, as torch's side does; needs Pillow.
+
+    It is turned by its own EXIF orientation or, without one, as the file ``image`` of its picture is when it has the
+    size at which that is stored. EdgeError if it is no picture.
+    """
+    return decoder().decode_mask(path, image)
 
 
-def _open(path: str | Path, mode: str) -> Any:
+def decoder() -> ModuleType:
+    """The module that reads files, imported at first use; EdgeError where there is no Pillow."""
     try:
-        from PIL import Image
+        from anomalib_nagl.edge import decode
     except ImportError as error:
         raise EdgeError(
-            f"found no Pillow to read {path} with: pip install pillow, or hand over the picture as an RGB array"
+            "found no Pillow, expected it to read picture files: pip install pillow, or hand over the picture as an "
+            "RGB array"
         ) from error
-    try:
-        with Image.open(path) as picture:
-            return picture.convert(mode)
-    except OSError as error:
-        raise EdgeError(
-            f"found a file that cannot be read as an image: {path} ({error}); expected a picture such as PNG or JPEG"
-        ) from error
+    return decode
 
 
 def as_picture(image: Any) -> NDArray[np.float32]:
@@ -46,7 +50,7 @@ def as_picture(image: Any) -> NDArray[np.float32]:
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise EdgeError(f"found a picture of shape {array.shape}, expected RGB (height, width, 3): convert it to RGB")
     if array.dtype == np.uint8:
-        scaled = array.astype(np.float32) / np.float32(255)
+        scaled = array.astype(np.float32) * np.float32(1 / 255)  # a product as in torchvision: the same bits
     elif np.issubdtype(array.dtype, np.floating):
         scaled = array.astype(np.float32)
         if not (scaled.min() >= 0 and scaled.max() <= 1):
@@ -54,13 +58,21 @@ def as_picture(image: Any) -> NDArray[np.float32]:
                 f"found a picture of floats from {scaled.min()} to {scaled.max()}, expected [0, 1]: divide by 255"
             )
     else:
-        raise EdgeError(f"found a picture of type {array.dtype}, expected uint8 or float in [0, 1]: convert it")
+        raise EdgeError(
+            f"found a picture of type {array.dtype}, expected uint8 or float in [0, 1]: divide by its largest value"
+        )
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
-def as_mask(mask: Any, picture: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """Bring a mask (H, W), non-zero on the defect, or the path of a file to float32 0/1 (H, W) of its picture."""
-    array = read_mask(mask) if isinstance(mask, str | Path) else np.asarray(mask) != 0
+def as_mask(mask: Any, image: Any, picture: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Bring a mask (H, W), non-zero on the defect, or the path of a file to float32 0/1 (H, W).
+
+    ``picture`` (3, H, W) is what ``as_picture`` made of ``image``; a mask file is turned as a file ``image`` is.
+    """
+    if isinstance(mask, str | Path):
+        array = read_mask(mask, image if isinstance(image, str | Path) else None)
+    else:
+        array = np.asarray(mask) != 0
     if array.shape != picture.shape[1:]:
         raise EdgeError(
             f"found a mask of size {array.shape} for {name!r}, expected the size of its picture {picture.shape[1:]}: "

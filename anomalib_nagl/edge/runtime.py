@@ -14,7 +14,9 @@ from openvino import opset13 as ops
 from anomalib_nagl.edge.errors import EdgeError
 
 # Constants of model.xml that are inputs on the box.
-REPLACEABLE = ("normal_bank", "residual_proxies", "reference_kinds", "thresholds")
+REPLACEABLE = ("normal_bank", "residual_proxies", "defect_bank", "reference_kinds", "thresholds")
+OPTIONAL = ("defect_bank", "thresholds")  # not of every variant; nothing is normalised and nothing labelled
+GROWING = ("normal_bank", "defect_bank")
 
 
 def read_graph(core: ov.Core, path: Path) -> ov.Model:
@@ -24,7 +26,19 @@ def read_graph(core: ov.Core, path: Path) -> ov.Model:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise EdgeError(
-            f"found a graph that OpenVINO cannot read: {path} ({reason}); export the model again"
+            f"found a graph that OpenVINO cannot read: {path} ({reason}), expected an exported one: export it again"
+        ) from error
+
+
+def compile_graph(core: ov.Core, model: ov.Model, device: str, config: Mapping[str, Any]) -> ov.CompiledModel:
+    """Compile a graph; EdgeError if there is no such device, or if it cannot compute as ``config`` asks."""
+    try:
+        return core.compile_model(model, device, dict(config))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise EdgeError(
+            f"found no way to compile the model for device {device!r} with {dict(config)} ({reason}), expected one of "
+            f"{', '.join(core.available_devices)}: choose another device, or precision None"
         ) from error
 
 
@@ -37,11 +51,14 @@ def with_reference_inputs(model: ov.Model) -> ov.Model:
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     for name in REPLACEABLE:
         if name not in nodes:
-            if name == "thresholds":  # nothing is normalised and nothing labelled
+            if name in OPTIONAL:
                 continue
-            raise EdgeError(f"found a model without the constant {name!r}, expected one that this package exported")
+            raise EdgeError(
+                f"found a model without the constant {name!r}, expected one that this package exported: export it again"
+            )
         node = nodes[name]
-        shape = [-1, *list(node.output(0).shape)[1:]] if name == "normal_bank" else list(node.output(0).shape)
+        shape = list(node.output(0).shape)
+        shape = [-1, *shape[1:]] if name in GROWING else shape
         parameter = ops.parameter(ov.PartialShape(shape), ov.Type.f32, name=f"{name}_input")
         parameter.output(0).set_names({name})
         node.output(0).set_names(set())

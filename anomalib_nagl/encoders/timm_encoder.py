@@ -57,7 +57,7 @@ class Backbone:
             arguments["pretrained_cfg_overlay"] = {"state_dict": state, "source": None, "file": None}
         if not arguments.get("features_only"):
             arguments["num_classes"] = 0
-        with torch.random.fork_rng(devices=[]), torch.device(device), _quiet_loading():
+        with torch.random.fork_rng(devices=[]), torch.device(device), quiet_loading():
             return timm.create_model(
                 self.architecture,
                 pretrained=state is not None,
@@ -110,7 +110,7 @@ class TimmEncoder(Encoder):
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Silence timm's warnings of unused tensors: a backbone without its classifier never uses them all."""
     loader = logging.getLogger("timm.models._builder")
     level = loader.level

@@ -101,11 +101,10 @@ def fetch(name: str, repository: str | None, file_name: str | None = None) -> Pa
         raise WeightsError(f"weights: there are no pretrained weights for {name} on the hub: {REMEDIES}")
     repository, _, revision = repository.partition("@")
     names = (file_name,) if file_name else FILE_NAMES[:2]
-    for candidate in names:
-        cached = huggingface_hub.try_to_load_from_cache(repository, candidate, revision=revision or None)
-        if isinstance(cached, str):
-            return Path(cached)
-    obstacle = _offline() or _unreachable()
+    cached = _cached(repository, names, revision)
+    if cached is not None:
+        return cached
+    obstacle = _offline() or _unreachable(constants.ENDPOINT)
     for candidate in () if obstacle else names:
         try:
             logger.info("downloading %s of %s", candidate, repository)
@@ -121,18 +120,44 @@ def fetch(name: str, repository: str | None, file_name: str | None = None) -> Pa
     )
 
 
+def unobtainable(repository: str, file_name: str | None = None) -> str:
+    """Say why a hub file can be neither read nor downloaded; empty if it can, as far as is known without downloading.
+
+    ``repository`` as in ``fetch``; it takes seconds at most.
+    """
+    repository, _, revision = repository.partition("@")
+    if _cached(repository, (file_name,) if file_name else FILE_NAMES[:2], revision) is not None:
+        return ""
+    return cannot_fetch(constants.ENDPOINT, "the hub")
+
+
+def cannot_fetch(address: str, name: str) -> str:
+    """Say, without addresses, why nothing can be downloaded from there; empty if something answers within seconds."""
+    if _offline():
+        return _offline()
+    return f"{name} does not answer" if _unreachable(address) else ""
+
+
+def _cached(repository: str, names: tuple[str, ...], revision: str) -> Path | None:
+    for candidate in names:
+        cached = huggingface_hub.try_to_load_from_cache(repository, candidate, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
+
+
 def _offline() -> str:
     """Say that the user forbade the network; empty otherwise. The variable is read again, the client reads it once."""
     asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     return "offline mode is set (HF_HUB_OFFLINE)" if asked or constants.HF_HUB_OFFLINE else ""
 
 
-def _unreachable() -> str:
-    """Say why the hub does not answer; empty when it does. Any answer counts, proxies are the client's business."""
+def _unreachable(address: str) -> str:
+    """Say why a server does not answer; empty when it does. Any answer counts, proxies are the client's business."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
+        get_session().head(address, timeout=PROBE_SECONDS)
     except Exception as error:
-        return f"{constants.ENDPOINT} does not answer ({type(error).__name__}: {_first_line(error)})"
+        return f"{address} does not answer ({type(error).__name__}: {_first_line(error)})"
     return ""
 
 

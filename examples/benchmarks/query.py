@@ -38,14 +38,12 @@ def adapted(model: NaglModel, normal: int, abnormal: int, limit: int | None = No
     masks = torch.zeros(abnormal, *size)
     masks[:, : size[0] // 8, : size[1] // 8] = 1
     shown = torch.zeros(normal + abnormal, 3, *size, dtype=torch.uint8)
-    model.set_references(pictures(normal, size), pictures(abnormal, size), masks, shown, limit)
-    bank, proxies, images, marks = (
-        model.normal_bank, model.residual_proxies, model.reference_images, model.reference_masks
-    )  # fmt: skip
+    model.set_references(pictures(normal, size), pictures(abnormal, size), masks, shown, bank_limit=limit)
+    buffers = {name: tensor for name, tensor in model.named_buffers(recurse=False) if "smooth" not in name}
 
     def query(image: Tensor) -> object:
-        model.normal_bank, model.residual_proxies = bank, proxies
-        model.reference_images, model.reference_masks = images, marks
+        for name, tensor in buffers.items():
+            setattr(model, name, tensor)
         return model(image)
 
     return query
@@ -83,7 +81,7 @@ def main() -> None:
     size = (given.image_size, given.image_size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         weights = machine.random_weights(given.backbone, Path(folder))
-        model = build_model(given.backbone, None, 25, 4, "corrected", size, weights).eval()
+        model = build_model(given.backbone, None, 25, 4, "extended", size, weights).eval()
         model.encoder.ensure_weights()
         variants: dict[str, Callable[[Tensor], object]] = {"encoder alone": model.encoder}
         for normal in (1, 4, 16, GROWTH):

@@ -119,8 +119,8 @@ def draw(pictures: Pictures, n: int, a: int, seed: int) -> Run:
 def score(model: Nagl, references: ReferenceTokens, queries: torch.Tensor) -> torch.Tensor:
     """Patch scores of queries (P, M, C)."""
     grid, head = model.model.encoder.grid, model.model.head
-    bank, proxies = head.learn(*references, grid)
-    return torch.cat([head.detect(chunk, bank[None], proxies[None], grid).score for chunk in queries.split(32)])
+    bank, proxies, defects = (part[None] for part in head.learn(*references, grid))
+    return torch.cat([head.detect(chunk, bank, proxies, grid, defects).score for chunk in queries.split(32)])
 
 
 def reference_tokens(pictures: Pictures, run: Run, masks: str) -> ReferenceTokens:

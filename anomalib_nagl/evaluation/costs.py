@@ -1,0 +1,201 @@
+"""Time and memory of every model of an evaluation, each in a process of its own.
+
+A query is one picture that has been read already: preprocessing and model, as the model is shipped, without the tables
+and shortcuts by which an evaluation scores thousands.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from anomalib_nagl.checkpoints import read_head
+from anomalib_nagl.data.selection import Choice
+from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.evaluation.categories import load_category
+from anomalib_nagl.evaluation.peers import PEERS, Peer, build_peer, unavailable
+from anomalib_nagl.evaluation.protocols import fixed
+from anomalib_nagl.evaluation.results import DONE, FAILED, NOT_RUN
+from anomalib_nagl.evaluation.scoring import Rule, learned, model_arguments, naive
+from anomalib_nagl.evaluation.settings import Settings
+from anomalib_nagl.lightning_model import Nagl
+from anomalib_nagl.pictures import load_image
+from anomalib_nagl.references import ReferenceSet
+
+COSTS = "costs.csv"
+COLUMNS = ("model", "status", "reason", "ms_median", "ms_p95", "of_encoder", "s_references", "peak_mb", "state_mb")
+WARM_UP, QUERIES = 3, 20
+FOR_PEOPLE = ("reference_images", "reference_masks")  # of Nagl: shown, never compared with
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model without references: how it takes them, prepares an image (3, H, W), scores and encodes what it prepared.
+
+    ``trained`` is a part whose parameters the references train.
+    """
+
+    module: nn.Module
+    take: Callable[[], object]
+    prepare: Callable[[Tensor], Tensor]
+    score: Callable[[Tensor], object]
+    encode: Callable[[Tensor], object]
+    trained: nn.Module | None = None
+    remark: str = ""
+
+
+def write_costs(settings: Settings, head: Path | None) -> Path:
+    """Measure the models of an evaluation with one normal and, where they take one, one abnormal reference.
+
+    References and queries are those of the first category; ``head`` is a trained head for NAGL models, whose time is
+    that of an untrained one. Writes one row for each model, those that cannot run with the reason:
+
+    ``ms_median`` and ``ms_p95``, milliseconds per query; ``of_encoder``, their median in medians of its encoder alone;
+    ``s_references``, seconds to take in references that have been read; ``peak_mb``, the largest resident memory of the
+    process beyond what it had after its imports; ``state_mb``, what references left in the model to compare with.
+    """
+    rows = [_row(settings, head, model) for model in settings.models]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = Path(settings.out) / COSTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_in_one_step(path, partial(_write, content=text.getvalue().encode()))
+    return path
+
+
+def _row(settings: Settings, head: Path | None, model: str) -> dict[str, Any]:
+    reason = unavailable(model, settings) if model in PEERS else None
+    if reason is not None:
+        return {"model": model, "status": NOT_RUN, "reason": reason}
+    context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
+    try:
+        with ProcessPoolExecutor(1, context) as pool:
+            return {"model": model, "status": DONE, **pool.submit(_measure, settings, head, model).result()}
+    except BrokenProcessPool:
+        reason = "its process was killed (out of memory?)"
+    except Exception as error:  # models of others fail in many ways; the others are still to be measured
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return {"model": model, "status": FAILED, "reason": reason}
+
+
+def _measure(settings: Settings, head: Path | None, model: str) -> dict[str, Any]:
+    before = psutil.Process().memory_info().rss
+    normal = 2 if model == "padim" else 1
+    category = load_category(settings, settings.evaluated[0])
+    draw = fixed(category, normal, 1, 0, (normal, 1))
+    references = Choice(draw.normal, draw.abnormal).load()
+    places = np.linspace(0, len(draw.queries) - 1, WARM_UP + QUERIES).astype(int)
+    images = [load_image(draw.queries[place].image) for place in places]
+    subject = _peer(settings, model, references) if model in PEERS else _nagl(settings, head, model, references)
+    empty = _buffers(subject.module)
+    start = time.perf_counter()
+    subject.take()
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        queries = _times(lambda image: subject.score(subject.prepare(image)), images)
+        peak = peak_memory()
+        alone = _times(subject.encode, [subject.prepare(image) for image in images])
+    trained = subject.trained.parameters() if subject.trained is not None else ()
+    state = _buffers(subject.module) - empty + sum(parameter.nbytes for parameter in trained)
+    return {
+        "reason": subject.remark,
+        "ms_median": f"{np.median(queries):.1f}",
+        "ms_p95": f"{np.percentile(queries, 95):.1f}",
+        "of_encoder": f"{np.median(queries) / np.median(alone):.2f}",
+        "s_references": f"{seconds:.2f}",
+        "peak_mb": f"{(peak - before) / 1e6:.0f}",
+        "state_mb": f"{state / 1e6:.2f}",
+    }
+
+
+def _nagl(settings: Settings, head: Path | None, model: str, references: ReferenceSet) -> Subject:
+    """A NAGL head, normal-only scoring or the naive rule."""
+    arguments = model_arguments(settings, settings.heads.get(model, {}))
+    module = Nagl(**arguments, post_processor=False, evaluator=False, visualizer=False).eval()
+    module.model.encoder.ensure_weights()
+    if head is not None and model in settings.heads:
+        state = read_head(head).state
+        with suppress(ValueError):  # of another structure: untrained weights take the same time
+            module.model.head.load_published(state)
+    module.head_trained = True
+    if model == "normal_only":
+        references = ReferenceSet(references.normal, normal_names=references.normal_names)
+    rule: Rule = naive if model == "naive" else learned
+
+    def score(images: Tensor) -> object:
+        return module.model.predictions(rule(module.model, module.model.encode(images)))
+
+    take = partial(module.set_references, references)
+    return Subject(module, take, lambda image: module.pre_processor.transform(image)[None], score, module.model.encoder)
+
+
+def _peer(settings: Settings, name: str, references: ReferenceSet) -> Subject:
+    peer: Peer = build_peer(name, settings)
+    model = peer.module.model
+    encoders: dict[str, Callable[[Tensor], object]] = {
+        "patchcore": lambda images: model.feature_extractor(images),
+        "padim": lambda images: model.feature_extractor(images),
+        "anomaly_dino": lambda images: model.extract_features(images),
+        "winclip": lambda images: model.clip.encode_image(images),
+        "foundad": lambda images: model.extract_features(images),
+    }
+
+    def prepare(image: Tensor) -> Tensor:
+        return peer.prepare(image)[None]
+
+    def take() -> None:
+        peer.take_references(torch.cat([prepare(image) for image in references.normal]))
+
+    trained = model.projector if name == "foundad" else None
+    remark = "with 2 normal references, the fewest it takes" if name == "padim" else ""
+    return Subject(peer.module, take, prepare, peer.score, encoders[name], trained, remark)
+
+
+def _times(run: Callable[[Tensor], object], images: list[Tensor]) -> list[float]:
+    """Milliseconds of each image after the first few."""
+    taken = []
+    for image in images:
+        start = time.perf_counter()
+        run(image)
+        taken.append(1e3 * (time.perf_counter() - start))
+    return taken[WARM_UP:]
+
+
+def _buffers(module: nn.Module) -> int:
+    """Bytes of the buffers of a model, without what is kept to be shown."""
+    return sum(tensor.nbytes for name, tensor in module.named_buffers() if not name.endswith(FOR_PEOPLE))
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; what getrusage says there includes the parent of a new process
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)

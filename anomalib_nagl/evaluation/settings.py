@@ -1,0 +1,194 @@
+"""What an evaluation is told: plain values from a file and the command line, checked before anything is computed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from anomalib_nagl.synthetic import KINDS
+
+OURS = ("normal_only", "naive")
+PROTOCOLS = ("fixed", "unseen", "paper")
+SOURCES = ("other_domains", "same_domain", "same_object")
+ABNORMAL = ("real", *KINDS)
+# Of ReferenceDataModule, a head may choose these; the rest of its arguments are those of Nagl.
+EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
+_TAKEN = (
+    "self", "head", "seed", "n_normal", "n_abnormal", "token_cache", "token_cache_dir", "threshold", "pre_processor",
+    "post_processor", "evaluator", "visualizer", "backbone", "image_size",
+)  # fmt: skip
+
+
+class Shots(NamedTuple):
+    """Numbers of normal and abnormal references."""
+
+    n: int
+    a: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shots:
+        """Read ``n+a``; ValueError for anything else, or for no reference at all."""
+        parts = str(text).split("+")
+        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts) or not any(map(int, parts)):
+            raise ValueError(f"found shots {text!r}, expected normal+abnormal references such as 1+1 or 4+0")
+        return cls(int(parts[0]), int(parts[1]))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An evaluation as a person describes it.
+
+    ``data`` is the root of a data set, ``format`` the anomalib datamodule that reads it. ``domains`` maps a domain to
+    its categories, which are held out together; ``targets`` are the categories to evaluate (all unless named). A model
+    is ``normal_only``, ``naive``, one of anomalib's (``peers.PEERS``) or a key of ``heads``: a NAGL head, trained with
+    those arguments of ``Nagl`` or of its episodes besides the common ones. ``shots`` lists normal+abnormal references.
+    ``protocols``, ``sources`` and ``abnormal`` are explained by ``protocols`` and ``records.Cell``. Pixel metrics are
+    computed at ``metric_size`` pixels a side, those of the network input unless given. ``costs`` measures time and
+    memory of every model too. ``out`` is the folder for everything written. Raises ValueError on settings that
+    contradict each other.
+    """
+
+    data: str
+    domains: dict[str, list[str]]
+    format: str = "MVTecAD"
+    targets: list[str] | None = None
+    models: list[str] = field(default_factory=lambda: ["normal_only", "naive", "nagl"])
+    heads: dict[str, dict[str, Any]] = field(default_factory=lambda: {"nagl": {}})
+    shots: list[str] = field(default_factory=lambda: ["1+0", "1+1"])
+    reference_seeds: int = 5
+    training_seeds: int = 3
+    protocols: list[str] = field(default_factory=lambda: ["fixed"])
+    sources: list[str] = field(default_factory=lambda: ["other_domains"])
+    abnormal: list[str] = field(default_factory=lambda: ["real"])
+    backbone: str = "vit_small_patch14_dinov2"
+    layers: str | None = None
+    image_size: int | list[int] = 448
+    epochs: int = 20
+    episodes: int = 500
+    learning_rate: float = 1e-4
+    metric_size: int | None = None
+    costs: bool = True
+    processes: int = 1
+    out: str = "results/evaluation"
+
+    def __post_init__(self) -> None:
+        """Check all that can be checked without the data."""
+        counts = ("reference_seeds", "training_seeds", "epochs", "episodes", "processes")
+        few = [f"{name}={getattr(self, name)}" for name in counts if getattr(self, name) < 1]
+        if few:
+            raise ValueError(f"found {', '.join(few)}, expected at least 1")
+        for name, known in (("protocols", PROTOCOLS), ("sources", SOURCES), ("abnormal", ABNORMAL)):
+            _check_names(name, getattr(self, name), known)
+        _check_names("models", self.models, self.known_models)
+        _check_names("shots", self.shots, None)
+        _ = self.parsed_shots
+        self._check_domains()
+        self._check_sources()
+        for name in self.head_models:
+            _check_head(name, self.heads[name])
+
+    @property
+    def known_models(self) -> tuple[str, ...]:
+        """Every model that may be named."""
+        from anomalib_nagl.evaluation.peers import PEERS
+
+        clash = sorted({*OURS, *PEERS} & set(self.heads))
+        if clash:
+            raise ValueError(f"found heads named {', '.join(clash)}, expected other names: these are models already")
+        return (*OURS, *self.heads, *PEERS)
+
+    @property
+    def head_models(self) -> list[str]:
+        """Models that are NAGL heads."""
+        return [name for name in self.models if name in self.heads]
+
+    @property
+    def parsed_shots(self) -> list[Shots]:
+        """Numbers of references."""
+        return [Shots.parse(text) for text in self.shots]
+
+    @property
+    def largest(self) -> Shots:
+        """The most normal and the most abnormal references of any shot."""
+        return Shots(max(shots.n for shots in self.parsed_shots), max(shots.a for shots in self.parsed_shots))
+
+    @property
+    def categories(self) -> list[str]:
+        """Every category of every domain."""
+        return [category for listed in self.domains.values() for category in listed]
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The categories to evaluate."""
+        return self.categories if self.targets is None else self.targets
+
+    @property
+    def halved(self) -> bool:
+        """Whether categories are divided, because heads are trained on the target category itself."""
+        return "same_object" in self.sources
+
+    def domain_of(self, category: str) -> str:
+        """The domain of a category."""
+        return next(domain for domain, listed in self.domains.items() if category in listed)
+
+    def sources_of(self, source: str, category: str) -> list[str]:
+        """The categories that a head for a target is trained on."""
+        own = self.domain_of(category)
+        if source == "same_object":
+            return [category]
+        if source == "same_domain":
+            return [name for name in self.domains[own] if name != category]
+        return [name for domain, listed in self.domains.items() if domain != own for name in listed]
+
+    def _check_domains(self) -> None:
+        doubled = sorted({name for name in self.categories if self.categories.count(name) > 1})
+        if doubled or not self.categories:
+            raise ValueError(
+                f"found {', '.join(doubled) or 'no category'} in domains, expected every category once: "
+                "give domains: {name: [category, ...]}"
+            )
+        _check_names("targets", self.evaluated, self.categories)
+
+    def _check_sources(self) -> None:
+        if not self.head_models or not self.largest.a:
+            return
+        for source in self.sources:
+            if not any(self.sources_of(source, category) for category in self.evaluated):
+                raise ValueError(
+                    f"found no category to train heads on for sources={source}, expected a second domain (or a second "
+                    "category of a domain for same_domain): add one to domains, or leave heads out of models"
+                )
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The known name that a misspelt one resembles, as words to append to an error; empty without one."""
+    near = get_close_matches(name, list(known), 1, 0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _check_names(setting: str, names: Sequence[str], known: Sequence[str] | None) -> None:
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"found {setting}={list(names)}, expected at least one, and each once")
+    for name in names:
+        if known is not None and name not in known:
+            raise ValueError(f"found {name!r} in {setting}, expected some of {', '.join(known)}{suggest(name, known)}")
+
+
+def _check_head(head: str, arguments: dict[str, Any]) -> None:
+    from anomalib_nagl.lightning_model import Nagl
+
+    allowed = [name for name in inspect.signature(Nagl.__init__).parameters if name not in _TAKEN]
+    allowed += EPISODE_ARGUMENTS
+    for name in arguments:
+        if name not in allowed:
+            raise ValueError(
+                f"found {name!r} in heads.{head}, expected some of {', '.join(allowed)}{suggest(name, allowed)}"
+            )
+    if arguments.get("selection") == "paper":
+        raise ValueError(
+            f"found selection=paper in heads.{head}, expected best or last: it selects on the target, which an "
+            "evaluation must not look at"
+        )
