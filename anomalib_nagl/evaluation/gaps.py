@@ -17,8 +17,8 @@ from scipy.stats import rankdata
 
 from anomalib_nagl.evaluation.markdown import EMPTY, number, show, table
 from anomalib_nagl.evaluation.records import GOOD, Cell
+from anomalib_nagl.evaluation.results import DONE
 from anomalib_nagl.evaluation.summary import (
-    DONE,
     KEY,
     NAN,
     SEEDS,
@@ -36,7 +36,8 @@ LEGEND = (
     "Gap: the first setting minus the second, paired by category and seeds of references and training; mean ± standard "
     "deviation over seeds, in the column *mean* that over the categories which have the gap, in parentheses its "
     "standard deviation over these. *First* and *second* are the means of what was compared. Unless the gap says "
-    "otherwise: protocol fixed, heads trained on other domains, real abnormal references."
+    "otherwise: protocol fixed, heads trained on other domains, real abnormal references. AP depends on the share of "
+    "defects among the queries (or pixels), which differs where defect types are compared: AUROC is the measure there."
 )
 
 
@@ -105,7 +106,7 @@ def write_gaps(frame: pd.DataFrame, folder: Path) -> str:
     parts = ["# Gaps\n", LEGEND + "\n", table(head, body, left=4) if body else "No gap: see the reasons below.\n"]
     if not len(categories):
         reasons = ["- no cell of a trained head with abnormal references is done"]
-    return "\n".join([*parts, *(["Empty cells (–):\n\n" + "\n".join(reasons) + "\n"] if reasons else [])])
+    return "\n".join([*parts, *([f"Empty cells ({EMPTY}):\n\n" + "\n".join(reasons) + "\n"] if reasons else [])])
 
 
 def _lines(gap: Gap, rows: pd.DataFrame, setting: Setting, categories: Sequence[str]) -> list[list[str]]:
@@ -117,9 +118,7 @@ def _lines(gap: Gap, rows: pd.DataFrame, setting: Setting, categories: Sequence[
             continue
         result = line(found.pairs, categories, partial=True)
         sides = [entry(found.pairs.groupby("category")[side].mean()).mean for side in ("left", "right")]
-        compared = "; ".join(
-            f"{words}{_whose(words, found.taken)}" for words in dict.fromkeys(found.taken.values())
-        )  # fmt: skip
+        compared = "; ".join(f"{word}{_whose(word, found.taken)}" for word in dict.fromkeys(found.taken.values()))
         shown = [show(result.entries[name], signed=True) for name in categories]
         mean = show(result.mean, signed=True, over_categories=result.over_categories)
         lines.append(
@@ -129,10 +128,9 @@ def _lines(gap: Gap, rows: pd.DataFrame, setting: Setting, categories: Sequence[
 
 
 def _whose(words: str, taken: dict[str, str]) -> str:
-    """Which categories took a comparison, where they differ."""
-    if len(set(taken.values())) == 1:
-        return ""
-    return f" ({', '.join(name for name, other in taken.items() if other == words)})"
+    """Which categories took a comparison, for those that most did not take."""
+    own = [name for name, other in taken.items() if other == words]
+    return f" ({', '.join(own)})" if 2 * len(own) <= len(taken) and len(own) < len(taken) else ""
 
 
 def measure(gap: Gap, rows: pd.DataFrame, metric: str) -> Found:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from anomalib_nagl.evaluation.summary import Entry
 
-EMPTY = "–"
+EMPTY = "\N{EN DASH}"
 
 
 def number(value: float, digits: int = 3, signed: bool = False) -> str:
-    """A number rounded to some digits after the point, ``–`` for NaN; what rounds to zero has no sign."""
+    """A number rounded to some digits after the point, ``EMPTY`` for NaN; what rounds to zero has no sign."""
     if math.isnan(value):
         return EMPTY
     text = f"{value:{'+' if signed else ''}.{digits}f}"
@@ -27,7 +27,7 @@ def show(found: Entry, signed: bool = False, expected: int = 0, over_categories:
         text += f" ± {number(found.spread)}"
     if not math.isnan(over_categories):
         text += f" ({number(over_categories)})"
-    return text + (f" [{found.count} of {expected}]" if 0 < found.count < expected else "")
+    return text + (f" [{found.seeds} of {expected}]" if 0 < found.seeds < expected else "")
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from anomalib_nagl.evaluation.records import Cell
@@ -55,8 +56,12 @@ def styles(models: Sequence[str]) -> dict[str, Style]:
 
 
 def shots_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
-    """Numbers of normal and abnormal references, sorted."""
-    return sorted({(int(n), int(a)) for n, a in zip(rows["n"], rows["a"], strict=True)})
+    """Numbers of normal and abnormal references, sorted; n + 0 only where there is no other with the same n.
+
+    Models that read no abnormal references appear at the others.
+    """
+    found = {(int(n), int(a)) for n, a in zip(rows["n"], rows["a"], strict=True)}
+    return sorted((n, a) for n, a in found if a or not any(other == n and more for other, more in found))
 
 
 def at_shots(rows: pd.DataFrame, model: str, shots: tuple[int, int]) -> pd.DataFrame:
@@ -71,30 +76,31 @@ def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Fi
     figure, axes = _four(f"{title}: mean over categories ± standard deviation over seeds")
     shots = shots_of(rows)
     models = [name for name in looks if name in set(rows["model"])]
+    hollow = set(models) - set(rows.loc[rows["a"] > 0, "model"])
     for axis, metric in zip(axes, SHOWN, strict=True):
         counted = with_numbers(rows, metric)
         for i, model in enumerate(models):
             found = [line(values_of(at_shots(rows, model, one), metric), counted).mean for one in shots]
             shift = 0.36 * ((i + 0.5) / len(models) - 0.5)
-            _errorbar(axis, np.arange(len(shots)) + shift, found, looks[model], model)
+            _errorbar(axis, np.arange(len(shots)) + shift, found, looks[model], model, model in hollow)
         axis.set_title(NAMES[metric], loc="left", fontsize=11)
         axis.set_xticks(range(len(shots)), [f"{n}+{a}" for n, a in shots])
         axis.set_xlim(-0.4, len(shots) - 0.6)
         axis.grid(axis="y", alpha=0.3)
     for axis in axes[2:]:
         axis.set_xlabel("shots (normal + abnormal references)")
-    note = "Hollow: the model reads no abnormal references and is drawn at every shot with the same n."
-    _legend(figure, models, looks, note if (rows["a"] > 0).any() and (rows["a"] == 0).any() else "")
+    _legend(figure, models, looks, hollow if len(hollow) < len(models) else set())
     return figure
 
 
-def _errorbar(axis: Axes, places: Floats, found: Sequence[Entry], look: Style, model: str) -> None:
+def _errorbar(axis: Axes, places: Floats, found: Sequence[Entry], look: Style, model: str, hollow: bool) -> None:
     axis.errorbar(
         places,
         [one.mean for one in found],
         yerr=np.nan_to_num([one.spread for one in found]),
         color=look.colour,
         marker=look.marker,
+        markerfacecolor="white" if hollow else look.colour,
         linestyle=look.dash,
         label=model,
         linewidth=1.5,
@@ -110,12 +116,21 @@ def _four(title: str) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(2, 2).flat)
 
 
-def _legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style], note: str = "") -> None:
+def _legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style], hollow: set[str]) -> None:
     """One legend below all axes, where it covers nothing."""
     handles = [
-        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, linestyle=looks[name].dash, label=name)
+        Line2D(
+            [],
+            [],
+            color=looks[name].colour,
+            marker=looks[name].marker,
+            linestyle=looks[name].dash,
+            label=name,
+            markerfacecolor="white" if name in hollow else looks[name].colour,
+        )
         for name in models
     ]
+    note = "Hollow: reads no abnormal references, drawn at every shot with the same n." if hollow else ""
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(5, len(models)), frameon=False, title=note,
         title_fontsize=8.5, fontsize=10,
@@ -145,7 +160,7 @@ def plot_categories(rows: pd.DataFrame, looks: Mapping[str, Style], shots: tuple
         axis.set_title(NAMES[metric], loc="left", fontsize=11)
         axis.set_xticks(range(len(counted) + 1), [*(name.replace("_", "\n") for name in counted), "mean"], fontsize=8)
         # An AUROC of 0.5 is chance: bars from zero would hide the differences above it.
-        axis.set_ylim(0.5 if metric.endswith("AUROC") and lowest > 0.5 else min(0.0, lowest), 1.0)
+        axis.set_ylim(0.5 if metric.endswith("AUROC") and lowest > 0.5 else min(0.0, lowest), 1.02)
         axis.axvline(len(counted) - 0.5, color="0.6", linewidth=0.8)
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
@@ -154,8 +169,6 @@ def plot_categories(rows: pd.DataFrame, looks: Mapping[str, Style], shots: tuple
 
 
 def _square_legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style]) -> None:
-    from matplotlib.patches import Patch
-
     handles = [Patch(color=looks[name].colour, label=name) for name in models]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, max(1, len(models))), frameon=False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from matplotlib.figure import Figure
 from anomalib_nagl.edge.files import write_in_one_step
 from anomalib_nagl.evaluation.gaps import write_gaps
 from anomalib_nagl.evaluation.plots import plot_categories, plot_curves, plot_shots, shots_of, styles
+from anomalib_nagl.evaluation.results import DONE
 from anomalib_nagl.evaluation.sheet import choose_cells, draw_sheet, read_queries
-from anomalib_nagl.evaluation.summary import DONE, read_results, sections
+from anomalib_nagl.evaluation.summary import read_results, sections
 from anomalib_nagl.evaluation.tables import read_costs, summarise, title, write_tables
 
 TERMS = (
@@ -77,17 +77,15 @@ def _write_plots(frame: pd.DataFrame, folder: Path) -> list[Path]:
             continue
         protocol, heading = key[0], title(*key)
         written.append(_write_figure(folder / "plots" / f"shots_{protocol}.png", plot_shots(rows, looks, heading)))
-        shots = shots_of(rows)
-        for n, a in [one for one in shots if one[1]] or shots:
-            name = f"{protocol}_n{n}_a{a}.png"
-            draw: list[tuple[str, Callable[[], Figure | None]]] = [
-                ("categories", lambda n=n, a=a: plot_categories(rows, looks, (n, a), heading)),  # type: ignore[misc]
-                ("curves", lambda n=n, a=a: plot_curves(rows, folder, looks, (n, a), heading)),  # type: ignore[misc]
-            ]
-            for kind, figure_of in draw:
-                figure = figure_of()
+        for n, a in shots_of(rows):
+            figures = {
+                "categories": plot_categories(rows, looks, (n, a), heading),
+                "curves": plot_curves(rows, folder, looks, (n, a), heading),
+            }
+            for kind, figure in figures.items():
                 if figure is not None:
-                    written.append(_write_figure(folder / "plots" / f"{kind}_{name}", figure))
+                    path = folder / "plots" / f"{kind}_{protocol}_n{n}_a{a}.png"
+                    written.append(_write_figure(path, figure))
     return written
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_nagl.evaluation.records import GOOD, Cell
-from anomalib_nagl.evaluation.summary import DONE, KEY
+from anomalib_nagl.evaluation.results import DONE
+from anomalib_nagl.evaluation.summary import KEY
 from anomalib_nagl.pictures import load_image, load_mask
 
 EACH = 2  # queries of each kind in a row
@@ -93,8 +95,9 @@ def draw_sheet(cell: Cell, queries: Queries, data: Path) -> Figure:
     A case is the picture with the outline of its mask, and the same under its heat map. The colours of heat maps mean
     the same on the whole sheet: from the lowest to the 99.8th percentile of all queries.
     """
-    figure = Figure(figsize=(13, 6.2), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
+    figure = Figure(
+        figsize=(13, 6.2), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
+    )
     figure.suptitle(
         f"{cell.category}: {cell.model}, {cell.n} normal + {cell.a} abnormal references, seed {cell.reference_seed}",
         fontsize=13,
@@ -106,7 +109,6 @@ def draw_sheet(cell: Cell, queries: Queries, data: Path) -> Figure:
         for axis in axes[row]:
             axis.set_axis_off()
         for i, place in enumerate(places):
-            # Good queries keep to the right half, also when there are few defective ones.
             shown = draw_case(axes[row, 2 * i], axes[row, 2 * i + 1], queries, place, data, (low, high))
         axes[row, 0].text(
             -0.08, 0.5, name, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=12
@@ -123,10 +125,15 @@ def draw_case(left: Axes, right: Axes, queries: Queries, place: int, data: Path,
     height, width = picture.shape[:2]
     for axis in (left, right):
         axis.imshow(picture, extent=(0, width, height, 0))
+    left.set_anchor("NE")
+    right.set_anchor("NW")
     mask = None if kind == GOOD else mask_path(data, name)
     if mask is not None:
         marks = Image.fromarray(load_mask(mask, str(data / name)).numpy() * 255).resize((width, height))
-        left.contour(np.asarray(marks) > 127, levels=[0.5], colors="#00E5FF", linewidths=1.2)
+        # A margin closes the line around defects that reach the border.
+        framed, places = np.pad(np.asarray(marks) > 127, 1), [np.arange(-1, side + 1) + 0.5 for side in (width, height)]
+        left.contour(*places, framed, levels=[0.5], colors="#00E5FF", linewidths=1.2)
+        left.set(xlim=(0, width), ylim=(height, 0))
     shown = right.imshow(
         queries.maps[place], extent=(0, width, height, 0), cmap="inferno", alpha=0.65, vmin=limits[0], vmax=limits[1],
         interpolation="bilinear",

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from anomalib_nagl.evaluation.records import METRICS, Cell
+from anomalib_nagl.evaluation.records import METRICS
+from anomalib_nagl.evaluation.results import CELL_FIELDS, DONE, read_rows
 
-KEY = tuple(field.name for field in fields(Cell))
-COUNTS = ("n", "a", "reference_seed", "training_seed")
+KEY = CELL_FIELDS
 SEEDS = ["reference_seed", "training_seed"]
-DONE, NOT_RUN, FAILED = "done", "not run", "failed"
 BASELINE = "normal_only"
 NAN = math.nan
 
@@ -26,7 +24,7 @@ class Entry(NamedTuple):
 
     mean: float
     spread: float
-    count: int
+    seeds: int
 
 
 class Line(NamedTuple):
@@ -49,28 +47,17 @@ class Setting(NamedTuple):
 
 
 def read_results(path: Path) -> pd.DataFrame:
-    """Read ``results.csv``: one row per cell, the last done one of those that were tried repeatedly.
+    """Read ``results.csv``: a row for each cell, the last done one of those that were tried repeatedly.
 
-    Numbers that are missing are NaN, counts and seeds are integers, -1 where a row names none. Raises ValueError if
-    there is no such file or if columns are missing.
+    Metrics without a value are NaN. Raises ValueError if there is no such file, or if it has other columns.
     """
     if not path.is_file():
         raise ValueError(f"found no {path}, expected the rows of an evaluation: run `anomalib-nagl evaluate` first")
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-    missing = [name for name in (*KEY, "status", *METRICS) if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"found {path} without {', '.join(missing)}, expected a file that evaluate wrote: run it again"
-        )
-    # A line that was cut off while it was written lacks its last fields.
-    frame = frame.fillna("")
-    for name in (*COUNTS, *METRICS, "queries", "seconds"):
-        given = frame[name] if name in frame.columns else pd.Series("", index=frame.index)
-        frame[name] = pd.to_numeric(given, errors="coerce")
-    for name in COUNTS:
-        frame[name] = frame[name].fillna(-1).astype(int)
-    if "reason" not in frame.columns:
-        frame["reason"] = ""
+    rows = [
+        (*(getattr(row.cell, name) for name in KEY), row.status, row.reason, *(row.metrics[name] for name in METRICS))
+        for row in read_rows(path)
+    ]
+    frame = pd.DataFrame(rows, columns=[*KEY, "status", "reason", *METRICS])
     order = (frame["status"] == DONE).sort_values(kind="stable").index
     return frame.loc[order].drop_duplicates([*KEY], keep="last").sort_index().reset_index(drop=True)
 
@@ -93,7 +80,7 @@ def line(values: pd.DataFrame, categories: Sequence[str], partial: bool = False)
     that have. Its spread is taken over the seeds that have them all.
     """
     entries = {name: entry(values.loc[values["category"] == name, "value"]) for name in categories}
-    present = [name for name in categories if entries[name].count]
+    present = [name for name in categories if entries[name].seeds]
     wanted = present if partial else list(categories)
     over = entry([entries[name].mean for name in wanted] if set(wanted) == set(present) else [])
     whole = values[values["category"].isin(wanted)].dropna(subset=["value"]).pivot_table(

@@ -12,11 +12,10 @@ import pandas as pd
 
 from anomalib_nagl.evaluation.markdown import EMPTY, bold_best, number, show, table
 from anomalib_nagl.evaluation.records import IMAGE_METRICS, METRICS, PIXEL_METRICS
+from anomalib_nagl.evaluation.results import DONE, NOT_RUN
 from anomalib_nagl.evaluation.summary import (
     BASELINE,
-    DONE,
     NAN,
-    NOT_RUN,
     Setting,
     against_baseline,
     expected_cells,
@@ -44,9 +43,9 @@ LEGEND = (
     "Rows: a model with n normal + a abnormal references. An entry is the mean ± standard deviation over seeds (of the "
     "references and, for trained heads, of the training); without ± there is one. In the column *mean*, the mean over "
     "categories ± its standard deviation over seeds, then in parentheses the standard deviation over categories. Bold: "
-    "the best of a column among models with the same n + a. [3 of 5]: seeds with a number, and seeds expected. – means "
-    "that there is no number: the cells are listed below as not run, failed or missing, or the metric has no value for "
-    "their queries; a mean needs every category that has a number in its table."
+    "the best of a column among models with the same n + a. [3 of 5]: seeds with a number, and seeds expected. "
+    f"{EMPTY} means that there is no number: the cells are listed below as not run, failed or missing, or the metric "
+    "has no value for their queries; a mean needs every category that has a number in its table."
 )
 
 
@@ -183,13 +182,11 @@ def absent(frame: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     """Everything that has no number: what was not run or failed, by reason, and cells that nobody has come to."""
     lines = []
     for (status, reason, model), rows in frame[frame["status"] != DONE].groupby(["status", "reason", "model"]):
-        categories = sorted({str(name) for name in rows["category"] if name})
-        shots = sorted({(int(n), int(a)) for n, a in zip(rows["n"], rows["a"], strict=True) if n >= 0})
-        protocols = sorted({str(name) for name in rows["protocol"] if name})
-        about = [", ".join(categories), " ".join(f"{n}+{max(a, 0)}" for n, a in shots), " ".join(protocols)]
-        where = "; ".join(part for part in about if part)
+        shots = sorted({(int(n), int(a)) for n, a in zip(rows["n"], rows["a"], strict=True)})
+        categories, protocols = ([*dict.fromkeys(rows[name])] for name in ("category", "protocol"))
+        where = "; ".join([", ".join(categories), " ".join(f"{n}+{a}" for n, a in shots), " ".join(protocols)])
         count = f"{len(rows)} {'cells' if len(rows) > 1 else 'cell'}"
-        lines.append(f"- {model} {status or 'without a status'} ({where or 'all'}; {count}): {reason or 'no reason'}")
+        lines.append(f"- {model} {status or 'without a status'} ({where}; {count}): {reason or 'no reason'}")
     lines += _missing(frame, settings)
     return "\n".join(lines or ["Nothing: every cell is done."]) + "\n"
 
@@ -197,16 +194,14 @@ def absent(frame: pd.DataFrame, settings: Mapping[str, Any]) -> str:
 def _missing(frame: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """Cells of models that have others, but neither a number nor a reason."""
     lines = []
-    run = frame[frame["n"] >= 0]
-    for key, rows in sections(run[run["protocol"] != ""]):
+    for key, rows in sections(frame):
         short = {}
         for setting in settings_of(rows):
             mine = rows_of(rows, setting)
             wanted = expected_cells(rows, setting, dict(settings))
             for category in dict.fromkeys(rows["category"]):
                 count = wanted - int((mine["category"] == category).sum())
-                excused = frame[(frame["model"] == setting.model) & (frame["category"].isin([category, ""]))]
-                if count > 0 and not ((excused["status"] == NOT_RUN) & (excused["n"] < 0)).any():
+                if count > 0:
                     short[f"{name_of(setting)} {category}"] = (count, wanted)
         if short:
             total = sum(count for count, _ in short.values())
