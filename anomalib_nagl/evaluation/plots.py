@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ NAMES = {
 # Okabe and Ito's colours, told apart with any colour vision; yellow is left out, it is faint on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"
+DASHES: tuple[Literal["-"], Literal["--"], Literal[":"], Literal["-."]] = ("-", "--", ":", "-.")
 FIRST = ("nagl", "normal_only", "naive")
 STEPS = 201
 FPR_LIMIT = 0.3
@@ -43,16 +44,13 @@ class Style(NamedTuple):
 
     colour: str
     marker: str
-    dash: str
+    dash: Literal["-", "--", ":", "-."]
 
 
 def styles(models: Sequence[str]) -> dict[str, Style]:
     """A style for each model: the usual ones first, then the others in the order of their names."""
     order = [name for name in FIRST if name in models] + sorted(set(models) - set(FIRST))
-    return {
-        name: Style(COLOURS[i % 8], MARKERS[(i + i // 8) % 8], ("-", "--", ":", "-.")[i // 8 % 4])
-        for i, name in enumerate(order)
-    }
+    return {name: Style(COLOURS[i % 8], MARKERS[(i + i // 8) % 8], DASHES[i // 8 % 4]) for i, name in enumerate(order)}
 
 
 def shots_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
@@ -93,7 +91,7 @@ def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Fi
     return figure
 
 
-def _errorbar(axis: Axes, places: Floats, found: Sequence[Entry], look: Style, model: str, hollow: bool) -> None:
+def _errorbar(axis: Axes, places: NDArray[Any], found: Sequence[Entry], look: Style, model: str, hollow: bool) -> None:
     axis.errorbar(
         places,
         [one.mean for one in found],

@@ -88,7 +88,7 @@ def line(values: pd.DataFrame, categories: Sequence[str], partial: bool = False)
     )  # fmt: skip
     complete = len(wanted) > 0 and set(wanted) == set(present)
     per_seed = entry(whole.dropna()[wanted].mean(axis=1)) if complete else Entry(NAN, NAN, 0)
-    return Line(entries, Entry(over.mean, per_seed.spread, per_seed.count), over.spread)
+    return Line(entries, Entry(over.mean, per_seed.spread, per_seed.seeds), over.spread)
 
 
 def values_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
