@@ -114,7 +114,7 @@ def draw_sheet(cell: Cell, queries: Queries, data: Path) -> Figure:
             -0.08, 0.5, name, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=12
         )
     if shown is not None:
-        figure.colorbar(shown, ax=axes, label="anomaly map", fraction=0.02, pad=0.01)
+        figure.colorbar(shown, ax=axes, label="anomaly map", fraction=0.02, pad=0.01, panchor=False)
     return figure
 
 

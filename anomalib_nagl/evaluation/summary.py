@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from anomalib_nagl.evaluation.records import METRICS
@@ -79,15 +78,19 @@ def line(values: pd.DataFrame, categories: Sequence[str], partial: bool = False)
     The mean over categories is that of their means: NaN when one has no number, unless ``partial``, which takes those
     that have. Its spread is taken over the seeds that have them all.
     """
-    entries = {name: entry(values.loc[values["category"] == name, "value"]) for name in categories}
-    present = [name for name in categories if entries[name].seeds]
-    wanted = present if partial else list(categories)
-    over = entry([entries[name].mean for name in wanted] if set(wanted) == set(present) else [])
-    whole = values[values["category"].isin(wanted)].dropna(subset=["value"]).pivot_table(
-        index=SEEDS, columns="category", values="value", aggfunc="mean"
-    )  # fmt: skip
-    complete = len(wanted) > 0 and set(wanted) == set(present)
-    per_seed = entry(whole.dropna()[wanted].mean(axis=1)) if complete else Entry(NAN, NAN, 0)
+    by_category: dict[str, list[float]] = {name: [] for name in categories}
+    by_seed: dict[object, dict[str, float]] = {}
+    columns = (values[name] for name in ("category", *SEEDS, "value"))
+    for name, *seeds, value in zip(*columns, strict=True):
+        if name in by_category and not math.isnan(value):
+            by_category[name].append(float(value))
+            by_seed.setdefault(tuple(seeds), {})[name] = float(value)
+    entries = {name: entry(found) for name, found in by_category.items()}
+    wanted = [name for name in categories if entries[name].seeds or not partial]
+    over, per_seed = entry([]), entry([])
+    if all(entries[name].seeds for name in wanted):
+        over = entry([entries[name].mean for name in wanted])
+        per_seed = entry([entry(found.values()).mean for found in by_seed.values() if len(found) == len(wanted)])
     return Line(entries, Entry(over.mean, per_seed.spread, per_seed.seeds), over.spread)
 
 
@@ -153,12 +156,6 @@ def expected_cells(rows: pd.DataFrame, setting: Setting, settings: dict[str, obj
 
 def sections(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Rows by protocol, source and kind of abnormal references, in order of appearance."""
-    keys: list[Hashable] = list(
-        dict.fromkeys(zip(rows["protocol"], rows["source"], rows["abnormal"], strict=True))
-    )  # fmt: skip
-    chosen = []
-    for key in keys:
-        protocol, source, abnormal = (str(part) for part in key)  # type: ignore[attr-defined]
-        kept = (rows["protocol"] == protocol) & (rows["source"] == source) & (rows["abnormal"] == abnormal)
-        chosen.append(((protocol, source, abnormal), rows[np.asarray(kept)]))
-    return chosen
+    columns = ["protocol", "source", "abnormal"]
+    keys = dict.fromkeys(zip(*(rows[name].astype(str) for name in columns), strict=True))
+    return [(key, rows[(rows[columns] == list(key)).all(axis=1)]) for key in keys]
