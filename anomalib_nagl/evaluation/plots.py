@@ -1,0 +1,235 @@
+"""Plots of an evaluation: metrics against shots, by category, and curves; every model has one colour in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from anomalib_nagl.evaluation.records import Cell
+from anomalib_nagl.evaluation.summary import KEY, SEEDS, Entry, Setting, line, rows_of, values_of, with_numbers
+
+SHOWN = ("image_AUROC", "pixel_AUROC", "pixel_AP", "AUPRO")
+NAMES = {
+    "image_AUROC": "image AUROC",
+    "pixel_AUROC": "pixel AUROC",
+    "pixel_AP": "pixel AP",
+    "AUPRO": "AUPRO (FPR < 0.3)",
+}
+# Okabe and Ito's colours, told apart with any colour vision; yellow is left out, it is faint on white.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+MARKERS = "osD^vPX*"
+DASHES: tuple[Literal["-"], Literal["--"], Literal[":"], Literal["-."]] = ("-", "--", ":", "-.")
+FIRST = ("nagl", "normal_only", "naive")
+STEPS = 201
+FPR_LIMIT = 0.3
+CURVES = (
+    ("roc_fpr", "roc_tpr", "Image ROC", "true positive rate", 1.0),
+    ("pixel_fpr", "pixel_tpr", "Pixel ROC", "true positive rate", 1.0),
+    ("pro_fpr", "pro", "PRO", "per-region overlap", FPR_LIMIT),
+)
+Floats = NDArray[np.float64]
+
+
+class Style(NamedTuple):
+    """How a model is drawn; the colour of the ninth model is that of the first, with another marker and line."""
+
+    colour: str
+    marker: str
+    dash: Literal["-", "--", ":", "-."]
+
+
+def styles(models: Sequence[str]) -> dict[str, Style]:
+    """A style for each model: the usual ones first, then the others in the order of their names."""
+    order = [name for name in FIRST if name in models] + sorted(set(models) - set(FIRST))
+    return {name: Style(COLOURS[i % 8], MARKERS[(i + i // 8) % 8], DASHES[i // 8 % 4]) for i, name in enumerate(order)}
+
+
+def shots_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
+    """Numbers of normal and abnormal references, sorted; n + 0 only where there is no other with the same n.
+
+    Models that read no abnormal references appear at the others.
+    """
+    found = {(int(n), int(a)) for n, a in zip(rows["n"], rows["a"], strict=True)}
+    return sorted((n, a) for n, a in found if a or not any(other == n and more for other, more in found))
+
+
+def at_shots(rows: pd.DataFrame, model: str, shots: tuple[int, int]) -> pd.DataFrame:
+    """Rows of a model at its shots; of one that reads no abnormal references, those with as many normal ones."""
+    own = rows_of(rows, Setting(model, *shots))
+    reads_none = not (rows.loc[rows["model"] == model, "a"] > 0).any()
+    return rows_of(rows, Setting(model, shots[0], 0)) if reads_none and not len(own) else own
+
+
+def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Figure:
+    """Four metrics against shots: the mean over categories with its standard deviation over seeds."""
+    figure, axes = _four(f"{title}: mean over categories ± standard deviation over seeds")
+    shots = shots_of(rows)
+    models = [name for name in looks if name in set(rows["model"])]
+    hollow = set(models) - set(rows.loc[rows["a"] > 0, "model"])
+    for axis, metric in zip(axes, SHOWN, strict=True):
+        counted = with_numbers(rows, metric)
+        for i, model in enumerate(models):
+            found = [line(values_of(at_shots(rows, model, one), metric), counted).mean for one in shots]
+            shift = 0.36 * ((i + 0.5) / len(models) - 0.5)
+            _errorbar(axis, np.arange(len(shots)) + shift, found, looks[model], model, model in hollow)
+        axis.set_title(NAMES[metric], loc="left", fontsize=11)
+        axis.set_xticks(range(len(shots)), [f"{n}+{a}" for n, a in shots])
+        axis.set_xlim(-0.4, len(shots) - 0.6)
+        axis.grid(axis="y", alpha=0.3)
+    for axis in axes[2:]:
+        axis.set_xlabel("shots (normal + abnormal references)")
+    _legend(figure, models, looks, hollow if len(hollow) < len(models) else set())
+    return figure
+
+
+def _errorbar(axis: Axes, places: NDArray[Any], found: Sequence[Entry], look: Style, model: str, hollow: bool) -> None:
+    axis.errorbar(
+        places,
+        [one.mean for one in found],
+        yerr=np.nan_to_num([one.spread for one in found]),
+        color=look.colour,
+        marker=look.marker,
+        markerfacecolor="white" if hollow else look.colour,
+        linestyle=look.dash,
+        label=model,
+        linewidth=1.5,
+        markersize=5.5,
+        capsize=2.5,
+        elinewidth=1,
+    )
+
+
+def _four(title: str) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9, 7), dpi=130, layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    return figure, list(figure.subplots(2, 2).flat)
+
+
+def _legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style], hollow: set[str]) -> None:
+    """One legend below all axes, where it covers nothing."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=looks[name].colour,
+            marker=looks[name].marker,
+            linestyle=looks[name].dash,
+            label=name,
+            markerfacecolor="white" if name in hollow else looks[name].colour,
+        )
+        for name in models
+    ]
+    note = "Hollow: reads no abnormal references, drawn at every shot with the same n." if hollow else ""
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(5, len(models)), frameon=False, title=note,
+        title_fontsize=8.5, fontsize=10,
+    )  # fmt: skip
+
+
+def plot_categories(rows: pd.DataFrame, looks: Mapping[str, Style], shots: tuple[int, int], title: str) -> Figure:
+    """Four metrics by category at some shots: a bar for each model, with its standard deviation over seeds."""
+    n, a = shots
+    figure, axes = _four(f"{title}: {n} normal + {a} abnormal references, ± standard deviation over seeds")
+    models = [name for name in looks if len(at_shots(rows, name, shots))]
+    for axis, metric in zip(axes, SHOWN, strict=True):
+        counted = with_numbers(rows, metric)
+        width = 0.8 / max(1, len(models))
+        lowest = 1.0
+        for i, model in enumerate(models):
+            found = line(values_of(at_shots(rows, model, shots), metric), counted)
+            bars = [*(found.entries[name] for name in counted), found.mean]
+            means = np.array([one.mean for one in bars])
+            spreads = np.nan_to_num([one.spread for one in bars])
+            places = np.arange(len(bars)) + (i + 0.5) * width - 0.4
+            axis.bar(
+                places, means, width, yerr=spreads, color=looks[model].colour, label=model,
+                error_kw={"elinewidth": 0.8, "capsize": 1.5},
+            )  # fmt: skip
+            lowest = min([lowest, *(means - spreads)[~np.isnan(means)].tolist()])
+        axis.set_title(NAMES[metric], loc="left", fontsize=11)
+        axis.set_xticks(range(len(counted) + 1), [*(name.replace("_", "\n") for name in counted), "mean"], fontsize=8)
+        # An AUROC of 0.5 is chance: bars from zero would hide the differences above it.
+        axis.set_ylim(0.5 if metric.endswith("AUROC") and lowest > 0.5 else min(0.0, lowest), 1.02)
+        axis.axvline(len(counted) - 0.5, color="0.6", linewidth=0.8)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+    _square_legend(figure, models, looks)
+    return figure
+
+
+def _square_legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style]) -> None:
+    handles = [Patch(color=looks[name].colour, label=name) for name in models]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, max(1, len(models))), frameon=False)
+
+
+def mean_curve(curves: pd.DataFrame, grid: Floats) -> tuple[Floats, Floats]:
+    """Mean over categories and seeds of curves at the places of a grid, and the standard deviation over seeds, of each.
+
+    ``curves`` has columns category, reference_seed, training_seed, x and y (arrays, x not falling). At a jump a curve
+    has its upper value. The deviation is that of the mean over categories, NaN with fewer than two seeds that have all.
+    """
+    raised = [np.interp(grid, x, y) for x, y in zip(curves["x"], curves["y"], strict=True)]
+    points = curves[["category", *SEEDS]].assign(y=raised)
+    categories = points["category"].nunique()
+    mean = np.mean([np.mean(np.stack(list(own)), 0) for _, own in points.groupby("category")["y"]], axis=0)
+    seeds = [np.mean(np.stack(list(own)), 0) for _, own in points.groupby(SEEDS)["y"] if len(own) == categories]
+    spread = np.std(np.stack(seeds), axis=0, ddof=1) if len(seeds) > 1 else np.full_like(mean, np.nan)
+    return mean, spread
+
+
+def read_curves(rows: pd.DataFrame, folder: Path, x: str, y: str) -> pd.DataFrame:
+    """The curves of some cells from their score files; cells whose file or curve is missing are left out."""
+    found = []
+    for row in rows.to_dict("records"):
+        path = folder / "scores" / f"{Cell(**{name: row[name] for name in KEY}).key}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                if x in file.files and y in file.files and file[x].size and np.isfinite(file[y]).all():
+                    about = {name: row[name] for name in ("category", *SEEDS)}
+                    found.append({**about, "x": file[x].astype(np.float64), "y": file[y].astype(np.float64)})
+    return pd.DataFrame(found, columns=["category", *SEEDS, "x", "y"])
+
+
+def plot_curves(
+    rows: pd.DataFrame, folder: Path, looks: Mapping[str, Style], shots: tuple[int, int], title: str
+) -> Figure | None:
+    """Mean ROC and PRO curves at some shots, with a band of one standard deviation over seeds; None without any."""
+    figure = Figure(figsize=(9, 4.2), dpi=130, layout="constrained")
+    figure.suptitle(
+        f"{title}: {shots[0]} normal + {shots[1]} abnormal references, mean over categories, band: one standard "
+        "deviation over seeds", fontsize=10,
+    )  # fmt: skip
+    drawn: dict[str, Any] = {}
+    for axis, (x, y, name, label, limit) in zip(figure.subplots(1, 3).flat, CURVES, strict=True):
+        grid = np.linspace(0, limit, STEPS)
+        for model, look in looks.items():
+            curves = read_curves(at_shots(rows, model, shots), folder, x, y)
+            if not len(curves):
+                continue
+            mean, spread = mean_curve(curves, grid)
+            drawn[model] = axis.plot(grid, mean, color=look.colour, linestyle=look.dash, label=model, linewidth=1.5)
+            if not np.isnan(spread).any():
+                axis.fill_between(
+                    grid,
+                    np.clip(mean - spread, 0, 1),
+                    np.clip(mean + spread, 0, 1),
+                    color=look.colour,
+                    alpha=0.15,
+                    lw=0,
+                )
+        axis.set(title=name, xlabel="false positive rate", ylabel=label, xlim=(0, limit), ylim=(0, 1.01))
+        axis.grid(alpha=0.3)
+    if not drawn:
+        return None
+    handles = [Line2D([], [], color=looks[name].colour, linestyle=looks[name].dash, label=name) for name in drawn]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(drawn)), frameon=False)
+    return figure
