@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -227,9 +230,21 @@ def _check_folder(settings: Settings) -> None:
 def _write_folder(settings: Settings) -> None:
     path = Path(settings.out) / "settings.json"
     now = _facts(settings)
+    seeds = {"reference_seeds": settings.reference_seeds, "training_seeds": settings.training_seeds}
     if path.exists():
-        now["heads"] = {**json.loads(path.read_bytes())["heads"], **now["heads"]}
-    write_in_one_step(path, partial(_write, content=json.dumps(now, indent=1).encode()))
+        before = json.loads(path.read_bytes())
+        now["heads"] = {**before["heads"], **now["heads"]}
+        for name in seeds:
+            seeds[name] = max(seeds[name], before.get(name, 0))
+    write_in_one_step(
+        path, partial(_write, content=json.dumps({**now, **seeds, "machine": _machine()}, indent=1).encode())
+    )
+
+
+def _machine() -> str:
+    """What the last run ran on, for the head line of the tables."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("anomalib-nagl", "anomalib", "torch"))
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {versions}"
 
 
 def _write(file: BinaryIO, content: bytes) -> None:

@@ -101,17 +101,19 @@ def _row(bench: Bench, cell: Cell, draws: tuple[Draw, ...], scored: Scored, star
         scored = scored.only(kept)
     found = measure(scored)
     path = Path(bench.settings.out) / "scores" / f"{cell.key}.npz"
-    write_in_one_step(path, partial(_write_scores, cell=cell, scored=scored))
+    known = [] if cell.abnormal != "real" else [sample.defect_type for draw in draws for sample in draw.abnormal]
+    write_in_one_step(path, partial(_write_scores, cell=cell, scored=scored, known=known))
     return Row(cell, "done", "", len(scored.names), found, time.perf_counter() - start)
 
 
-def _write_scores(file: BinaryIO, cell: Cell, scored: Scored) -> None:
+def _write_scores(file: BinaryIO, cell: Cell, scored: Scored, known: list[str]) -> None:
     from anomalib_nagl.evaluation.metrics import curves
 
     content: dict[str, Any] = {
         "names": np.array(scored.names),
         "types": np.array(scored.types),
         "scores": scored.scores.numpy(),
+        "reference_types": np.array(known, dtype=str),
         **curves(scored),
     }
     if cell.protocol == "fixed" and cell.reference_seed == 0 and cell.training_seed in (-1, 0):
