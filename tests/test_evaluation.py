@@ -195,7 +195,7 @@ def test_after_a_kill_it_goes_on_with_what_is_left(
     )  # fmt: skip
     results, helpers = tmp_path / "results.csv", []
     limit = time.monotonic() + 120
-    while not results.exists() or results.read_bytes().count(b",done,") < 3:
+    while not results.exists() or results.read_bytes().count(b",done,") < 1:
         assert running.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.02)
@@ -203,7 +203,7 @@ def test_after_a_kill_it_goes_on_with_what_is_left(
     running.kill()
     running.wait()
     before = [line for line in results.read_text().splitlines(keepends=True) if ",done," in line and line[-1] == "\n"]
-    assert 3 <= len(before) < 18
+    assert 1 <= len(before) < 18
     with results.open("a") as file:
         file.write("nagl,plate,par")  # torn by a kill at the worst moment
     trained = (tmp_path / HEAD).stat().st_mtime_ns
@@ -218,7 +218,11 @@ def test_after_a_kill_it_goes_on_with_what_is_left(
     assert evaluate(*command) == 0
     assert len(computed) == len(set(computed)) == 18 - len(before)
     assert set(before) <= set(results.read_text().splitlines(keepends=True))
-    assert rows_of(tmp_path) == rows_of(finished)
+    for found, expected in zip(rows_of(tmp_path), rows_of(finished), strict=True):
+        numbers = [[float(row.pop(name) or "nan") for name in METRICS] for row in (found, expected)]
+        assert found == expected
+        # Helpers compute with one thread each: sums in another order.
+        assert numbers[0] == pytest.approx(numbers[1], abs=2e-3, nan_ok=True)
     assert (tmp_path / HEAD).stat().st_mtime_ns == trained
     assert evaluate(*command) == 0
     assert len(computed) == 18 - len(before)  # nothing was left to do
