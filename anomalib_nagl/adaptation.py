@@ -81,7 +81,7 @@ class Adaptation(LightningModule):
                 raise ValueError(
                     f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
                     "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
-                    "--data.source, or --model.n_abnormal 0"
+                    "--data.source, or --model.variant extended-proxies, which needs no head, or --model.n_abnormal 0"
                 )
             self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
         read_alike(data)

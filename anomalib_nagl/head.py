@@ -212,22 +212,24 @@ class NaglHead(nn.Module):
         if not residual_proxies.shape[1]:
             empty = residual_proxies.expand(query.shape[0], -1, -1)
             return NaglMaps(normal, 1 - normal, 1 - normal, empty, empty)
-        index = match.patch
-        if self.quirks.dot_matching:
-            index = nearest(query, bank, self._usable(valid, normal_known)).patch
-        residual = query - take(bank, index)
-        proxies = residual_proxies.expand(query.shape[0], -1, -1)
-        anomaly = self.afl_sa(self.afl_ca(proxies, residual + sine_position(grid, self.dim).to(query), query))
-        abnormal, weight = mean_similarity(query, anomaly), 1.0
+        anomaly, maps = residual_proxies.expand(query.shape[0], -1, -1), []
+        if self.quirks.proxies:
+            index = match.patch
+            if self.quirks.dot_matching:
+                index = nearest(query, bank, self._usable(valid, normal_known)).patch
+            key = query - take(bank, index) + sine_position(grid, self.dim).to(query)
+            anomaly = self.afl_sa(self.afl_ca(anomaly, key, query))
+            maps.append((PROXY_WEIGHT if self.quirks.defects else 1.0, mean_similarity(query, anomaly)))
         if self.quirks.defects:
             if defects is None:
-                raise ValueError("found no patches of known defects, expected those of the references: see defects()")
-            weight = DEFECT_WEIGHT + PROXY_WEIGHT
-            alike = nearest(unit(query), unit(defects), valid_defects).similarity
-            abnormal = (PROXY_WEIGHT * abnormal + DEFECT_WEIGHT * alike) / weight
+                raise ValueError("found no patches of known defects, expected those of the references: see learn()")
+            maps.append((DEFECT_WEIGHT, nearest(unit(query), unit(defects), valid_defects).similarity))
+        weight = sum(share for share, _ in maps)
+        abnormal = torch.stack([share * one for share, one in maps]).sum(dim=0) / weight
         if self.quirks.overwritten_normal and not normal_known:
             normal = 1 - abnormal
-        return NaglMaps(normal, abnormal, (weight * abnormal + 1 - normal) / (weight + 1), proxies, anomaly)
+        score = (weight * abnormal + 1 - normal) / (weight + 1)
+        return NaglMaps(normal, abnormal, score, residual_proxies.expand(query.shape[0], -1, -1), anomaly)
 
     def _usable(self, valid: Tensor | None, normal_known: bool) -> Tensor | None:
         """Patches that a residual may be taken to: the published code ignores masks of normal references (Q11)."""

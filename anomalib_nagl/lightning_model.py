@@ -25,6 +25,7 @@ from anomalib_nagl.losses import NaglLoss
 from anomalib_nagl.post_processing import ReferencePostProcessor, parse_threshold
 from anomalib_nagl.pre_processing import NaglPreProcessor
 from anomalib_nagl.prediction import Scoring
+from anomalib_nagl.quirks import Quirks
 from anomalib_nagl.torch_model import NaglModel, build_model
 from anomalib_nagl.training import HeadTraining
 from anomalib_nagl.type_report import TypeResults
@@ -43,7 +44,8 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
     published code) nothing is trained: a few normal and defective reference images of a new part are enough.
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
-    in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``. ``seed`` decides the head's first
+    in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``; ``extended-proxies`` compares
+    patches only and needs no head. ``seed`` decides the head's first
     weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a ``ReferenceDataModule``.
     ``bank_limit`` keeps a coreset of so many normal patches, for large reference sets.
 
@@ -83,7 +85,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
     ) -> None:
         image_size = parse_image_size(image_size)  # the plain form is what goes into a checkpoint
         head = str(head) if head is not None else None
-        self.adapts = self.head_trained = head is not None
+        self.adapts = self.head_trained = head is not None or not Quirks.parse(variant).proxies
         self._size = image_size
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")

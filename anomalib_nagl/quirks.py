@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 _SWITCHES = {
     "Q1": "mixed_masks",
@@ -20,6 +20,7 @@ _SWITCHES = {
     "Q30": "decay_all",
     "context": "context",
     "defects": "defects",
+    "proxies": "proxies",
 }
 _OURS = {"context", "defects"}  # neither a quirk of the published code nor a correction of one
 _BASES = ("paper", "corrected", "extended")
@@ -29,7 +30,7 @@ _BASES = ("paper", "corrected", "extended")
 class Quirks:
     """Switches of behaviour: ``paper`` has every quirk (specification, 15), ``corrected`` none.
 
-    ``extended`` is ``corrected`` with our own two additions.
+    ``extended`` is ``corrected`` with our own two additions. All three have the learned proxies.
     """
 
     mixed_masks: bool  # Q1: residual mining reads the masks of other samples of the batch
@@ -46,6 +47,7 @@ class Quirks:
     decay_all: bool  # Q30: weight decay on biases, norms and proxies too
     context: bool  # patches of abnormal references that lie clear of the mask count as normal ones
     defects: bool  # the nearest patch of a known defect is part of the abnormal map
+    proxies: bool  # the learned proxies are; without them nothing is trained
 
     @classmethod
     def parse(cls, variant: str) -> Quirks:
@@ -60,10 +62,15 @@ class Quirks:
                 f"found variant {variant!r}, expected 'paper', 'corrected' or 'extended', optionally followed by + or "
                 f"- and one of {', '.join(_SWITCHES)}"
             )
-        quirks = cls(**{f.name: base == ("extended" if f.name in _OURS else "paper") for f in fields(cls)})
+        on = {name: base == ("extended" if name in _OURS else "paper") for name in _SWITCHES.values()}
+        quirks = cls(**{**on, "proxies": True})
         changed = replace(quirks, **{_SWITCHES[c[1:]]: c[0] == "+" for c in changes})
         if changed.context and changed.zero_masked:
             raise ValueError(
                 f"found variant {variant!r}, expected no context with Q11, by which masked patches compete: add -Q11"
+            )
+        if not (changed.proxies or changed.defects):
+            raise ValueError(
+                f"found variant {variant!r}, expected proxies, defects or both in the abnormal map: add +defects"
             )
         return changed

@@ -57,6 +57,20 @@ def test_normal_only_needs_no_head_and_no_source(head: Path) -> None:
     assert metrics(anomalib("train", "--config", QUICKSTART, "--data.n_abnormal", 0, *QUICK))["pixel_AUROC"] > 0.6
 
 
+def test_comparing_patches_needs_no_head_and_no_source(head: Path) -> None:
+    cli = anomalib(
+        "train", "--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 256, "--model.variant",
+        "extended-proxies", "--model.visualizer", "false", "--data", "MVTecAD", "--data.root", "datasets/drawn",
+        "--data.category", "plug", "--data.num_workers", 0,
+    )  # fmt: skip
+    assert [record["kind"] for record in cli.model.references] == ["normal", "abnormal"]
+    assert metrics(cli)["pixel_AUROC"] > 0.6
+    saved = Path("results/Nagl/MVTecAD/plug/latest/weights/lightning/model.ckpt")
+    again = Nagl.load_from_checkpoint(saved)
+    assert torch.equal(again.model.defect_bank, cli.model.model.defect_bank)
+    assert len(again.model.defect_bank)
+
+
 def test_references_of_a_checkpoint_are_not_scored_wherever_they_lie(head: Path, drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "plate", tmp_path / "moved/plate")
     cli = anomalib(

@@ -51,7 +51,9 @@ def test_changed_references_are_as_good_as_an_export(edge_model: Nagl, exported:
     assert "residual_proxies" in load_file(tmp_path / "part.safetensors")  # the library reads it too
 
 
-@pytest.mark.parametrize(("variant", "kinds"), [("paper", (2, 2)), ("paper", (0, 2)), ("corrected", (2, 0))])
+@pytest.mark.parametrize(
+    ("variant", "kinds"), [("paper", (2, 2)), ("paper", (0, 2)), ("corrected", (2, 0)), ("extended-proxies", (1, 1))]
+)
 def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_path: Path) -> None:
     """The published behaviour, and a model exported without any defect, or without any normal picture."""
     model = make_model("gabor", (128, 192), variant, *kinds)

@@ -84,10 +84,14 @@ def naive(model: NaglHead, given: dict[str, Tensor], sample: int) -> tuple[Tenso
     if not model.quirks.defects:
         return s_n, s_a, (s_a + 1 - s_n) / 2
     alike = torch.tensor([max((1 + cosine(x, abnormal[place])) / 2 for place in marked) for x in query])
+    if not model.quirks.proxies:
+        return s_n, alike, (alike / 2 + 1 - s_n) / 1.5
     return s_n, (s_a + 2 * alike) / 3, (s_a / 4 + alike / 2 + 1 - s_n) / 1.75
 
 
-@pytest.mark.parametrize("variant", ["corrected", "extended", "extended-context", "extended-defects"])
+@pytest.mark.parametrize(
+    "variant", ["corrected", "extended", "extended-context", "extended-defects", "extended-proxies"]
+)
 @pytest.mark.parametrize(("n", "a"), [(1, 1), (2, 2), (1, 3)])
 def test_head_equals_naive(n: int, a: int, variant: str) -> None:
     model, given = head(variant), episode(n, a)
@@ -201,6 +205,8 @@ def test_variants_switch_single_quirks() -> None:
     assert Quirks.parse("corrected+context+defects") == Quirks.parse("extended")
     with pytest.raises(ValueError, match="add -Q11"):
         Quirks.parse("paper+context")
+    with pytest.raises(ValueError, match="add \\+defects"):
+        Quirks.parse("corrected-proxies")
 
 
 @pytest.mark.parametrize("quirk", ["Q1", "Q2", "Q3", "Q4", "Q5"])

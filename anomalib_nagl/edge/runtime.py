@@ -15,7 +15,11 @@ from anomalib_nagl.edge.errors import EdgeError
 
 # Constants of model.xml that are inputs on the box.
 REPLACEABLE = ("normal_bank", "residual_proxies", "defect_bank", "reference_kinds", "thresholds")
-OPTIONAL = ("defect_bank", "thresholds")  # not of every variant; nothing is normalised and nothing labelled
+OPTIONAL = (
+    "residual_proxies",
+    "defect_bank",
+    "thresholds",
+)  # not of every variant; nothing is normalised and nothing labelled
 GROWING = ("normal_bank", "defect_bank")
 
 
