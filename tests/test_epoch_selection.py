@@ -18,8 +18,8 @@ from torch import nn
 
 from anomalib_nagl.epoch_selection import KeptHead, ScoredEpisodes, ValidationScores, validation_scores
 from anomalib_nagl.layers import CrossAttention
-from anomalib_nagl.torch_model import coreset
 from anomalib_nagl.quirks import Quirks
+from anomalib_nagl.torch_model import coreset
 
 REPRODUCE = Path(__file__).parent.parent / "examples/reproduce_paper.py"
 
