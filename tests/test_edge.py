@@ -13,7 +13,7 @@ from exported import PICTURE, assert_like_torch, make_model, picture, pixels, re
 from PIL import Image
 from safetensors.numpy import load_file
 
-from anomalib_nagl import Nagl
+from anomalib_nagl import Nagl, ReferenceSet
 from anomalib_nagl.edge import EdgeError, NaglEdge
 from anomalib_nagl.edge.files import file_hash
 from anomalib_nagl.edge.mining import most_deviating_patches
@@ -115,6 +115,31 @@ def test_thresholds_are_those_of_torch(edge_model: Nagl, exported: Path, tmp_pat
         assert again == pytest.approx((before.image + 0.01, before.pixel))
     finally:
         processor._image_threshold.sub_(0.01)
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(PICTURE)])
+def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Path, mask: torch.Tensor | None) -> None:
+    """A guessed mask and one of the whole picture are mined; defects and surroundings come from others."""
+    core, given = edge_model.model, reference_set(1, 1)
+    edge_model.set_references(given)
+    patches = core.abnormal_tokens.shape[1]
+    assert len(core.normal_bank) > patches
+    assert len(core.defect_bank) == int(core.abnormal_marks.sum()) > 1
+    edge_model.set_references(ReferenceSet(given.normal, given.abnormal, (mask,)))
+    assert len(core.normal_bank) == patches
+    assert len(core.residual_proxies)
+    assert not core.defect_bank.any()
+    detector = NaglEdge(exported)
+    detector.remove("abnormal 0")
+    detector.add_abnormal(pixels(given.abnormal[0]), None if mask is None else mask.numpy(), name="vague")
+    assert_like_torch(detector, edge_model)
+    teach(detector, "abnormal", 1)
+    both = reference_set(1, 2)
+    edge_model.set_references(ReferenceSet(both.normal, both.abnormal, (mask, both.masks[1])))
+    assert_like_torch(detector, edge_model)
+    assert len(core.normal_bank) > patches
+    assert core.defect_bank.any()
+    edge_model.set_references(given)
 
 
 def test_without_a_mask_the_most_deviating_patches_count(exported: Path) -> None:
