@@ -24,7 +24,6 @@ import torch
 from anomalib.cli.cli import AnomalibCLI
 from references import DOMAINS, Pictures, Run, draw, encode, encode_one
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
@@ -216,7 +215,8 @@ def main() -> None:
     known: dict[Any, Any] = {}
     wanted = [(name, domain, seed) for name in options.changes for seed in range(options.training_seeds)
               for domain in sorted(set(DOMAINS.values())) if (name, domain, str(seed)) not in done]  # fmt: skip
-    for name, domain, training_seed in track(wanted, description="Ablation"):
+    for number, (name, domain, training_seed) in enumerate(wanted, 1):  # no bar: that of training would end it
+        print(f"{number} of {len(wanted)}: {name}, trained on {domain}", flush=True)
         change = CHANGES[name]
         model = Nagl.load_from_checkpoint(train_head(change, domain, training_seed, options)).eval()
         layers = str(change.train.get("layers"))
