@@ -14,7 +14,7 @@ from anomalib.deploy.export import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
 
 from anomalib_nagl import ir
-from anomalib_nagl.edge.files import file_hash, write_in_one_step, write_manifest
+from anomalib_nagl.edge.files import file_hash, write_bytes, write_manifest
 from anomalib_nagl.edge.pack import write_pack
 from anomalib_nagl.encoders import VitEncoder
 from anomalib_nagl.export_pack import facts_of, pack_of
@@ -160,7 +160,7 @@ def _keep_taught(manifest: Path) -> None:
         return
     if json.loads(manifest.read_bytes()).get("references") != file_hash(pack):
         kept = pack.with_name("references.taught.safetensors")
-        write_in_one_step(kept, lambda file: file.write(pack.read_bytes()))
+        write_bytes(kept, pack.read_bytes())
         logger.warning("References were changed at %s after its export: they are kept in %s.", pack, kept)
 
 

@@ -212,13 +212,14 @@ class NaglHead(nn.Module):
         if not residual_proxies.shape[1]:
             empty = residual_proxies.expand(query.shape[0], -1, -1)
             return NaglMaps(normal, 1 - normal, 1 - normal, empty, empty)
-        anomaly, maps = residual_proxies.expand(query.shape[0], -1, -1), []
+        proxies = anomaly = residual_proxies.expand(query.shape[0], -1, -1)
+        maps = []
         if self.quirks.proxies:
             index = match.patch
             if self.quirks.dot_matching:
                 index = nearest(query, bank, self._usable(valid, normal_known)).patch
             key = query - take(bank, index) + sine_position(grid, self.dim).to(query)
-            anomaly = self.afl_sa(self.afl_ca(anomaly, key, query))
+            anomaly = self.afl_sa(self.afl_ca(proxies, key, query))
             maps.append((PROXY_WEIGHT if self.quirks.defects else 1.0, mean_similarity(query, anomaly)))
         if self.quirks.defects:
             if defects is None:
@@ -229,7 +230,7 @@ class NaglHead(nn.Module):
         if self.quirks.overwritten_normal and not normal_known:
             normal = 1 - abnormal
         score = (weight * abnormal + 1 - normal) / (weight + 1)
-        return NaglMaps(normal, abnormal, score, residual_proxies.expand(query.shape[0], -1, -1), anomaly)
+        return NaglMaps(normal, abnormal, score, proxies, anomaly)
 
     def _usable(self, valid: Tensor | None, normal_known: bool) -> Tensor | None:
         """Patches that a residual may be taken to: the published code ignores masks of normal references (Q11)."""

@@ -32,6 +32,8 @@ from anomalib_nagl.type_report import TypeResults
 from anomalib_nagl.visualizer import ReferenceVisualizer
 
 logger = logging.getLogger(__name__)
+# Buffers that checkpoints of the first days do not have.
+_LATER = ("normal_owner", "abnormal_tokens", "abnormal_marks", "abnormal_located", "defect_bank")
 _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
@@ -45,9 +47,9 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``; ``extended-proxies`` compares
-    patches only and needs no head. ``seed`` decides the head's first
-    weights, and with ``n_normal`` and ``n_abnormal`` the references when the data is not a ``ReferenceDataModule``.
-    ``bank_limit`` keeps a coreset of so many normal patches, for large reference sets.
+    patches only and needs no head. ``seed`` decides the head's first weights, and with ``n_normal`` and ``n_abnormal``
+    the references when the data is not a ``ReferenceDataModule``. ``bank_limit`` keeps a coreset of so many normal
+    patches, for large reference sets.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
@@ -166,13 +168,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
-        for name in (
-            "normal_owner",
-            "abnormal_tokens",
-            "abnormal_marks",
-            "abnormal_located",
-            "defect_bank",
-        ):  # absent from checkpoints of the first days
+        for name in _LATER:
             checkpoint["state_dict"].setdefault(f"model.{name}", getattr(self.model, name))
         self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])

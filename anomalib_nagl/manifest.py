@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.folders import AbnormalFile, ReferenceFiles
 from anomalib_nagl.pictures import content_hash, load_mask, picture_hash
 
@@ -74,8 +74,7 @@ def write_manifest(manifest: Mapping[str, Any], folder: str | Path) -> Path:
     """Write ``references.json`` into a folder in one step, ``root`` as seen from there; returns its path."""
     path = Path(folder) / FILE_NAME
     root = _relative(Path(manifest["root"]).resolve(), path.parent.resolve()) if manifest["root"] else ""
-    text = json.dumps({**manifest, "root": root}, indent=2) + "\n"
-    write_in_one_step(path, lambda file: file.write(text.encode()))
+    write_bytes(path, (json.dumps({**manifest, "root": root}, indent=2) + "\n").encode())
     return path
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from anomalib_nagl.evaluation.gaps import auroc, average_precision, write_gaps
+from anomalib_nagl.evaluation.gaps import write_gaps
 from anomalib_nagl.evaluation.markdown import EMPTY, bold_best, number
+from anomalib_nagl.evaluation.metrics import image_metrics
 from anomalib_nagl.evaluation.plots import COLOURS, mean_curve, plot_categories, plot_curves, plot_shots, styles
 from anomalib_nagl.evaluation.records import METRICS, Cell
 from anomalib_nagl.evaluation.report import write_report
@@ -342,8 +344,9 @@ def test_metrics_of_gaps_agree_with_scikit_learn() -> None:
 
     generator = np.random.default_rng(1)
     scores, defective = generator.integers(0, 9, 60).astype(float), generator.random(60) > 0.6  # with ties
-    assert auroc(scores, defective) == pytest.approx(roc_auc_score(defective, scores))
-    assert average_precision(scores, defective) == pytest.approx(average_precision_score(defective, scores))
+    found = image_metrics(torch.from_numpy(scores), defective)
+    assert found["image_AUROC"] == pytest.approx(roc_auc_score(defective, scores))
+    assert found["image_AP"] == pytest.approx(average_precision_score(defective, scores))
 
 
 def test_no_gaps_without_heads(tmp_path: Path) -> None:

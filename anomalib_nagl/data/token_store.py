@@ -12,9 +12,8 @@ import logging
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import psutil
 import torch
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from anomalib_nagl.edge.files import file_hash, write_in_one_step
+from anomalib_nagl.edge.files import file_hash, write_bytes
 
 logger = logging.getLogger(__name__)
 FORMAT = 1  # of the files; another number makes older ones be ignored
@@ -95,7 +94,7 @@ class FileStore:
             data = save({"tokens": one}, {"sha256": _hash(one), "picture": self.contents[row]})
             # On Windows a file cannot be replaced while another process reads what it has just written itself.
             with suppress(PermissionError):
-                write_in_one_step(self._path(row), partial(_write, data))
+                write_bytes(self._path(row), data)
 
     def share(self, add: Any) -> None:
         """Open what was written, here and by other processes; RuntimeError if a file is still not as it should be."""
@@ -131,10 +130,6 @@ class FileStore:
             return False
         self._maps[row] = tokens
         return True
-
-
-def _write(data: bytes, file: BinaryIO) -> None:
-    file.write(data)
 
 
 def _hash(tokens: Tensor) -> str:

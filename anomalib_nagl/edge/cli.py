@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 from anomalib_nagl.edge.errors import EdgeError
-from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.edge.files import write_bytes, write_in_one_step
 from anomalib_nagl.edge.pictures import as_picture, decoder, eight_bit
 
 RED = np.array([255, 0, 0], dtype=np.float32)
@@ -49,7 +49,7 @@ def predict(options: argparse.Namespace) -> None:
         _write_overlay(options.out / name, eight_bit(as_picture(path)).transpose(1, 2, 0), found)
         label = "" if found.label is None else int(found.label)
         writer.writerow([path.as_posix(), f"{found.score:.6f}", label, f"{found.map.max():.6f}", name])
-    write_in_one_step(options.out / "predictions.csv", lambda file: file.write(table.getvalue().encode()))
+    write_bytes(options.out / "predictions.csv", table.getvalue().encode())
     print(f"{len(pictures)} pictures: {options.out / 'predictions.csv'}")
 
 

@@ -31,6 +31,11 @@ def write_in_one_step(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put a whole file at ``path`` in one step."""
+    write_in_one_step(path, lambda file: file.write(content))
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     digest = hashlib.sha256()
@@ -43,8 +48,7 @@ def file_hash(path: Path) -> str:
 def write_manifest(path: Path, files: list[Path], facts: dict[str, Any]) -> None:
     """Write the manifest of an exported model: its facts, and the hash of every file that must not change."""
     content = {"format": FORMAT, **facts, "files": {file.name: file_hash(file) for file in files}}
-    text = json.dumps(content, indent=1).encode()
-    write_in_one_step(path, lambda file: file.write(text))
+    write_bytes(path, json.dumps(content, indent=1).encode())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

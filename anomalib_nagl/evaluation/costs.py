@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import psutil
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from anomalib_nagl.checkpoints import read_head
 from anomalib_nagl.data.selection import Choice
-from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.evaluation.categories import load_category
 from anomalib_nagl.evaluation.peers import PEERS, Peer, build_peer, unavailable
 from anomalib_nagl.evaluation.protocols import fixed
@@ -76,8 +76,7 @@ def write_costs(settings: Settings, head: Path | None) -> Path:
     writer.writeheader()
     writer.writerows(rows)
     path = Path(settings.out) / COSTS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_in_one_step(path, partial(_write, content=text.getvalue().encode()))
+    write_bytes(path, text.getvalue().encode())
     return path
 
 
@@ -195,7 +194,3 @@ def peak_memory() -> int:
     import resource
 
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
-
-
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import rankdata
+import torch
 
 from anomalib_nagl.evaluation.markdown import EMPTY, number, show, table
+from anomalib_nagl.evaluation.metrics import image_metrics
 from anomalib_nagl.evaluation.records import GOOD, Cell
 from anomalib_nagl.evaluation.results import DONE
 from anomalib_nagl.evaluation.summary import (
@@ -189,20 +189,7 @@ def by_type(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
             defective = types[kept] != GOOD
             values = {metric: NAN for metric in row if metric in METRICS}
             if defective.any() and not defective.all():
-                values["image_AUROC"] = auroc(scores[kept], defective)
-                values["image_AP"] = average_precision(scores[kept], defective)
+                found_values = image_metrics(torch.from_numpy(scores[kept]), defective)
+                values |= {metric: found_values[metric] for metric in ("image_AUROC", "image_AP")}
                 found.append({**row, **values, "protocol": protocol})
     return pd.DataFrame(found, columns=rows.columns).astype(rows.dtypes.to_dict())
-
-
-def auroc(scores: NDArray[np.float64], defective: NDArray[np.bool_]) -> float:
-    """Share of pairs of a defective and a good query (P,) that are in order; equal scores count half."""
-    positives = int(defective.sum())
-    ranks = float(rankdata(scores)[defective].sum()) - positives * (positives + 1) / 2
-    return ranks / (positives * (len(scores) - positives))
-
-
-def average_precision(scores: NDArray[np.float64], defective: NDArray[np.bool_]) -> float:
-    """Mean over defective queries (P,) of the precision at their own score."""
-    at_least = [(scores >= score) for score in scores[defective]]
-    return float(np.mean([defective[passed].sum() / passed.sum() for passed in at_least]))

@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from anomalib.data import AnomalibDataModule
 from filelock import FileLock
 
 from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.data.token_store import PRECISIONS
-from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.evaluation.categories import open_category
 from anomalib_nagl.evaluation.grid import Head
 from anomalib_nagl.evaluation.scoring import device, encode_category, model_arguments
@@ -83,7 +82,7 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
     if engine.trainer.interrupted:
         raise KeyboardInterrupt
     trained = Path(getattr(engine.trainer.checkpoint_callback, "best_model_path", ""))
-    write_in_one_step(final, partial(_copy, trained))
+    write_bytes(final, trained.read_bytes())
 
 
 def _encode(settings: Settings, model: Nagl, sources: Mapping[str, AnomalibDataModule]) -> None:
@@ -95,8 +94,3 @@ def _encode(settings: Settings, model: Nagl, sources: Mapping[str, AnomalibDataM
             {str(path) for data in (source.train_data, source.test_data) for path in data.samples.image_path}
         )
         encode_category(settings, model, name, paths, PRECISIONS[model.token_precision])
-
-
-def _copy(source: Path, file: BinaryIO) -> None:
-    with source.open("rb") as opened:
-        shutil.copyfileobj(opened, file)

@@ -142,6 +142,11 @@ def measure(scored: Scored) -> dict[str, float]:
     return {name: values[name] for name in METRICS}
 
 
+def image_metrics(scores: Tensor, defective: NDArray[np.bool_]) -> dict[str, float]:
+    """Those of ``IMAGE_METRICS`` alone, of scores (P,) and which queries are defective (P,)."""
+    return {f"image_{key}": value for key, value in _measure(count(scores, defective.astype(np.int32))).items()}
+
+
 def curves(scored: Scored) -> dict[str, Floats]:
     """Return ``roc_fpr, roc_tpr`` of images, ``pixel_fpr, pixel_tpr``, ``pro_fpr, pro``: at most 200 points each.
 

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from anomalib_nagl.evaluation.metrics import FPR_LIMIT
 from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.summary import KEY, SEEDS, Entry, Setting, line, rows_of, values_of, with_numbers
 
@@ -30,7 +31,6 @@ MARKERS = "osD^vPX*"
 DASHES: tuple[Literal["-"], Literal["--"], Literal[":"], Literal["-."]] = ("-", "--", ":", "-.")
 FIRST = ("nagl", "normal_only", "naive")
 STEPS = 201
-FPR_LIMIT = 0.3
 CURVES = (
     ("roc_fpr", "roc_tpr", "Image ROC", "true positive rate", 1.0),
     ("pixel_fpr", "pixel_tpr", "Pixel ROC", "true positive rate", 1.0),

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.edge.files import write_bytes, write_in_one_step
 from anomalib_nagl.evaluation.gaps import write_gaps
 from anomalib_nagl.evaluation.plots import plot_categories, plot_curves, plot_shots, shots_of, styles
 from anomalib_nagl.evaluation.results import DONE
@@ -57,7 +57,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    write_in_one_step(path, lambda file: file.write(content))
+    write_bytes(path, content)
     return path
 
 

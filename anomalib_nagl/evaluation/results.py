@@ -8,11 +8,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.evaluation.records import METRICS, Cell
 
 DONE, NOT_RUN, FAILED = "done", "not run", "failed"
@@ -83,8 +82,7 @@ def _row(values: Mapping[str, str]) -> Row:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replace the file in one step."""
-    content = (_line(COLUMNS) + "".join(row.line for row in rows)).encode()
-    write_in_one_step(path, partial(_write, content=content))
+    write_bytes(path, (_line(COLUMNS) + "".join(row.line for row in rows)).encode())
 
 
 def append_row(path: Path, row: Row) -> None:
@@ -93,7 +91,3 @@ def append_row(path: Path, row: Row) -> None:
         file.write(row.line.encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)

@@ -8,17 +8,16 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anomalib_nagl.edge.files import write_in_one_step
+from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.evaluation.categories import check_shots, load_category
 from anomalib_nagl.evaluation.grid import Head, Unit, enumerate_cells, group_units, head_of, needed_heads
 from anomalib_nagl.evaluation.heads import head_path
@@ -236,16 +235,10 @@ def _write_folder(settings: Settings) -> None:
         now["heads"] = {**before["heads"], **now["heads"]}
         for name in seeds:
             seeds[name] = max(seeds[name], before.get(name, 0))
-    write_in_one_step(
-        path, partial(_write, content=json.dumps({**now, **seeds, "machine": _machine()}, indent=1).encode())
-    )
+    write_bytes(path, json.dumps({**now, **seeds, "machine": _machine()}, indent=1).encode())
 
 
 def _machine() -> str:
     """What the last run ran on, for the head line of the tables."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("anomalib-nagl", "anomalib", "torch"))
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {versions}"
-
-
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from anomalib_nagl.evaluation.records import METRICS
@@ -66,10 +67,7 @@ def entry(values: Iterable[float]) -> Entry:
     kept = [float(value) for value in values if not math.isnan(value)]
     if not kept:
         return Entry(NAN, NAN, 0)
-    mean = math.fsum(kept) / len(kept)
-    if len(kept) == 1:
-        return Entry(mean, NAN, 1)
-    return Entry(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / (len(kept) - 1)), len(kept))
+    return Entry(float(np.mean(kept)), float(np.std(kept, ddof=1)) if len(kept) > 1 else NAN, len(kept))
 
 
 def line(values: pd.DataFrame, categories: Sequence[str], partial: bool = False) -> Line:

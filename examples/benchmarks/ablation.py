@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib.cli.cli import AnomalibCLI
-from references import DOMAINS, Pictures, Run, draw, encode, encode_one
+from references import DOMAINS, Pictures, Run, draw, encode, encode_one, fit_head, parser_of, write_csv
 from rich.console import Console
 from rich.table import Table
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -92,26 +90,18 @@ def train_head(change: Change, domain: str, seed: int, options: argparse.Namespa
     path: Path = options.out / "heads" / f"{change.name_of_head} {domain} {seed}.ckpt"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     sources = [name for name, one in DOMAINS.items() if one == domain]
     # anomalib's command wants a target: of this one it sees two references, after training.
     target = next(name for name, one in DOMAINS.items() if one != domain)
     own = {"learning_rate": 1e-4, **change.train}
     own["epochs"] = options.epochs * own.get("epochs", 1)
-    arguments = [
-        "fit", "--model", "Nagl", "--model.backbone", options.backbone, "--model.image_size", options.image_size,
-        "--model.visualizer", "false", "--model.seed", seed, "--model.selection", "last", "--model.token_cache_dir",
-        options.out / "tokens", "--data", "ReferenceDataModule", "--data.target", "MVTecAD", "--data.target.root",
-        options.data, "--data.target.category", target, "--data.target.num_workers", 0,
-        "--data.source", "MVTecAD", "--data.source.root", options.data, "--data.source.category", sources[0],
-        "--data.source.num_workers", 0, "--data.source_categories", f"[{','.join(sources)}]",
+    more = [
+        "--model.seed", seed, "--model.selection", "last", "--model.token_cache_dir", options.out / "tokens",
         "--data.validation_categories", "[]", "--data.episodes", options.episodes, "--data.seed", seed,
-        "--default_root_dir", options.out / "runs",
     ]  # fmt: skip
     for key, value in own.items():
-        arguments += [f"--model.{key}", value]
-    cli = AnomalibCLI(args=[str(argument) for argument in arguments])
-    shutil.copy(cli.engine.trainer.checkpoint_callback.best_model_path, path)
+        more += [f"--model.{key}", value]
+    fit_head(path, target, sources, options, *more)
     return path
 
 
@@ -195,10 +185,7 @@ def tabulate(rows: list[dict[str, str]], chosen: list[str]) -> Table:
 
 def main() -> None:
     """Run the ablation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("datasets/real_small"), help="MVTec-style categories")
-    parser.add_argument("--backbone", default="local-dir:weights/mobilenetv2_100_tfsame")
-    parser.add_argument("--image_size", type=int, default=384)
+    parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=4, help="of a training")
     parser.add_argument("--episodes", type=int, default=250, help="of an epoch")
     parser.add_argument("--seeds", type=int, default=3, help="draws of references")
@@ -207,7 +194,6 @@ def main() -> None:
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/ablation"))
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "ablation.csv"
     rows: list[dict[str, str]] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
     done = {(row["change"], row["trained on"], row["training seed"]) for row in rows}
@@ -232,11 +218,7 @@ def main() -> None:
                     values = (name, domain, category, n, a, seed, training_seed, *found)
                     new.append({key: str(value) for key, value in zip(COLUMNS, values, strict=True)})
         rows += new  # all rows of a head, or none
-        with path.with_suffix(".part").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        path.with_suffix(".part").replace(path)
+        write_csv(path, COLUMNS, rows)
     Console(width=220).print(tabulate(rows, options.changes))
     Console().print(f"Single runs: {path}")
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -29,6 +31,7 @@ from torchvision.tv_tensors import Mask
 
 from anomalib_nagl import Nagl, ReferenceSet
 from anomalib_nagl.calibration import held_out_scores, threshold
+from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.functional import deviating_patches, image_score, mask_to_grid, nearest, unit
 from anomalib_nagl.nearest import OwnedPatches, reference_similarity
 from anomalib_nagl.pictures import load_image, load_mask
@@ -66,17 +69,23 @@ def train_head(category: str, options: argparse.Namespace) -> Path:
     if path.exists():
         return path
     sources = [name for name, domain in DOMAINS.items() if domain != DOMAINS[category]]
+    fit_head(path, category, sources, options, "--model.epochs", options.epochs, "--data.episodes", 500)
+    return path
+
+
+def fit_head(path: Path, target: str, sources: list[str], options: argparse.Namespace, *more: object) -> None:
+    """Train a head on some categories and keep its checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     arguments = [
-        "train", "--model", "Nagl", "--model.backbone", options.backbone, "--model.image_size", options.image_size,
-        "--model.epochs", options.epochs, "--model.visualizer", "false", "--data", "ReferenceDataModule",
-        "--data.target", "MVTecAD", "--data.target.root", options.data, "--data.target.category", category,
-        "--data.target.num_workers", 0, "--data.source", "MVTecAD", "--data.source.root", options.data,
-        "--data.source.category", sources[0], "--data.source.num_workers", 0, "--data.source_categories",
-        f"[{','.join(sources)}]", "--data.episodes", 500, "--default_root_dir", options.heads / "runs",
+        "fit", "--model", "Nagl", "--model.backbone", options.backbone, "--model.image_size", options.image_size,
+        "--model.visualizer", "false", "--data", "ReferenceDataModule", "--data.target", "MVTecAD",
+        "--data.target.root", options.data, "--data.target.category", target, "--data.target.num_workers", 0,
+        "--data.source", "MVTecAD", "--data.source.root", options.data, "--data.source.category", sources[0],
+        "--data.source.num_workers", 0, "--data.source_categories", f"[{','.join(sources)}]",
+        "--default_root_dir", path.parent / "runs", *more,
     ]  # fmt: skip
     cli = AnomalibCLI(args=[str(argument) for argument in arguments])
     shutil.copy(cli.engine.trainer.checkpoint_callback.best_model_path, path)
-    return path
 
 
 def encode(category: str, model: Nagl, root: Path) -> Pictures:
@@ -263,12 +272,27 @@ def tabulate(title: str, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def main() -> None:
-    """Run the experiments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser of what both scripts on these pictures want to know."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("datasets/real_small"), help="MVTec-style categories")
     parser.add_argument("--backbone", default="local-dir:weights/mobilenetv2_100_tfsame")
     parser.add_argument("--image_size", type=int, default=384)
+    return parser
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows in one step."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def main() -> None:
+    """Run the experiments."""
+    parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=10, help="of training a head, 500 episodes each")
     parser.add_argument("--seeds", type=int, default=5, help="draws of references")
     parser.add_argument("--heads", type=Path, default=Path("results/benchmarks/heads"), help="trained when missing")
@@ -276,8 +300,6 @@ def main() -> None:
     parser.add_argument("--categories", nargs="+", default=list(DOMAINS), choices=DOMAINS)
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=EXPERIMENTS)
     options = parser.parse_args()
-    options.heads.mkdir(parents=True, exist_ok=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for category in options.categories:
         model = Nagl.load_from_checkpoint(train_head(category, options)).eval()
@@ -289,10 +311,7 @@ def main() -> None:
                 found = EXPERIMENTS[experiment](model, pictures, run, seed)
                 common = {"experiment": experiment, "category": category, "n": n, "a": a, "seed": seed}
                 rows += [{**common, "way": way, **values} for way, values in found.items()]
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(options.out, dict.fromkeys(key for row in rows for key in row), rows)
     console = Console(width=200)
     for experiment in options.experiments:
         console.print(tabulate(experiment.capitalize(), [row for row in rows if row["experiment"] == experiment]))
