@@ -5,25 +5,24 @@ Importing the package costs nothing: every public name is fetched from its modul
 
 from __future__ import annotations
 
-import sys
-import warnings
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .data.drawn import DrawnPictures
-    from .data.reference_datamodule import ReferenceDataModule
-    from .edge import EdgeError, NaglEdge
-    from .head import NaglHead, NaglMaps
-    from .lightning_model import Nagl
-    from .losses import NaglLoss
-    from .nearest import NearestReference
-    from .post_processing import ReferencePostProcessor
-    from .prediction import Prediction
-    from .references import ReferenceSet
-    from .torch_model import NaglModel
-    from .visualizer import ReferenceVisualizer
+    from .core.head import NaglHead, NaglMaps
+    from .core.losses import NaglLoss
+    from .core.model import NaglModel
+    from .core.reference_similarity import NearestReference
+    from .edge import NaglEdge
+    from .io.errors import EdgeError
+    from .plugin.lightning_model import Nagl
+    from .plugin.post_processing import ReferencePostProcessor
+    from .plugin.prediction import Prediction
+    from .plugin.reference_datamodule import ReferenceDataModule
+    from .plugin.registration import register
+    from .plugin.rendered_datamodule import DrawnPictures
+    from .plugin.visualizer import ReferenceVisualizer
+    from .references.reference_set import ReferenceSet
 
     __version__: str
 
@@ -48,26 +47,22 @@ __all__ = [
 
 # The module that holds each public name.
 _HOMES = {
-    "DrawnPictures": "data.drawn",
-    "EdgeError": "edge",
-    "Nagl": "lightning_model",
+    "DrawnPictures": "plugin.rendered_datamodule",
+    "EdgeError": "io.errors",
+    "Nagl": "plugin.lightning_model",
     "NaglEdge": "edge",
-    "NaglHead": "head",
-    "NaglLoss": "losses",
-    "NaglMaps": "head",
-    "NaglModel": "torch_model",
-    "NearestReference": "nearest",
-    "Prediction": "prediction",
-    "ReferenceDataModule": "data.reference_datamodule",
-    "ReferencePostProcessor": "post_processing",
-    "ReferenceSet": "references",
-    "ReferenceVisualizer": "visualizer",
+    "NaglHead": "core.head",
+    "NaglLoss": "core.losses",
+    "NaglMaps": "core.head",
+    "NaglModel": "core.model",
+    "NearestReference": "core.reference_similarity",
+    "Prediction": "plugin.prediction",
+    "ReferenceDataModule": "plugin.reference_datamodule",
+    "ReferencePostProcessor": "plugin.post_processing",
+    "ReferenceSet": "references.reference_set",
+    "ReferenceVisualizer": "plugin.visualizer",
+    "register": "plugin.registration",
 }
-
-# Where anomalib looks names up, and which of ours belong there.
-_SHOWN_IN = {"anomalib.models": ("Nagl",), "anomalib.data": ("ReferenceDataModule", "DrawnPictures")}
-
-_waiting = False  # register() was called too early and has to be repeated
 
 
 def __getattr__(name: str) -> object:
@@ -100,61 +95,3 @@ def _installed_version() -> str:
 def __dir__() -> list[str]:
     """List the lazy names too, so that completion sees them."""
     return sorted({*globals(), *__all__})
-
-
-def register() -> None:
-    """Show the plugin's classes where anomalib resolves names; repeating it does no harm.
-
-    The start-up hook calls this as soon as ``anomalib.models`` is there. That may be in the middle of an import of one
-    of our own modules, half of which exists by then: in this case registration is put off until that import is over.
-
-    Raises:
-        ImportError: the plugin, or anomalib, cannot be imported.
-    """
-    global _waiting
-    places = {place: import_module(place) for place in _SHOWN_IN}
-    try:
-        classes = {name: __getattr__(name) for names in _SHOWN_IN.values() for name in names}
-    except (ImportError, AttributeError):
-        _waiting = _half_imported()
-        if not _waiting:
-            raise
-        return
-    _waiting = False
-    for place, names in _SHOWN_IN.items():
-        for name in names:
-            _show(places[place], name, classes[name])
-    # get_model() takes dotted class paths from this list of modules only.
-    places["anomalib.models"].ALLOWED_MODULES.add(__name__)
-
-
-def _show(place: ModuleType, name: str, value: object) -> None:
-    """Make a class a public member of a foreign module."""
-    setattr(place, name, value)
-    if name not in place.__all__:
-        place.__all__.append(name)
-
-
-def _half_imported() -> bool:
-    """Whether the import of one of our modules has begun and not ended."""
-    ours = (module for name, module in list(sys.modules.items()) if name.startswith(f"{__name__}."))
-    return any(getattr(module.__spec__, "_initializing", False) for module in ours)
-
-
-class _Package(ModuleType):
-    """Type of this package: the import system sets each finished submodule as an attribute, the cue for registration.
-
-    Thus Nagl is registered however it was reached: by its public name, by its module, with or without the hook.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if isinstance(value, ModuleType) and (_waiting or name == "lightning_model"):
-            try:
-                register()
-            except Exception as error:  # the import that triggered this has itself succeeded
-                message = f"{__name__} could not be registered with anomalib: {error!r}"
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-sys.modules[__name__].__class__ = _Package

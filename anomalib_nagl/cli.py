@@ -9,9 +9,9 @@ import anomalib_nagl
 
 # Subcommand -> module and function, imported when it is called: some must run where torch is not installed.
 SUBCOMMANDS = {
-    "edge": "anomalib_nagl.edge.cli:main",
-    "evaluate": "anomalib_nagl.evaluation.command:main",
-    "references": "anomalib_nagl.reference_report:main",
+    "edge": "anomalib_nagl.commands.edge:main",
+    "evaluate": "anomalib_nagl.commands.evaluate:main",
+    "references": "anomalib_nagl.commands.references:main",
 }
 
 

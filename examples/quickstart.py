@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_nagl import Nagl, ReferenceVisualizer
-from anomalib_nagl.visualizer import side_by_side
+from anomalib_nagl.plugin.visualizer import side_by_side
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 PARTS = ("plate", "board", "plug")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from goldens import SHARED
+from support.goldens import SHARED
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may fetch anything
 os.environ["MPLBACKEND"] = "Agg"
@@ -42,7 +42,7 @@ def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All drawn pictures, once for the whole run."""
-    from anomalib_nagl.data.drawn import CATEGORIES, draw_category
+    from anomalib_nagl.plugin.rendered_datamodule import CATEGORIES, draw_category
 
     root = tmp_path_factory.mktemp("drawn")
     for category in CATEGORIES:
@@ -53,7 +53,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def edge_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small transformer with random weights; tests set its references."""
-    from exported import backbone, make_model
+    from support.exported import backbone, make_model
 
     return make_model(backbone("vit", tmp_path_factory.mktemp("backbone")), (224, 224))
 
@@ -61,7 +61,7 @@ def edge_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def exported(edge_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It as OpenVINO file, with one normal and one abnormal reference."""
-    from exported import reference_set
+    from support.exported import reference_set
 
     edge_model.set_references(reference_set(1, 1))
     return edge_model.to_openvino(tmp_path_factory.mktemp("exported"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from anomalib_nagl.bank.bank_file import Reference
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
-from anomalib_nagl.edge.errors import EdgeError
-from anomalib_nagl.edge.pack import Reference
+from anomalib_nagl.io.errors import EdgeError
 
 __all__ = ["EdgeError", "NaglEdge", "Prediction", "Reference"]

@@ -13,12 +13,12 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from anomalib_nagl.edge.errors import EdgeError
-from anomalib_nagl.edge.files import read_manifest
+from anomalib_nagl.bank.bank_file import Pack, Reference, read_pack, write_pack
 from anomalib_nagl.edge.mining import Miner
-from anomalib_nagl.edge.pack import Pack, Reference, read_pack, write_pack
-from anomalib_nagl.edge.pictures import as_mask, as_picture, content_hash, eight_bit, thumbnail
 from anomalib_nagl.edge.runtime import REPLACEABLE, Requests, compile_graph, read_graph, with_reference_inputs
+from anomalib_nagl.io.arrays import as_mask, as_picture, content_hash, eight_bit, thumbnail
+from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.files import read_manifest
 
 
 class Prediction(NamedTuple):

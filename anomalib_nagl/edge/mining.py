@@ -10,9 +10,9 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from anomalib_nagl.edge.errors import EdgeError
-from anomalib_nagl.edge.pack import Pack
+from anomalib_nagl.bank.bank_file import Pack
 from anomalib_nagl.edge.runtime import Requests, compile_graph, part_of, read_graph
+from anomalib_nagl.io.errors import EdgeError
 
 ENCODE = (("image", "mask"), ("tokens", "marks"))
 MINE = (("normal_bank", "abnormal_tokens", "abnormal_marks"), ("residual_proxies",))

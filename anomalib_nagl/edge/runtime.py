@@ -11,7 +11,7 @@ from typing import Any
 import openvino as ov
 from openvino import opset13 as ops
 
-from anomalib_nagl.edge.errors import EdgeError
+from anomalib_nagl.io.errors import EdgeError
 
 # Constants of model.xml that are inputs on the box.
 REPLACEABLE = ("normal_bank", "residual_proxies", "defect_bank", "reference_kinds", "thresholds")

@@ -12,9 +12,9 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 
 from anomalib_nagl import register
-from anomalib_nagl.data.selection import Sample, all_categories, samples
 from anomalib_nagl.evaluation.records import GOOD
 from anomalib_nagl.evaluation.settings import Settings, suggest
+from anomalib_nagl.plugin.selection import Sample, all_categories, samples
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,18 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from anomalib_nagl.checkpoints import read_head
-from anomalib_nagl.data.selection import Choice
-from anomalib_nagl.edge.files import write_bytes
+from anomalib_nagl.evaluation.baselines import PEERS, Peer, build_peer, unavailable
 from anomalib_nagl.evaluation.categories import load_category
-from anomalib_nagl.evaluation.peers import PEERS, Peer, build_peer, unavailable
 from anomalib_nagl.evaluation.protocols import fixed
 from anomalib_nagl.evaluation.results import DONE, FAILED, NOT_RUN
 from anomalib_nagl.evaluation.scoring import Rule, learned, model_arguments, naive
 from anomalib_nagl.evaluation.settings import Settings
-from anomalib_nagl.lightning_model import Nagl
-from anomalib_nagl.pictures import load_image
-from anomalib_nagl.references import ReferenceSet
+from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.plugin.checkpoints import read_head
+from anomalib_nagl.plugin.lightning_model import Nagl
+from anomalib_nagl.plugin.selection import Choice
+from anomalib_nagl.references.images import load_image
+from anomalib_nagl.references.reference_set import ReferenceSet
 
 COSTS = "costs.csv"
 COLUMNS = ("model", "status", "reason", "ms_median", "ms_p95", "of_encoder", "s_references", "peak_mb", "state_mb")

@@ -16,14 +16,14 @@ from typing import Any
 from anomalib.data import AnomalibDataModule
 from filelock import FileLock
 
-from anomalib_nagl.data.reference_datamodule import ReferenceDataModule
-from anomalib_nagl.data.token_store import PRECISIONS
-from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.evaluation.categories import open_category
 from anomalib_nagl.evaluation.grid import Head
 from anomalib_nagl.evaluation.scoring import device, encode_category, model_arguments
 from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
-from anomalib_nagl.lightning_model import Nagl
+from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.plugin.lightning_model import Nagl
+from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
+from anomalib_nagl.plugin.token_store import PRECISIONS
 
 
 def head_path(settings: Settings, head: Head) -> Path:

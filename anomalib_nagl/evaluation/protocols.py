@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anomalib_nagl.data.selection import Sample
 from anomalib_nagl.evaluation.categories import Category
 from anomalib_nagl.evaluation.records import GOOD
+from anomalib_nagl.plugin.selection import Sample
 
 
 class NotPossible(ValueError):

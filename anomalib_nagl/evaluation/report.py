@@ -11,13 +11,13 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from anomalib_nagl.edge.files import write_bytes, write_in_one_step
+from anomalib_nagl.evaluation.contact_sheet import choose_cells, draw_sheet, read_queries
 from anomalib_nagl.evaluation.gaps import write_gaps
 from anomalib_nagl.evaluation.plots import plot_categories, plot_curves, plot_shots, shots_of, styles
 from anomalib_nagl.evaluation.results import DONE
-from anomalib_nagl.evaluation.sheet import choose_cells, draw_sheet, read_queries
 from anomalib_nagl.evaluation.summary import read_results, sections
 from anomalib_nagl.evaluation.tables import read_costs, summarise, title, write_tables
+from anomalib_nagl.io.files import write_bytes, write_in_one_step
 
 TERMS = (
     "Contact sheets in sheets/ show pictures of the data set: do not publish or commit them unless its terms allow it."

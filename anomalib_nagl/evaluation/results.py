@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.evaluation.records import METRICS, Cell
+from anomalib_nagl.io.files import write_bytes
 
 DONE, NOT_RUN, FAILED = "done", "not run", "failed"
 CELL_FIELDS = tuple(field.name for field in fields(Cell))

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anomalib_nagl.edge.files import write_bytes
 from anomalib_nagl.evaluation.categories import check_shots, load_category
 from anomalib_nagl.evaluation.grid import Head, Unit, enumerate_cells, group_units, head_of, needed_heads
 from anomalib_nagl.evaluation.heads import head_path
@@ -25,6 +24,7 @@ from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.results import DONE, FAILED, Row, append_row, read_rows, write_rows
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.evaluation.workers import ERROR, ITEM, run_jobs
+from anomalib_nagl.io.files import write_bytes
 
 RESULTS = "results.csv"
 _NUMBERS = (  # settings that a number depends on; seeds, shots, models and the like only add rows
@@ -159,7 +159,7 @@ def _not_run(plan: Plan) -> dict[Cell, Row]:
 
 
 def _unavailable(settings: Settings) -> dict[str, str]:
-    from anomalib_nagl.evaluation.peers import PEERS, unavailable
+    from anomalib_nagl.evaluation.baselines import PEERS, unavailable
 
     reasons = {name: unavailable(name, settings) for name in settings.models if name in PEERS}
     return {name: reason for name, reason in reasons.items() if reason is not None}

@@ -16,20 +16,20 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, Resize
 from torchvision.tv_tensors import Mask
 
-from anomalib_nagl.checkpoints import read_head
-from anomalib_nagl.data.selection import Choice
-from anomalib_nagl.data.token_store import FileStore, recipe_hash
-from anomalib_nagl.data.tokens import Processes, TokenTable, encode_pictures
+from anomalib_nagl.core.functional import nearest, unit
+from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.evaluation.categories import Category, load_category
 from anomalib_nagl.evaluation.protocols import Draw
 from anomalib_nagl.evaluation.records import GOOD, Scored
 from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
-from anomalib_nagl.functional import nearest, unit
-from anomalib_nagl.lightning_model import Nagl
-from anomalib_nagl.references import ReferenceSet, keep_thin, load_mask
-from anomalib_nagl.synthetic import with_synthetic
-from anomalib_nagl.torch_model import NaglModel
+from anomalib_nagl.plugin.checkpoints import read_head
+from anomalib_nagl.plugin.lightning_model import Nagl
+from anomalib_nagl.plugin.selection import Choice
+from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_pictures
+from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
+from anomalib_nagl.references.reference_set import ReferenceSet, keep_thin, load_mask
+from anomalib_nagl.references.synthetic import with_synthetic
 
 BATCH = 8
 REMEMBERED = 256  # references whose tokens are kept

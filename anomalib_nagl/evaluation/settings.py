@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from anomalib_nagl.synthetic import KINDS
+from anomalib_nagl.references.synthetic import KINDS
 
 OURS = ("normal_only", "naive")
 PROTOCOLS = ("fixed", "unseen", "paper")
@@ -93,7 +93,7 @@ class Settings:
     @property
     def known_models(self) -> tuple[str, ...]:
         """Every model that may be named."""
-        from anomalib_nagl.evaluation.peers import PEERS
+        from anomalib_nagl.evaluation.baselines import PEERS
 
         clash = sorted({*OURS, *PEERS} & set(self.heads))
         if clash:
@@ -178,7 +178,7 @@ def _check_names(setting: str, names: Sequence[str], known: Sequence[str] | None
 
 
 def _check_head(head: str, arguments: dict[str, Any]) -> None:
-    from anomalib_nagl.lightning_model import Nagl
+    from anomalib_nagl.plugin.lightning_model import Nagl
 
     allowed = [name for name in inspect.signature(Nagl.__init__).parameters if name not in _TAKEN]
     allowed += EPISODE_ARGUMENTS

@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch.nn.functional as F
 
-from anomalib_nagl.data.selection import Sample
-from anomalib_nagl.edge.files import write_in_one_step
 from anomalib_nagl.evaluation import protocols
 from anomalib_nagl.evaluation.categories import Category
 from anomalib_nagl.evaluation.grid import Head, Unit, head_of
@@ -21,7 +19,9 @@ from anomalib_nagl.evaluation.protocols import Draw, NotPossible
 from anomalib_nagl.evaluation.records import Cell, Scored
 from anomalib_nagl.evaluation.results import Row
 from anomalib_nagl.evaluation.scoring import Bench, join, learned, naive
-from anomalib_nagl.pictures import picture_hash
+from anomalib_nagl.io.files import write_in_one_step
+from anomalib_nagl.plugin.selection import Sample
+from anomalib_nagl.references.images import picture_hash
 
 MAP_SIDE = 48  # of the maps that are kept for contact sheets
 
@@ -79,7 +79,7 @@ def _score(bench: Bench, cell: Cell, draws: tuple[Draw, ...]) -> Scored:
 
 
 def _score_peer(bench: Bench, cell: Cell, category: Category, draw: Draw) -> Scored:
-    from anomalib_nagl.evaluation.peers import PeerError, score_peer
+    from anomalib_nagl.evaluation.baselines import PeerError, score_peer
 
     normal, queries = ([Path(sample.image) for sample in found] for found in (draw.normal, draw.queries))
     try:

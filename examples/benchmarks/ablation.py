@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-import anomalib_nagl.head
+import anomalib_nagl.core.head
 from anomalib_nagl import Nagl
-from anomalib_nagl.functional import image_score, top_mean
-from anomalib_nagl.pictures import load_image
-from anomalib_nagl.quirks import Quirks
+from anomalib_nagl.core.functional import image_score, top_mean
+from anomalib_nagl.core.variants import Quirks
+from anomalib_nagl.references.images import load_image
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 METRICS = ("image AUROC", "patch AUROC", "patch AP")
@@ -118,14 +118,14 @@ def turned(model: Nagl, path: Path, turns: int, known: dict[tuple[Path, int], to
 def judge(model: Nagl, change: Change, pictures: Pictures, run: Run, known: Any) -> list[float]:
     """The metrics of the tested pictures."""
     head, grid = model.model.head, model.model.encoder.grid
-    trained, weights = head.quirks, (anomalib_nagl.head.DEFECT_WEIGHT, anomalib_nagl.head.PROXY_WEIGHT)
+    trained, weights = head.quirks, (anomalib_nagl.core.head.DEFECT_WEIGHT, anomalib_nagl.core.head.PROXY_WEIGHT)
     more = [one for i in run.normal for one in turned(model, pictures.paths[i], change.turns, known)]
     normal = torch.cat([pictures.tokens[run.normal], *(one[None] for one in more)])
     try:
         if change.variant is not None:
             head.quirks = Quirks.parse(change.variant)
         if change.weights is not None:
-            anomalib_nagl.head.DEFECT_WEIGHT, anomalib_nagl.head.PROXY_WEIGHT = change.weights
+            anomalib_nagl.core.head.DEFECT_WEIGHT, anomalib_nagl.core.head.PROXY_WEIGHT = change.weights
         abnormal, marked = pictures.tokens[run.abnormal], pictures.marked[run.abnormal]
         if change.weights == (0.0, 0.0):
             abnormal, marked = abnormal[:0], marked[:0]
@@ -135,7 +135,7 @@ def judge(model: Nagl, change: Change, pictures: Pictures, run: Run, known: Any)
         scores = torch.cat([head.detect(chunk, bank, proxies, grid, defects).score for chunk in queries])
     finally:
         head.quirks = trained
-        anomalib_nagl.head.DEFECT_WEIGHT, anomalib_nagl.head.PROXY_WEIGHT = weights
+        anomalib_nagl.core.head.DEFECT_WEIGHT, anomalib_nagl.core.head.PROXY_WEIGHT = weights
     labels = torch.tensor([pictures.types[i] != "good" for i in run.tested]).int()
     patches = (pictures.marked[run.tested] > 0).flatten().int()
     return [

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from anomalib_nagl.torch_model import NaglModel, build_model
+from anomalib_nagl.core.model import NaglModel, build_model
 
 GROWTH = 64  # normal references at the far end
 

@@ -30,14 +30,14 @@ from torchmetrics.functional.classification import binary_auroc, binary_f1_score
 from torchvision.tv_tensors import Mask
 
 from anomalib_nagl import Nagl, ReferenceSet
-from anomalib_nagl.calibration import held_out_scores, threshold
-from anomalib_nagl.edge.files import write_bytes
-from anomalib_nagl.functional import deviating_patches, image_score, mask_to_grid, nearest, unit
-from anomalib_nagl.nearest import OwnedPatches, reference_similarity
-from anomalib_nagl.pictures import load_image, load_mask
-from anomalib_nagl.references import keep_thin
-from anomalib_nagl.synthetic import with_synthetic
-from anomalib_nagl.torch_model import ReferenceTokens
+from anomalib_nagl.core.calibration import held_out_scores, threshold
+from anomalib_nagl.core.functional import deviating_patches, image_score, mask_to_grid, nearest, unit
+from anomalib_nagl.core.model import ReferenceTokens
+from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
+from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.references.images import load_image, load_mask
+from anomalib_nagl.references.reference_set import keep_thin
+from anomalib_nagl.references.synthetic import with_synthetic
 
 # Categories of one domain are held out together.
 DOMAINS = {"magnetic_tile": "tile", "pcb_group_92000": "pcb", "pcb_group_00041": "pcb", "pavement_crack": "pavement"}

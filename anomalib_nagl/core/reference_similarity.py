@@ -1,0 +1,64 @@
+"""Which reference a prediction resembles most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anomalib_nagl.core.functional import unit
+
+
+@dataclass(frozen=True)
+class NearestReference:
+    """A reference and how alike it is: the cosine similarity, at most 1, that ``reference_similarity`` defines."""
+
+    index: int
+    kind: str
+    name: str
+    defect_type: str
+    similarity: float
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"most like {self.kind} reference {self.name} ({self.defect_type}), similarity {self.similarity:.3f}"
+
+
+class OwnedPatches(NamedTuple):
+    """Patches (P, C) of some references, whose they are (P,), and the number of these references."""
+
+    tokens: Tensor
+    owner: Tensor
+    number: int
+
+
+def reference_similarity(tokens: Tensor, score: Tensor, normal: OwnedPatches, abnormal: OwnedPatches) -> Tensor:
+    """How alike queries (B, M, C) with patch scores (B, M) and each of n + a references are: (B, n + a).
+
+    Of a query only the patches count that decide its score, the highest 1 %. Each is compared with the most similar
+    patch of a reference, of an abnormal one with its marked patches alone; the mean of these cosines is the similarity,
+    and -1 where no patch of a reference was kept.
+    """
+    top = score.topk(max(int(0.01 * score.shape[-1]), 1), dim=-1).indices
+    query = unit(tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1])))
+    found = []
+    for patches, owner, count in (normal, abnormal):
+        if count:
+            cosine = query @ unit(patches).T
+            least = cosine.new_full((*cosine.shape[:-1], count), -1.0)
+            found.append(least.scatter_reduce(-1, owner.expand_as(cosine), cosine, "amax").mean(1))
+    return torch.cat(found, dim=-1)
+
+
+def nearest_references(similarity: Tensor, records: Sequence[Mapping[str, str]]) -> list[NearestReference]:
+    """The most similar reference of each query, from similarities (B, n + a) and the records of the references."""
+    values, places = similarity.max(dim=-1)
+    unknown = {"kind": "unnamed", "name": "", "defect_type": ""}
+    found = []
+    for value, index in zip(values.tolist(), places.tolist(), strict=True):
+        record = records[index] if index < len(records) else unknown
+        found.append(NearestReference(index, record["kind"], record["name"], record["defect_type"], float(value)))
+    return found

@@ -1,0 +1,173 @@
+"""Exported graphs after tracing: compressed, with their references baked in, as OpenVINO and ONNX files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_nagl.export.graphs import MARKERS
+
+Arrays = Mapping[str, NDArray[Any]]
+CALIBRATION = 300  # pictures; what anomalib and NNCF recommend
+
+
+def bake_onnx(path: Path, constants: Arrays, image: str = "input") -> None:
+    """Turn reference inputs of an ONNX file into constants and drop the markers: one input, anomalib's outputs."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    for name, value in constants.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+    for values, dropped in ((graph.input, set(constants)), (graph.output, set(MARKERS))):
+        kept = [value for value in values if value.name not in dropped]
+        del values[:]
+        values.extend(kept)
+    for node in graph.node:
+        node.input[:] = [image if name == "input" else name for name in node.input]
+    graph.input[0].name = image
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def bake(model: Any, constants: Arrays) -> None:
+    """The same for an OpenVINO graph, in place; the constants keep their names, by which the box finds them."""
+    from openvino import opset13 as ops
+
+    for name, value in constants.items():
+        parameter = model.input(name).get_node()
+        constant = ops.constant(np.ascontiguousarray(value), name=name)
+        for target in list(parameter.output(0).get_target_inputs()):
+            target.replace_source_output(constant.output(0))
+        model.remove_parameter(parameter)
+    for name in MARKERS:
+        model.remove_result(model.output(name).get_node())
+    model.validate_nodes_and_infer_types()
+
+
+def references_graph(detection: Any, mining: Any) -> Any:
+    """Join the encoder of a detection graph and the mining graph: ``references.xml``.
+
+    Inputs image and mask of one picture give tokens and marks; normal_bank, abnormal_tokens and abnormal_marks of all
+    pictures give residual_proxies. The bank is all patches that count as normal. The two halves share nothing.
+    """
+    import openvino as ov
+
+    encoder = detection.clone()
+    encoder.input("input").set_names({"image"})
+    results = [encoder.output("tokens").get_node(), *mining.get_results()]
+    return ov.Model(results, [encoder.input("image").get_node(), *mining.get_parameters()], "references")
+
+
+def outside_encoder(model: Any) -> list[str]:
+    """Names of all operators that are not part of the encoder: they compare, and must stay exact."""
+    encoder = _ancestors(model.output("tokens")) - _ancestors(model.output("prepared"))
+    names = (node.get_friendly_name() for node in model.get_ordered_ops())
+    return [name for name in names if name not in encoder]
+
+
+def _ancestors(output: Any) -> set[str]:
+    seen: set[str] = set()
+    waiting = [output.get_node().input_value(0).get_node()]
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() not in seen:
+            seen.add(node.get_friendly_name())
+            waiting += [node.input_value(i).get_node() for i in range(node.get_input_size())]
+    return seen
+
+
+def halve(model: Any, folder: Path) -> Any:
+    """Keep the weights of a graph as 16-bit floats; what is baked in later stays exact."""
+    import openvino as ov
+
+    ov.save_model(model, folder / "half.xml", compress_to_fp16=True)
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file could not be deleted on Windows
+    return core.read_model(folder / "half.xml")
+
+
+def compress_weights(model: Any, exact: list[str]) -> Any:
+    """Keep the weights of the encoder as 8-bit integers, but for its first and its depthwise convolutions.
+
+    These have few weights, and rounding them costs most: without the exception maps of MobileNetV2 move nine times as
+    far.
+    """
+    import nncf
+
+    kept = exact + _of_type(model, "Convolution")[:1] + _of_type(model, "GroupConvolution")
+    with _quiet():
+        return nncf.compress_weights(model, ignored_scope=nncf.IgnoredScope(names=kept, validate=False))
+
+
+def quantise(model: Any, exact: list[str], pictures: Iterable[Any], constants: Arrays, transformer: bool) -> Any:
+    """Let the encoder compute in 8-bit integers but for depthwise convolutions, calibrated with pictures (3, H, W)."""
+    import nncf
+
+    kept = exact + _of_type(model, "GroupConvolution")
+    inputs = {name: np.ascontiguousarray(value) for name, value in constants.items()}
+    data = nncf.Dataset(list(pictures), lambda picture: {"input": picture[None], **inputs})
+    with _quiet():
+        return nncf.quantize(
+            model,
+            data,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=CALIBRATION,
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+        )
+
+
+def _of_type(model: Any, kind: str) -> list[str]:
+    return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() == kind]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what NNCF says of every operator that it leaves alone."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def calibration_pictures(datamodule: Any) -> Iterator[NDArray[np.float32]]:
+    """Up to ``CALIBRATION`` validation pictures (3, H, W), the set that anomalib calibrates with."""
+    datamodule.setup("fit")
+    left = CALIBRATION
+    for batch in datamodule.val_dataloader():
+        for image in batch.image[:left]:
+            yield image.numpy()
+            left -= 1
+        if left <= 0:
+            return
+
+
+def save(model: Any, path: Path, exact: Iterable[str] = ()) -> None:
+    """Write an OpenVINO graph; operators named ``exact`` compute in f32 even where the device prefers less.
+
+    OpenVINO has no Python call for that: it reads the wish from an attribute of the layer in the file.
+    """
+    import openvino as ov
+
+    ov.save_model(model, path, compress_to_fp16=False)
+    names = set(exact)
+    if not names:
+        return
+    tree = ElementTree.parse(path)
+    for layer in tree.getroot().iter("layer"):
+        if layer.get("name") in names and layer.get("type") not in ("Const", "Parameter", "Result"):
+            notes = layer.find("rt_info")
+            notes = ElementTree.SubElement(layer, "rt_info") if notes is None else notes
+            ElementTree.SubElement(notes, "attribute", name="precise", version="0")
+    tree.write(path, encoding="utf-8", xml_declaration=True)

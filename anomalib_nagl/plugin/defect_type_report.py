@@ -1,0 +1,86 @@
+"""Results for each defect type: how well it is told from the good pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_nagl.io.files import write_bytes
+
+FILE_NAME = "per_type.csv"
+BINS = 10_000  # of pixel scores in [0, 1]: pictures need not be kept. torchmetrics' binned AUROC loops over its bins.
+GOOD = "good"
+
+
+class TypeResults:
+    """Collects raw scores of a test; ``types`` maps the path of a picture to its defect type."""
+
+    def __init__(self, types: Mapping[str, str]) -> None:
+        self.types = types
+        self._scores: dict[str, list[float]] = {}
+        self._pixels: dict[str, Tensor] = {}  # (2, BINS) counts of normal and abnormal pixels
+
+    def update(self, paths: list[str], labels: Tensor, scores: Tensor, maps: Tensor, masks: Tensor | None) -> None:
+        """Add a batch: scores (B,), maps (B, 1, H, W) in [0, 1], masks (B, H, W) or none."""
+        for i, path in enumerate(paths):
+            defect_type = self.types.get(path, "abnormal") if labels[i] else GOOD
+            self._scores.setdefault(defect_type, []).append(float(scores[i]))
+            if masks is None:
+                continue
+            counts = self._pixels.setdefault(defect_type, torch.zeros(2, BINS, dtype=torch.long))
+            bins = (maps[i].flatten() * BINS).long().clamp(0, BINS - 1).cpu()
+            marked = masks[i].flatten().bool().cpu()
+            counts += torch.stack([bins[~marked].bincount(minlength=BINS), bins[marked].bincount(minlength=BINS)])
+
+    def rows(self) -> list[dict[str, str]]:
+        """Type, pictures, image AUROC and pixel AUROC of each type against the good pictures; "" where undefined.
+
+        Pixel AUROC compares marked pixels of the type with all others of its pictures and of the good ones, in steps of
+        1/10000 of the score.
+        """
+        good = self._scores.get(GOOD, [])
+        rows = []
+        for name in sorted(set(self._scores) - {GOOD}):
+            scores = torch.tensor(good + self._scores[name], dtype=torch.float64)
+            labels = torch.tensor([0] * len(good) + [1] * len(self._scores[name]))
+            image = f"{float(binary_auroc(scores, labels)):.4f}" if good else ""
+            counts = self._pixels.get(name)
+            if counts is not None and GOOD in self._pixels:
+                counts = counts + self._pixels[GOOD]
+            pixel = "" if counts is None or not bool((counts.sum(1) > 0).all()) else f"{_auroc(counts):.4f}"
+            rows.append(
+                {"type": name, "pictures": str(len(self._scores[name])), "image_AUROC": image, "pixel_AUROC": pixel}
+            )
+        return rows
+
+    def report(self, folder: str | Path) -> None:
+        """Print the table and write it to ``per_type.csv``, in one step; nothing when there is no defect."""
+        rows = self.rows()
+        if not rows:
+            return
+        table = Table(title=f"Each defect type against {len(self._scores.get(GOOD, []))} good pictures")
+        for column in rows[0]:
+            table.add_column(column.replace("_", " "), justify="left" if column == "type" else "right")
+        for row in rows:
+            table.add_row(*row.values())
+        Console().print(table)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_bytes(Path(folder) / FILE_NAME, text.getvalue().encode())
+
+
+def _auroc(counts: Tensor) -> float:
+    """AUROC of binned scores, counts (2, bins) of negatives and positives; equal scores count half."""
+    negative, positive = counts.double()
+    below = negative.cumsum(0) - negative
+    return float(((below + negative / 2) * positive).sum() / (negative.sum() * positive.sum()))

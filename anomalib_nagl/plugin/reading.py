@@ -1,0 +1,109 @@
+"""Datasets that read pictures as references are read, and a datamodule for pictures without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem
+from anomalib.data.utils import LabelName
+from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
+from torchvision.tv_tensors import Image, Mask
+
+from anomalib_nagl.references.images import is_picture, load_image, load_mask
+
+SPLITS = ("train", "val", "test")
+
+
+class PictureDataset(AnomalibDataset):
+    """Reads the pictures of another dataset upright and scaled (``pictures.load_image``), its masks turned alike.
+
+    anomalib's own reader ignores orientation and clips 16-bit values; references and queries must not differ in that.
+    """
+
+    @classmethod
+    def like(cls, dataset: AnomalibDataset) -> PictureDataset:
+        """The same samples, augmentations and category."""
+        found = cls(dataset.augmentations)
+        found.samples = dataset.samples
+        found._category = dataset.category
+        return found
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Image, label and, for segmentation, mask of one sample; ValueError names a file that will not do."""
+        sample = self.samples.iloc[index]
+        path, label, mask_path = str(sample.image_path), int(sample.label_index), sample.get("mask_path")
+        image, mask = Image(load_image(path)), None
+        if self.task == "segmentation" and label == LabelName.NORMAL:
+            mask = Mask(torch.zeros(image.shape[-2:], dtype=torch.uint8))
+        elif self.task == "segmentation" and label == LabelName.ABNORMAL:
+            mask = Mask(load_mask(mask_path, path))
+        if self.augmentations and mask is not None:
+            image, mask = self.augmentations(image, mask)
+        elif self.augmentations:
+            image = self.augmentations(image)
+        return ImageItem(
+            image=image,
+            gt_mask=mask,
+            gt_label=None if label == LabelName.UNKNOWN else torch.tensor(label),
+            image_path=path,
+            mask_path=mask_path if isinstance(mask_path, str) else None,
+        )
+
+
+def read_alike(datamodule: AnomalibDataModule) -> None:
+    """Let the splits of a set-up datamodule read pictures as references are read, as far as they read files plainly."""
+    for name in SPLITS:
+        split: AnomalibDataset | None = getattr(datamodule, f"{name}_data", None)
+        if split is None or isinstance(split, SyntheticAnomalyDataset):
+            continue
+        if type(split).__getitem__ is AnomalibDataset.__getitem__:
+            setattr(datamodule, f"{name}_data", PictureDataset.like(split))
+
+
+class PictureFolder(AnomalibDataModule):
+    """Pictures to inspect, without labels: all those below ``pictures``, or none at all.
+
+    ``known`` are normal pictures: what other models train on, and what a validation loop runs over. Raises ValueError
+    when the folder holds no picture.
+    """
+
+    def __init__(self, pictures: str | Path | None, known: Iterable[str], eval_batch_size: int = 8) -> None:
+        super().__init__(train_batch_size=1, eval_batch_size=eval_batch_size, num_workers=0)
+        self.pictures, self.known = pictures, list(known)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # anomalib's is read-only too
+        """Name of the folder: results are filed under it."""
+        return "references" if self.pictures is None else Path(self.pictures).resolve().stem
+
+    def _setup(self, _stage: str | None = None) -> None:
+        self.train_data = _dataset(self.known, LabelName.NORMAL, "train")
+        self.val_data = _dataset(self.known, LabelName.NORMAL, "val")
+        self.test_data = _dataset(self._inspected(), LabelName.UNKNOWN, "test")
+
+    def _inspected(self) -> list[str]:
+        if self.pictures is None:
+            return []
+        root = Path(self.pictures)
+        found = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        found = [path for path in found if is_picture(path) and not path.name.startswith(".")]
+        if not found:
+            raise ValueError(f"found no picture in {root}, expected at least one to inspect: check pictures")
+        return [str(path) for path in found]
+
+    def _create_test_split(self) -> None:
+        """There are no labels to split by."""
+
+    def _create_val_split(self) -> None:
+        """The known pictures are the validation split."""
+
+
+def _dataset(paths: list[str], label: LabelName, split: str) -> PictureDataset:
+    table = pd.DataFrame({"image_path": paths, "label_index": int(label), "split": split, "mask_path": ""})
+    table.attrs["task"] = "classification"
+    dataset = PictureDataset()
+    dataset.samples = table
+    return dataset

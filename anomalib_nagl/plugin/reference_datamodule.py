@@ -1,0 +1,188 @@
+"""A datamodule around other datamodules: references of a target, training episodes of a source."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from torch.utils.data import DataLoader
+
+from anomalib_nagl.plugin.episode_source import EpisodeSource, as_datamodule
+from anomalib_nagl.plugin.reading import PictureFolder, read_alike
+from anomalib_nagl.plugin.reference_plan import ReferencePlan
+from anomalib_nagl.plugin.selection import Choice, exclude, find_copies, hold_out
+from anomalib_nagl.references.reference_set import ReferenceSet
+
+logger = logging.getLogger(__name__)
+
+
+class ReferenceDataModule(EpisodeSource):
+    """Takes references from a folder or draws them from a target, and draws training episodes from a source.
+
+    ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
+    they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
+    from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones. References and
+    copies of them are taken out of validation and test. ``masks`` is read as in ``ReferenceSet.from_folder``;
+    ``synthetic_abnormal`` more references are made of the normal ones (``synthetic.with_synthetic``). With
+    ``references``, ``pictures`` to inspect, a folder or a file, may stand in for the target. The source
+    is one datamodule or several, each with its own category, or with those in ``source_categories`` ("all" for every
+    one); a model with an untrained head learns from ``episodes`` of it per epoch. Some source categories are kept for
+    ``validation_episodes``: those in ``validation_categories``, or one in five ("auto"); with a model that selects as
+    published, these are categories of the target's data set, or all of them. ``sampling`` "paper" draws
+    episodes by the published rule, where a query may be its own reference. Other anomalib models train on the target's
+    normal images.
+
+    Raises ValueError on counts that make no sense, when the target lacks pictures, or when it is its own source.
+    """
+
+    def __init__(
+        self,
+        target: AnomalibDataModule | None = None,
+        source: AnomalibDataModule | list[AnomalibDataModule] | None = None,
+        source_categories: list[str] | str | None = None,
+        n_normal: int | None = None,
+        n_abnormal: int | None = None,
+        episodes: int = 500,
+        train_batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        sampling: str = "corrected",
+        validation_categories: list[str] | str | None = "auto",
+        validation_episodes: int = 200,
+        seed: int = 0,
+        references: str | None = None,
+        pictures: str | None = None,
+        masks: str = "auto",
+        synthetic_abnormal: int = 0,
+        synthetic: str = "cut_paste",
+    ) -> None:
+        self.plan = ReferencePlan.make(
+            references,
+            n_normal=n_normal,
+            n_abnormal=n_abnormal,
+            seed=seed,
+            masks=masks,
+            synthetic_abnormal=synthetic_abnormal,
+            synthetic=synthetic,
+        )
+        self.target = _as_target(target, pictures, self.plan)
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=self.target.eval_batch_size if eval_batch_size is None else eval_batch_size,
+            num_workers=self.target.num_workers if num_workers is None else num_workers,
+            seed=seed,
+        )
+        # How many references an episode has; a head that will see synthetic ones only learns with real ones.
+        self.n_normal = 1 if n_normal is None else n_normal
+        self.n_abnormal = max(1 if n_abnormal is None else n_abnormal, min(synthetic_abnormal, 1))
+        self.take_source(source, source_categories, episodes, sampling, validation_categories, validation_episodes)
+        self.choice: Choice | None = None
+        self.removed = 0
+        self._recorded: list[Mapping[str, str]] | None = None
+        if self.target.seed is None:
+            self.target.seed = seed  # random splits of the target must not differ between processes
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # anomalib's is read-only too
+        """Name of the target: results are filed under it."""
+        return self.target.name
+
+    @property
+    def category(self) -> str:
+        """Category of the target."""
+        return self.target.category
+
+    @category.setter
+    def category(self, category: str) -> None:
+        self.target.category = category
+
+    def prepare_data(self) -> None:
+        """Let the target, and the sources when a head is trained, fetch what they need."""
+        self.target.prepare_data()
+        if self._mode == "episodes":
+            for source in self._source_datamodules():
+                source.prepare_data()
+
+    def _setup(self, _stage: str | None = None) -> None:
+        self.target.setup(_stage)
+        for split in ("train", "val", "test"):
+            setattr(self, f"{split}_augmentations", getattr(self.target, f"{split}_augmentations"))
+        # Copies: what leaves the sets here stays in the target, so that the choice can be made anew.
+        self.train_data, self.test_data = copy.deepcopy(self.target.train_data), copy.deepcopy(self.target.test_data)
+        self.val_data = copy.deepcopy(getattr(self.target, "val_data", self.target.test_data))
+        read_alike(self)
+        if self._recorded is None:
+            self.choice = self.plan.choose(self.target)
+            self.removed = hold_out(self, self.choice)
+        else:
+            self.removed = exclude(self, find_copies(self, self._recorded))
+            logger.info("%d references of the checkpoint left the test set.", self.removed)
+        if isinstance(self.target, PictureFolder):
+            self.val_data = copy.deepcopy(self.target.val_data)  # the references themselves
+
+    def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
+        """Leave out the references of a checkpoint, instead of choosing others, from the next ``setup`` on."""
+        self._recorded, self.choice, self._is_setup = list(records), None, False
+
+    def _create_test_split(self) -> None:
+        """The target has split already."""
+
+    def _create_val_split(self) -> None:
+        """The target has split already."""
+
+    def reference_set(self) -> ReferenceSet:
+        """Read the chosen references; ValueError names the first file that will not do."""
+        if self.choice is None:
+            self.setup()
+        if self.choice is None:
+            raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
+        return self.plan.load(self.choice)
+
+    def val_dataloader(self) -> Any:
+        """The target's validation pictures; a single one where none is needed, for references are taken then."""
+        if self._mode is None or getattr(self._module, "needs_validation", True):
+            return self.shared(super().val_dataloader())
+        one = self.val_data.subsample([0])
+        return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
+
+    def test_dataloader(self) -> Any:
+        """The target's test pictures that are no references; nothing when there are only pictures without labels."""
+        if isinstance(self.target, PictureFolder):
+            logger.info("Nothing to test: the pictures have no labels. `anomalib predict` scores them.")
+            return []
+        return self.shared(super().test_dataloader())
+
+    def predict_dataloader(self) -> Any:
+        """The pictures to inspect, or the target's test pictures."""
+        return super().test_dataloader()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Episodes, or a single batch when there is nothing to train; the target's normal images for other models."""
+        if self._mode is None:
+            return super().train_dataloader()
+        if self._mode == "references":
+            one = self.train_data.subsample([0])
+            return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
+        return self.episode_loader()
+
+
+def _as_target(
+    given: AnomalibDataModule | Mapping[str, Any] | None, pictures: str | None, plan: ReferencePlan
+) -> AnomalibDataModule:
+    """The target, or the pictures that stand in for it."""
+    if given is None and pictures is None and plan.files is None:
+        raise ValueError(
+            "found neither a target nor references of its own, expected one of them: give --data.target (any anomalib "
+            "datamodule), or --data.references (a folder) and --data.pictures"
+        )
+    if given is not None:
+        if pictures is not None:
+            raise ValueError("found both a target and pictures, expected one of them to inspect: leave one out")
+        return as_datamodule(given)
+    known: list[str] = []
+    if plan.files is not None:
+        known = list(plan.files.normal) or [file.image for file in plan.files.abnormal]
+    return PictureFolder(pictures, known)

@@ -1,0 +1,80 @@
+"""Source categories: their pictures, and which of them are kept for validation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from anomalib.data import AnomalibDataModule
+from anomalib.data.utils import LabelName
+from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
+
+from anomalib_nagl.plugin.episodes import Pool
+from anomalib_nagl.plugin.selection import describe, resolved, samples
+
+logger = logging.getLogger(__name__)
+HELD_OUT_SHARE = 5  # one category in so many is kept for validation
+
+
+def category_pool(source: AnomalibDataModule, published: bool) -> Pool:
+    """Pictures of a source category; by the published rule normal references come from its test split (Q15)."""
+    source.setup()
+    splits = [source.test_data]
+    if not published and not isinstance(getattr(source, "val_data", None), SyntheticAnomalyDataset):
+        splits += [source.val_data] if hasattr(source, "val_data") else []
+    tested, abnormal = (
+        tuple(dict.fromkeys(sample for split in splits for sample in samples(split, label)))
+        for label in (LabelName.NORMAL, LabelName.ABNORMAL)
+    )
+    trained = tested if published else tuple(samples(source.train_data, LabelName.NORMAL))
+    return Pool(describe(source), trained, tested, abnormal)
+
+
+def without_target(pools: Sequence[Pool], target: AnomalibDataModule, skip: bool) -> list[Pool]:
+    """Pools that share no picture with the target; the others are left out if ``skip``, else ValueError."""
+    splits = [getattr(target, f"{name}_data", None) for name in ("train", "val", "test")]
+    own = resolved(path for split in splits if split is not None for path in split.samples.image_path)
+    shared = [pool for pool in pools if own & resolved(sample.image for sample in pool.samples)]
+    if shared and not skip:
+        raise ValueError(
+            f"found pictures of the target {describe(target)} among the sources ({shared[0].name}), expected others: "
+            "a head must not be trained on what it is tested on"
+        )
+    left = [pool for pool in pools if pool not in shared]
+    if not left:
+        raise ValueError("found no source category besides the target, expected at least one: name another source")
+    return left
+
+
+def apart(pools: Sequence[Pool], others: Sequence[Pool]) -> list[Pool]:
+    """Pools that share no picture with the others."""
+    taken = resolved(sample.image for other in others for sample in other.samples)
+    return [pool for pool in pools if not taken & resolved(sample.image for sample in pool.samples)]
+
+
+def split_categories(
+    pools: Sequence[Pool], held_out: Sequence[str] | str | None, seed: int
+) -> tuple[list[Pool], list[Pool]]:
+    """Divide source categories into those to train on and those to validate on.
+
+    ``held_out`` names the latter, with or without the name of their data set; "auto" takes one in five by ``seed``,
+    None takes none. Raises ValueError for names that do not exist, or when nothing is left to train on.
+    """
+    names = [held_out] if isinstance(held_out, str) else list(held_out or [])
+    if names == ["auto"]:
+        order = np.random.default_rng([seed, 2]).permutation(len(pools))
+        names = [pools[i].name for i in sorted(order[: len(pools) // HELD_OUT_SHARE])]
+    unknown = [name for name in names if not any(_is_called(pool, name) for pool in pools)]
+    validation = [pool for pool in pools if any(_is_called(pool, name) for name in names)]
+    training = [pool for pool in pools if pool not in validation]
+    if unknown or not training:
+        raise ValueError(
+            f"found validation_categories={names} for the source categories {', '.join(p.name for p in pools)}; "
+            "expected some of these, not all: 'auto' takes one in five"
+        )
+    return training, validation
+
+
+def _is_called(pool: Pool, name: str) -> bool:
+    return name in (pool.name, pool.name.split(" ", 1)[-1])

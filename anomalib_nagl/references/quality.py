@@ -1,0 +1,178 @@
+"""How good references are: problems of the files, and how the pictures compare with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anomalib_nagl.core.functional import image_score, unit
+from anomalib_nagl.references.folders import Problem, ReferenceFiles
+from anomalib_nagl.references.images import load_image, load_mask, picture_hash, read_header
+from anomalib_nagl.references.reference_set import check_mask
+
+DARK = 0.15  # a 16-bit picture whose brightest value lies below was hardly scaled to 16 bits
+SOFT = 0.02  # share of grey pixels that makes a mask suspicious
+LARGE = 0.5  # share of the picture above which a mask can hardly be meant
+ODD = 3.0  # robust standard deviations above the others
+HURTS = 1.1  # factor by which the defects stand out more without a reference
+
+
+class NormalQuality(NamedTuple):
+    """A normal reference: its deviation from the other normal ones, and remarks."""
+
+    name: str
+    held_out: float
+    remarks: tuple[str, ...]
+
+
+class DefectQuality(NamedTuple):
+    """An abnormal reference.
+
+    ``deviation`` of its marked patches from the normal references; ``stands_out`` is this divided by the mean
+    deviation of held-out normal ones, above 1 is good; ``contrast`` the probability that a marked patch of the picture
+    deviates more than one that is not.
+    """
+
+    name: str
+    defect_type: str
+    deviation: float
+    stands_out: float
+    contrast: float
+    remarks: tuple[str, ...]
+
+
+def file_problems(files: ReferenceFiles) -> list[Problem]:
+    """What is wrong, or looks wrong, with single pictures and masks; problems of the folder included."""
+    problems = list(files.problems)
+    unreadable = {problem.path for problem in problems}
+    paths = [path for path in (*files.normal, *(file.image for file in files.abnormal)) if path not in unreadable]
+    problems += _duplicates(paths, set(files.normal))
+    shapes = {round(size[0] / size[1], 1) for size in (read_header(path).upright for path in paths)}
+    if len(shapes) > 1:
+        found = f"pictures of {len(shapes)} different aspect ratios"
+        problems.append(Problem(files.root, found, "they are stretched to one: cut them alike", fatal=False))
+    for path in paths:
+        if read_header(path).mode.startswith("I;16") and float(load_image(path).max()) < DARK:
+            found = "a 16-bit picture that uses the darkest values only"
+            problems.append(Problem(path, found, "scale it to 0..65535, or store 8 bits", fatal=False))
+    for file in files.abnormal:
+        if file.mask is None:
+            found = "no mask: its most deviating patches are taken"
+            problems.append(Problem(file.image, found, "check them on the contact sheet", fatal=False))
+        elif file.image not in unreadable:
+            problems += mask_problems(file.image, file.mask)
+    return problems
+
+
+def _duplicates(paths: Iterable[str], normal: set[str]) -> list[Problem]:
+    first: dict[str, str] = {}
+    problems = []
+    for path in paths:
+        twin = first.setdefault(picture_hash(path), path)
+        if twin != path:
+            both = (twin in normal) != (path in normal)
+            found = f"the same picture as {twin}" + (", normal and abnormal" if both else "")
+            problems.append(Problem(path, found, "remove one of them", fatal=both))
+    return problems
+
+
+def mask_problems(image: str, mask: str) -> list[Problem]:
+    """What is wrong, or looks wrong, with a mask."""
+    try:
+        width, height = read_header(image).upright
+        marked = load_mask(mask, image)
+        check_mask(marked, (height, width), image)
+    except ValueError as error:
+        return [Problem(mask, str(error), "see above")]
+    problems = []
+    if float(marked.float().mean()) > LARGE:
+        found = f"a mask over {float(marked.float().mean()):.0%} of the picture"
+        problems.append(Problem(mask, found, "mark the defect alone, unless all of it is defective", fatal=False))
+    with Image.open(mask) as picture:
+        values = np.asarray(picture.convert("L"))
+        turned = picture.getexif().get(0x0112, 1) == 1 and read_header(image).orientation in (2, 3, 4)
+    if float(((values > 0) & (values < values.max())).mean()) > SOFT:
+        found = "a mask with many grey pixels, all of which count as defect"
+        problems.append(Problem(mask, found, "save it black and white, without loss", fatal=False))
+    if turned:
+        found = "the photograph is stored turned or mirrored, its mask does not say whether it is too"
+        problems.append(Problem(mask, f"{found}; taken as drawn on the stored one", "see the sheet", fatal=False))
+    return problems
+
+
+def quality(
+    normal: Tensor, abnormal: Tensor, marked: Tensor, names: tuple[str, ...], types: tuple[str, ...]
+) -> tuple[list[NormalQuality], list[DefectQuality]]:
+    """Compare references: tokens (n, M, C) and (a, M, C), marked patches (a, M), names of all n + a, types of a.
+
+    A deviation is (1 - cosine similarity) / 2 to the nearest normal patch; of a picture, the mean of its highest 1 %.
+    """
+    n = len(normal)
+    among = torch.stack([_similarity(image, normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
+    to_defects = torch.stack([_similarity(image, normal) for image in abnormal]) if len(abnormal) and n else None
+    held_out = [_held_out(among, i, set()) for i in range(n)] if n > 1 else []
+    typical = sum(held_out) / n if held_out else float("nan")
+    defects = [
+        _defect(names[n + j], types[j], 1 - to_defects[j].amax(-1), marked[j], typical)
+        for j in range(len(abnormal))
+        if to_defects is not None
+    ]
+    remarks = _remarks(among, to_defects, marked, held_out)
+    return [NormalQuality(names[i], held_out[i] if held_out else float("nan"), remarks[i]) for i in range(n)], defects
+
+
+def _similarity(query: Tensor, normal: Tensor) -> Tensor:
+    """Of every patch (M, C) of an image, (1 + cosine) / 2 to the most similar patch of each of n others: (M, n)."""
+    cosine = torch.einsum("mc,nkc->mnk", unit(query), unit(normal))
+    return (1 + cosine.amax(-1)) / 2
+
+
+def _held_out(among: Tensor, image: int, without: set[int]) -> float:
+    """Deviation of a normal image from the others, some of which may be left out too."""
+    others = [i for i in range(len(among)) if i != image and i not in without]
+    return float(image_score(1 - among[image][:, others].amax(-1)[None]))
+
+
+def _defect(name: str, defect_type: str, deviation: Tensor, marked: Tensor, typical: float) -> DefectQuality:
+    inside, outside = deviation[marked > 0], deviation[marked == 0]
+    value = float(image_score(inside[None]))
+    contrast = float((inside[:, None] > outside).float().mean()) if len(outside) else float("nan")
+    remarks = []
+    if value <= typical:
+        remarks.append("no more than a normal picture")
+    if contrast < 0.7:
+        remarks.append("mask on what is hardly different")
+    return DefectQuality(name, defect_type, value, value / typical, contrast, tuple(remarks))
+
+
+def _remarks(among: Tensor, to_defects: Tensor | None, marked: Tensor, held_out: list[float]) -> list[tuple[str, ...]]:
+    """For each normal reference: whether it is unlike the others, and whether the defects stand out more without it."""
+    n = len(among)
+    values = np.array(held_out)
+    middle = float(np.median(values)) if held_out else 0.0
+    spread = 1.4826 * float(np.median(np.abs(values - middle))) if held_out else 0.0
+    remarks: list[tuple[str, ...]] = []
+    for i in range(n):
+        found = []
+        if n > 3 and held_out[i] > middle + ODD * max(spread, 0.05 * middle):
+            found.append("unlike the others: is it normal, sharp and of the same part?")
+        if n > 2 and to_defects is not None:
+            with_it, without = (_stand_out(among, to_defects, marked, left) for left in (set(), {i}))
+            if without > HURTS * with_it:
+                found.append(f"hurts: without it the defects stand out {without / with_it:.2f} times as much")
+        remarks.append(tuple(found))
+    return remarks
+
+
+def _stand_out(among: Tensor, to_defects: Tensor, marked: Tensor, without: set[int]) -> float:
+    """Mean deviation of marked patches over the mean held-out deviation of normal references."""
+    kept = [i for i in range(len(among)) if i not in without]
+    deviation = 1 - to_defects[..., kept].amax(-1)
+    defects = [float(image_score(deviation[j][marked[j] > 0][None])) for j in range(len(marked))]
+    normal = [_held_out(among, i, without) for i in kept]
+    return float(np.mean(defects)) / max(float(np.mean(normal)), 1e-6)

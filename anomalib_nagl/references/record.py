@@ -1,0 +1,161 @@
+"""The record of a run's references: which pictures, by path and content, and how they were chosen.
+
+A manifest is plain data: ``protocol`` (how references were chosen), ``removed_from_evaluation`` (how many tested
+pictures left because they are references), and one entry for each picture with kind, defect type, SHA-256 of its pixels
+and its path relative to ``root``, likewise for masks. It goes into the results, the checkpoint and exported files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.references.folders import AbnormalFile, ReferenceFiles
+from anomalib_nagl.references.images import content_hash, load_mask, picture_hash
+
+FORMAT = "anomalib-nagl references 1"
+FILE_NAME = "references.json"
+RT_INFO = ("anomalib_nagl", "references")  # where an OpenVINO file keeps it; ONNX has flat names
+_SHOWN = 5
+
+
+class Recorded(NamedTuple):
+    """A manifest that was read: its pictures, all of them unchanged, how they were chosen, and the entries."""
+
+    files: ReferenceFiles
+    protocol: dict[str, Any]
+    entries: list[dict[str, str]]
+
+
+def make_manifest(
+    records: Iterable[Mapping[str, str]], protocol: Mapping[str, Any] | None = None, removed: int = 0
+) -> dict[str, Any]:
+    """Manifest of ``ReferenceSet.records()``, paths relative to the folder that all of them share."""
+    entries = [dict(record) for record in records]
+    named = [entry[key] for entry in entries for key in ("name", "mask") if entry.get(key)]
+    parents = [str(Path(name).resolve().parent) for name in named if Path(name).is_file()]
+    root = _common(parents)
+    for entry in entries:
+        for key, place in (("name", "path"), ("mask", "mask_path")):
+            if entry.get(key) and Path(entry[key]).is_file():
+                entry[place] = _relative(Path(entry.pop(key)).resolve(), root)
+    return {
+        "format": FORMAT,
+        "root": _relative(root, Path.cwd()) if root is not None else "",
+        "protocol": dict(protocol or {}),
+        "removed_from_evaluation": removed,
+        "references": entries,
+    }
+
+
+def _common(parents: list[str]) -> Path | None:
+    if not parents:
+        return None
+    try:
+        return Path(os.path.commonpath(parents))
+    except ValueError:  # several drives
+        return Path(parents[0])
+
+
+def _relative(path: Path, start: Path | None) -> str:
+    """A path as seen from a folder, with forward slashes; as it is when it lies on another drive."""
+    try:
+        return PurePath(os.path.relpath(path, start or Path.cwd())).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def write_manifest(manifest: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write ``references.json`` into a folder in one step, ``root`` as seen from there; returns its path."""
+    path = Path(folder) / FILE_NAME
+    root = _relative(Path(manifest["root"]).resolve(), path.parent.resolve()) if manifest["root"] else ""
+    write_bytes(path, (json.dumps({**manifest, "root": root}, indent=2) + "\n").encode())
+    return path
+
+
+def read_manifest(path: str | Path) -> Recorded:
+    """Find the pictures of a manifest again; ValueError names those that are missing or have changed.
+
+    They are looked for below its ``root`` as seen from the file, then beside the file, then below the working folder.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        entries = [dict(entry) for entry in manifest["references"]]
+        protocol, written = dict(manifest["protocol"]), manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"found a file that is no record of references: {path} ({error!r}); expected the references.json of a run, "
+            "or a folder of pictures"
+        ) from error
+    if written != FORMAT:
+        raise ValueError(f"found {path} of format {written!r}, expected {FORMAT!r}: use the version that wrote it")
+    places = [path.parent / manifest["root"], path.parent, Path.cwd()]
+    problems: list[str] = []
+    # Synthetic references are made anew.
+    found = [_find(entry, places, problems) for entry in entries if entry.get("mask_origin") != "synthetic"]
+    if problems:
+        more = f" ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ValueError(
+            f"found {len(problems)} references of {path} missing or changed, expected all as they were: "
+            f"{'; '.join(problems[:_SHOWN])}{more}. Put them back, or choose references anew"
+        )
+    return Recorded(
+        ReferenceFiles(
+            path.as_posix(),
+            tuple(image for image, _, entry in found if entry["kind"] == "normal"),
+            tuple(AbnormalFile(i, mask, entry["defect_type"]) for i, mask, entry in found if entry["kind"] != "normal"),
+        ),
+        protocol,
+        entries,
+    )
+
+
+def _find(entry: dict[str, str], places: list[Path], problems: list[str]) -> tuple[str, str | None, dict[str, str]]:
+    """Picture and mask of an entry where they lie now; what is wrong with them goes to ``problems``."""
+    image = _locate(entry.get("path", ""), places)
+    if image is None:
+        where = f", not found in {places[0].as_posix()}" if entry.get("path") else ", which never was a file"
+        problems.append(f"{entry.get('path') or entry.get('name')} is missing{where}")
+        return "", None, entry
+    if picture_hash(image) != entry["sha256"]:
+        problems.append(f"{image} has changed")
+    if not entry.get("mask_path"):
+        return image, None, entry
+    mask = _locate(entry["mask_path"], places)
+    if mask is None:
+        problems.append(f"mask {entry['mask_path']} is missing")
+    elif content_hash(load_mask(mask, image).float()[None]) != entry["mask_sha256"]:
+        problems.append(f"mask {mask} has changed")
+    return image, mask, entry
+
+
+def _locate(relative: str, places: list[Path]) -> str | None:
+    if not relative:
+        return None
+    paths = [place / relative for place in places]
+    return next((Path(os.path.normpath(path)).as_posix() for path in paths if path.is_file()), None)
+
+
+def embed_manifest(exported: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest into the metadata of an exported ``.onnx`` or ``.xml`` file; others are left as they are."""
+    text = json.dumps(manifest)
+    if exported.suffix == ".onnx":
+        import onnx
+
+        model = onnx.load(str(exported))
+        model.metadata_props.add(key=".".join(RT_INFO), value=text)
+        onnx.save(model, str(exported))
+    elif exported.suffix == ".xml":
+        tree = ElementTree.parse(exported)
+        node = tree.getroot()
+        for name in ("rt_info", RT_INFO[0]):
+            child = node.find(name)
+            node = ElementTree.SubElement(node, name) if child is None else child
+        ElementTree.SubElement(node, RT_INFO[1], {"value": text})
+        tree.write(exported, encoding="utf-8", xml_declaration=True)

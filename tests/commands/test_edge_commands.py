@@ -1,0 +1,94 @@
+"""The edge commands, and the edge package in a process that has no torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.environments import ROOT
+from support.exported import defect_mask, picture, pixels
+
+from anomalib_nagl.commands.edge import main as edge_command
+from anomalib_nagl.edge import NaglEdge
+
+BLOCKED = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm", "anomalib", "lightning", "pandas", "skimage"}:
+            raise ImportError(f"{name} must not be imported")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run_blocked(code: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program on a machine that looks as if it had no torch."""
+    command = [sys.executable, "-c", BLOCKED + code, *map(str, arguments)]
+    path = {"PYTHONPATH": str(ROOT), "ANOMALIB_NAGL_AUTOLOAD": "0"}
+    done = subprocess.run(command, cwd=cwd, env=os.environ | path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_a_box_needs_numpy_and_openvino_only(box: Path, tmp_path: Path) -> None:
+    code = """
+from importlib.abc import MetaPathFinder
+import numpy as np
+sys.meta_path.insert(0, type("NoPillow", (), {"find_spec": lambda s, n, p=None, t=None:
+    (_ for _ in ()).throw(ImportError(n)) if n.partition(".")[0] in ("PIL", "rich", "safetensors") else None})())
+from anomalib_nagl.edge import NaglEdge
+detector = NaglEdge(sys.argv[1])
+image = np.random.default_rng(0).integers(0, 255, (90, 80, 3), dtype=np.uint8)
+before = detector.predict(image).map
+mask = np.zeros((90, 80)); mask[20:50, 20:50] = 1
+detector.add_abnormal(image, mask, name="new")
+detector.save("pack.safetensors")
+changed = abs(before - detector.predict(image).map).max() > 1e-3
+print(changed, [m for m in ("torch", "PIL", "anomalib") if m in sys.modules])
+"""
+    assert run_blocked(code, box, cwd=tmp_path).stdout.split("\n")[0] == "True []"
+
+
+def test_commands_without_torch(box: Path, tmp_path: Path) -> None:
+    """A missed defect is added by a command; the next prediction has it."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(pixels(picture((120, 100), 71 + i, True))).save(folder / f"{i}.png")
+    mask = defect_mask((120, 100), 71).numpy()
+    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    command = "import anomalib_nagl.cli as c; sys.argv[0] = 'anomalib-nagl'; c.main()"
+    run_blocked(command, "edge", "predict", box, folder, "--out", "before", cwd=tmp_path)
+    arguments = ("--image", folder / "0.png", "--mask", "mask.png", "--name", "scratch")
+    run_blocked(command, "edge", "add-defect", box, *arguments, cwd=tmp_path)
+    run_blocked(command, "edge", "predict", box, folder / "0.png", folder, "--out", "after", cwd=tmp_path)
+    before, after = (np.genfromtxt(tmp_path / name / "predictions.csv", delimiter=",", names=True, dtype=None,
+                                   encoding="utf-8") for name in ("before", "after"))  # fmt: skip
+    assert len(before) == 3
+    assert len(after) == 4
+    assert np.abs(before["score"] - after["score"][1:]).max() > 1e-4
+    overlays = sorted(path.name for path in (tmp_path / "after").glob("*.png"))
+    assert overlays == ["0.png", "0_2.png", "1.png", "2.png"]
+    assert Image.open(tmp_path / "after/1.png").size == (100, 120)
+
+
+def test_commands_report_bad_input(box: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert edge_command(["list", str(box)]) == 0
+    assert "abnormal 0" in capsys.readouterr().out
+    for arguments, message in (
+        (["predict", str(box), str(tmp_path / "no.png"), "--out", "x"], "found nothing at"),
+        (["predict", str(tmp_path / "no.xml"), str(box.parent), "--out", "x"], "found no pictures"),
+        (["remove", str(box), "--name", "nobody"], "no reference named"),
+        (["list", str(tmp_path / "no.xml")], r"found no no.json"),
+    ):
+        assert edge_command(arguments) == 2
+        assert message in capsys.readouterr().err
+    assert edge_command(["remove", str(box), "--name", "abnormal 0"]) == 0
+    assert len(NaglEdge(box).references) == 1

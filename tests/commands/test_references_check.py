@@ -1,0 +1,110 @@
+"""``anomalib-nagl references check``: what it says, what it draws, and when it refuses."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.reference_folders import copy_references, save
+
+from anomalib_nagl import cli
+from anomalib_nagl.references.folders import scan
+from anomalib_nagl.references.quality import file_problems, quality
+
+
+@pytest.fixture
+def part(drawn: Path, folder: Path) -> Path:
+    copy_references(drawn, folder)
+    return folder
+
+
+def check(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
+    """Run the console script; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["anomalib-nagl", "references", "check", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+def test_good_references(part: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("references/masks/spot/a.png").unlink()
+    assert check(monkeypatch, "references", "--sheet", "sheet.png") == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "spot",
+        "missing",
+        "no mask: its most deviating patches are taken",
+        "stands out",
+        "Mean 0.",
+        "gabor",
+    ):
+        assert expected in out
+    sheet = np.array(Image.open("sheet.png").convert("RGB")).astype(int)
+    assert sheet.shape == (228 + 4, 4 * 228 + 4, 3)  # four pictures in a row
+    tiles = [sheet[30:, 4 + 228 * i : 228 * (i + 1)] for i in range(4)]
+    red, orange = (
+        [(np.abs(tile - np.array(colour)).sum(-1) < 40).sum() for tile in tiles]
+        for colour in ((255, 0, 0), (255, 160, 0))
+    )
+    assert red[2] > 20  # the given mask of b.png
+    assert orange[3] > 20  # the one found for a.png
+    assert red[0] == red[1] == 0
+
+
+def test_problems_stop_the_check(
+    part: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy("references/abnormal/spot/a.png", "references/normal/also.png")
+    save("references/masks/spot/a.png", np.zeros((3, 3), np.uint8))
+    assert check(monkeypatch, "references") == 1
+    out = capsys.readouterr().out
+    assert "a.png: the same picture as references/normal/also.png" in out
+    assert "found a mask of size (3, 3)" in out
+    assert not Path("references_check.png").exists()
+    assert "no folder nothing" in str(check(monkeypatch, "nothing"))
+
+
+def test_suspicious_pictures_are_noted(part: Path) -> None:
+    shutil.copy("references/normal/000.png", "references/normal/twin.png")
+    save("references/normal/dark.png", np.full((192, 192), 4000, np.uint16))
+    save("references/normal/long.png", np.zeros((100, 300), np.uint8))
+    gradient = np.tile(np.arange(192, dtype=np.uint8), (192, 1))
+    save("references/masks/spot/a.png", gradient)
+    found = " ".join(problem.found for problem in file_problems(scan("references")))
+    for expected in (
+        "the same picture as",
+        "darkest values only",
+        "different aspect ratios",
+        "grey pixels",
+        "over 99%",
+    ):
+        assert expected in found
+
+
+def test_a_defect_among_the_normal_references_is_found() -> None:
+    """One of five normal pictures holds the defects: without it they stand out."""
+    generator = torch.Generator().manual_seed(0)
+    surface, defect = torch.randn(6, 16, generator=generator), torch.randn(16, generator=generator)
+
+    def picture(marked: int) -> torch.Tensor:
+        patches = surface[torch.randint(6, (64,), generator=generator)]
+        patches[:marked] = defect
+        return patches + 0.2 * torch.randn(64, 16, generator=generator)
+
+    normal = torch.stack([picture(8 if i == 2 else 0) for i in range(5)])
+    abnormal = torch.stack([picture(8), picture(8)])
+    marked = (torch.arange(64) < 8).float().expand(2, -1)
+    names = tuple("abcdefg")
+    found, defects = quality(normal, abnormal, marked, names, ("x", "y"))
+    assert [one.name for one in found if any("hurts" in remark for remark in one.remarks)] == ["c"]
+    assert [one.name for one in found if any("unlike" in remark for remark in one.remarks)] == ["c"]
+    clean = [i for i in range(5) if i != 2]
+    _, better = quality(normal[clean], abnormal, marked, names[:2] + names[3:], ("x", "y"))
+    assert all(after.stands_out > before.stands_out for before, after in zip(defects, better, strict=True))
+    assert all(one.contrast > 0.95 for one in better)

@@ -1,0 +1,88 @@
+"""What a box installs and runs: the distribution without torch, and the two examples of thirty lines."""
+
+from __future__ import annotations
+
+import runpy
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.environments import ROOT, make_environment, pip
+from support.exported import by_torch, make_model, picture, pixels
+
+RUN = """
+import sys, json
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm", "anomalib", "lightning"}:
+            raise ImportError(f"{name} must not be imported")
+
+sys.meta_path.insert(0, Block())
+import anomalib_nagl, numpy
+from anomalib_nagl import NaglEdge
+from anomalib_nagl.cli import main
+found = NaglEdge(MODEL).predict(numpy.zeros((40, 50, 3), numpy.uint8))
+sys.argv[1:] = ["train"]
+try:
+    main()
+except SystemExit as stop:
+    refused = str(stop)
+print(json.dumps([anomalib_nagl.__file__, anomalib_nagl.__version__, found.map.shape, refused]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of both kinds and a picture."""
+    folder = tmp_path_factory.mktemp("install")
+    model = make_model("gabor", (128, 128))
+    model.to_openvino(folder)
+    model.to_onnx(folder)
+    image = picture((300, 260), 41, defect=True)
+    Image.fromarray(pixels(image)).save(folder / "part.png")
+    (folder / "expected").write_text(f"{float(by_torch(model, image[None]).score[0]):.3f}")
+    return folder
+
+
+def test_the_box_installs_no_torch(folder: Path, tmp_path: Path) -> None:
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet"]
+    pip("wheel", *offline, "-w", str(tmp_path), str(ROOT / "edge"), cwd=tmp_path)
+    (wheel,) = tmp_path.glob("anomalib_nagl_edge-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info" not in name}
+        (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+        required = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
+    rooms = [path for room in ("io", "bank", "edge") for path in (ROOT / "anomalib_nagl" / room).glob("*.py")]
+    own = {path.relative_to(ROOT).as_posix() for path in rooms}
+    shared = ("__init__.py", "cli.py", "py.typed", "commands/__init__.py", "commands/edge.py")
+    assert names == own | {f"anomalib_nagl/{name}" for name in shared}
+    plain = [line.split(";")[0].split()[1] for line in required if "extra ==" not in line]
+    assert [name.split(">")[0] for name in plain] == ["numpy", "openvino"]
+    environment = make_environment(tmp_path / "box", [str(wheel)])
+    model = folder / "weights/openvino/model.xml"
+    file, version, shape, refused = environment.report(RUN.replace("MODEL", repr(str(model))))
+    assert Path(file).parent == environment.package
+    assert version == "0.1.0"
+    assert shape == [128, 128]
+    assert "expected anomalib, or one of the commands edge" in refused
+
+
+@pytest.mark.parametrize(
+    ("example", "needs", "model"),
+    [
+        ("edge_openvino.py", "openvino", "weights/openvino/model.xml"),
+        ("edge_onnxruntime.py", "onnxruntime", "weights/onnx/model.onnx"),
+    ],
+)
+def test_examples_print_torchs_score(
+    example: str, needs: str, model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(needs, reason=f"{needs} is not installed")
+    main = runpy.run_path(str(ROOT / "examples" / example))["main"]
+    main(str(folder / model), str(folder / "part.png"))
+    printed = capsys.readouterr().out
+    assert "part.png: " in printed
+    score = float(printed.split("score ")[1].split(",")[0])
+    assert score == pytest.approx(float((folder / "expected").read_text()), abs=2e-3)

@@ -1,0 +1,159 @@
+"""What the box refuses, what a failure leaves behind, and threads that predict while references change."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.exported import PICTURE, defect_mask, picture, pixels, teach
+
+from anomalib_nagl.bank.bank_file import read_pack, write_pack
+from anomalib_nagl.edge import EdgeError, NaglEdge
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def other_signature(key: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        manifest = path.with_name("model.json")
+        content = json.loads(manifest.read_text())
+        content["signature"][key] = {"grid": [8, 8]}.get(key, "another")
+        manifest.write_text(json.dumps(content))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        *[(name, spoil, name) for name in ("model.xml", "model.bin", "references.xml", "references.bin")
+          for spoil in (cut, flip, Path.unlink)],
+        ("references.safetensors", cut, "truncated or edited"),
+        ("references.safetensors", flip, "truncated or edited"),
+        ("references.safetensors", Path.unlink, "found no reference pack"),
+        ("model.json", cut, "cannot be read"),
+        ("model.json", Path.unlink, r"found no model\.json"),
+        ("references.safetensors", other_signature("backbone"), "another model: .*backbone"),
+        ("references.safetensors", other_signature("head"), "another model: .*head"),
+        ("references.safetensors", other_signature("grid"), "another model: .*grid"),
+    ],
+)  # fmt: skip
+def test_spoilt_files_are_refused_by_name(box: Path, name: str, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(box.with_name(name))
+    with pytest.raises(EdgeError, match=f"(?s){message}"):
+        NaglEdge(box)
+
+
+def test_a_pack_of_another_head_changes_nothing(exported: Path, tmp_path: Path) -> None:
+    own = NaglEdge(exported).signature
+    pack = read_pack(exported.with_name("references.safetensors"), own)
+    foreign = tmp_path / "foreign.safetensors"
+    write_pack(foreign, replace(pack, signature={**own, "backbone": "another one"}))
+    detector = NaglEdge(exported)
+    with pytest.raises(EdgeError, match=r"backbone .* instead of"):
+        detector.load(foreign)
+    assert len(detector.references) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.remove("nobody"), "no reference named 'nobody', expected one of 'normal 0'"),
+        (lambda d: teach(d, "abnormal", 0), "already, expected another name"),
+        (lambda d: d.add_abnormal(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9)), "x"), "empty mask"),
+        (lambda d: d.add_abnormal(np.zeros((9, 9, 3), np.uint8), np.ones((9, 8)), "x"), r"mask of size \(9, 8\)"),
+        (lambda d: d.add_normal(np.zeros((9, 9), np.uint8)), r"shape \(9, 9\), expected RGB"),
+        (lambda d: d.predict(np.full((9, 9, 3), 200.0)), "divide by 255"),
+        (lambda d: d.predict(np.full((9, 9, 3), np.nan)), "divide by 255"),
+        (lambda d: d.predict(np.zeros((9, 9, 3), np.int64)), "type int64"),
+        (lambda d: d.predict("nowhere.png"), r"nowhere\.png"),
+        (lambda d: [d.remove("normal 0"), d.remove("abnormal 0")], "no references, expected at least one"),
+    ],
+)
+def test_bad_input_says_what_to_do_and_changes_nothing(
+    exported: Path, change: Callable[[NaglEdge], object], message: str
+) -> None:
+    detector = NaglEdge(exported)
+    with pytest.raises(EdgeError, match=message):
+        change(detector)
+    assert "abnormal 0" in {one.name for one in detector.references}
+
+
+def test_a_failed_write_leaves_the_old_pack(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, pack = NaglEdge(exported), tmp_path / "pack.safetensors"
+    detector.save(pack)
+    before = pack.read_bytes()
+    teach(detector, "abnormal", 1)
+
+    def fail(handle: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        detector.save(pack)
+    assert pack.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["pack.safetensors"]
+
+
+def test_threads_never_see_a_mix(exported: Path) -> None:
+    """Four threads predict, by themselves and through the queue, while references come and go."""
+    detector, image = NaglEdge(exported, requests=3), pixels(picture((100, 120), 71, True))
+    extra = picture(PICTURE, 11), picture(PICTURE, 21, defect=True)
+
+    def change() -> Iterator[None]:
+        detector.add_normal(pixels(extra[0]), name="more")
+        yield
+        detector.add_abnormal(pixels(extra[1]), defect_mask(PICTURE, 21).numpy(), name="defect")
+        yield
+        detector.remove("more")
+        yield
+        detector.remove("defect")
+        yield
+
+    allowed = []
+    for _ in change():
+        found = detector.predict(image)
+        allowed.append((found.score, found.map))
+    assert min(abs(a[0] - b[0]) for i, a in enumerate(allowed) for b in allowed[:i]) > 1e-4
+    wrong: list[float] = []
+    counts = [0] * len(allowed)
+    stop = threading.Event()
+
+    def check(score: float, heat: np.ndarray) -> None:
+        same = [abs(score - s) < 1e-5 and np.abs(heat - m).max() < 1e-5 for s, m in allowed]
+        if any(same):
+            counts[same.index(True)] += 1
+        else:
+            wrong.append(score)
+
+    def hammer(queued: bool) -> None:
+        while not stop.is_set():
+            found = detector.predict_all([image] * 4) if queued else [detector.predict(image)]
+            for one in found:
+                check(one.score, one.map)
+
+    threads = [threading.Thread(target=hammer, args=(i == 0,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(8):
+        for _ in change():
+            pass
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert sum(counts) > 20
+    assert sum(count > 0 for count in counts) >= 2

@@ -1,0 +1,143 @@
+"""Thresholds from a handful of references: what they are made of, and that the same number acts everywhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.deploy import OpenVINOInferencer
+from support.commands import anomalib
+from support.reference_folders import FOLDER, GABOR, copy_references
+
+from anomalib_nagl import Nagl, ReferenceSet
+from anomalib_nagl.core.calibration import held_out_scores
+from anomalib_nagl.core.head import NaglHead
+from anomalib_nagl.core.model import ReferenceTokens
+from anomalib_nagl.references.images import load_image
+
+GRID = (8, 8)
+
+
+@pytest.fixture
+def part(drawn: Path, folder: Path) -> Path:
+    copy_references(drawn, folder)
+    return folder
+
+
+def tokens(n: int, a: int) -> ReferenceTokens:
+    generator = torch.Generator().manual_seed(0)
+    marked = torch.zeros(a, 64)
+    marked[:, 20:24] = 1
+    normal, abnormal = torch.randn(n, 64, 16, generator=generator), torch.randn(a, 64, 16, generator=generator)
+    return ReferenceTokens(normal, abnormal, marked, torch.ones(a, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("n", "a", "blocks"), [(1, 0, 2), (3, 0, 2), (1, 2, 4)])
+def test_blocks_are_scored_by_everything_else(n: int, a: int, blocks: int) -> None:
+    """Against a loop over single patches."""
+    head, references = NaglHead(16, 5, 2, "corrected"), tokens(n, a)
+    with torch.no_grad():
+        found = held_out_scores(head, references, head.learn(*references, GRID), GRID).normal
+        proxies = head.learn(*references, GRID).proxies
+    for image in range(n):
+        for patch in (0, 9, 37, 63):
+            row, col = divmod(patch, 8)
+            others = [
+                references.normal[i, p]
+                for i in range(n)
+                for p in range(64)
+                if i != image or (p // 8 * blocks // 8, p % 8 * blocks // 8) != (row * blocks // 8, col * blocks // 8)
+            ]
+            with torch.no_grad():
+                query = references.normal[image][None]
+                expected = head.detect(query, torch.stack(others)[None], proxies[None], GRID).score[0, patch]
+            assert found[image, patch] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_without_normal_references_the_rest_of_the_abnormal_ones_is_held_out() -> None:
+    head, references = NaglHead(16, 5, 2, "corrected"), tokens(0, 2)
+    with torch.no_grad():
+        found = held_out_scores(head, references, head.learn(*references, GRID), GRID)
+    assert (found.normal[:, 20:24] == found.normal.min(1, keepdim=True).values).all()
+    assert found.normal.isfinite().all()
+
+
+def test_labels_of_test_pictures_do_not_matter(part: Path, drawn: Path) -> None:
+    """Swapping what is good and what is defective among the test pictures leaves the thresholds as they are."""
+    found = []
+    shutil.copytree(drawn / "plug", "swapped/plug")
+    shutil.move("swapped/plug/test/good", "swapped/plug/test/was_good")
+    shutil.move("swapped/plug/test/spot", "swapped/plug/test/good")
+    shutil.rmtree("swapped/plug/test/was_good")
+    shutil.rmtree("swapped/plug/ground_truth/spot")
+    for root in (drawn, "swapped"):
+        cli = anomalib(
+            "train", *GABOR, *FOLDER, "--data.n_abnormal", 0, "--data.target", "MVTecAD", "--data.target.root", root,
+            "--data.target.category", "plug", "--data.target.num_workers", 0,
+        )  # fmt: skip
+        found.append(
+            {name: float(value) for name, value in cli.model.post_processor.named_buffers() if "metric" not in name}
+        )
+    assert found[0] == found[1]
+    assert all(np.isfinite(list(found[0].values())))
+
+
+def test_the_same_number_acts_after_export_and_can_be_changed(part: Path) -> None:
+    cli = anomalib("train", *GABOR, *FOLDER, "--data.n_abnormal", 0)
+    checkpoint = Path(cli.engine.trainer.checkpoint_callback.best_model_path)
+    for number in (None, 0.011):
+        model = Nagl.load_from_checkpoint(checkpoint, **({} if number is None else {"threshold": number})).eval()
+        assert number is None or float(model.post_processor.image_threshold) == pytest.approx(number)
+        model.to_openvino("out")
+        inferencer = OpenVINOInferencer(
+            "out/weights/openvino/model.xml", "CPU", config={"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        for path in ("new/good.png", "new/spot.png", "references/normal/000.png"):
+            expected = model.predict(path)
+            found = inferencer.predict(load_image(path).permute(1, 2, 0).numpy())
+            post = model.post_processor
+            raw = (float(np.squeeze(found.pred_score)) - 0.5) * float(post.image_max - post.image_min) + float(
+                post.image_threshold
+            )
+            assert raw == pytest.approx(expected.raw_score, abs=1e-4)
+            assert bool(np.squeeze(found.pred_label)) == expected.label == (expected.raw_score > post.image_threshold)
+            assert (expected.score > 0.5) == expected.label
+
+
+@pytest.mark.parametrize(("rule", "source"), [("0.25", 0.25), ("f1_adaptive", None)])
+def test_other_rules(part: Path, drawn: Path, rule: str, source: float | None) -> None:
+    cli = anomalib(
+        "train", *GABOR, "--model.threshold", rule, *FOLDER, "--data.n_abnormal", 0, "--data.target", "MVTecAD",
+        "--data.target.root", drawn, "--data.target.category", "plug", "--data.target.num_workers", 0,
+    )  # fmt: skip
+    found = float(cli.model.post_processor.image_threshold)
+    if source is not None:
+        assert found == source
+    else:
+        model = Nagl("gabor", image_size=256)
+        model.set_references(ReferenceSet(normal=ReferenceSet.from_folder("references").normal))
+        assert found != float(model.post_processor.image_threshold)
+
+
+def test_a_threshold_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="threshold='often', expected one of references, f1_adaptive, or a number"):
+        Nagl("gabor", image_size=256, threshold="often")
+
+
+@pytest.mark.parametrize(("n", "a"), [(1, 0), (2, 1)])
+def test_normalised_scores_are_never_cut_off(drawn: Path, n: int, a: int) -> None:
+    """Neither those of a picture like the reference nor those of noise."""
+    model = Nagl("gabor", image_size=128)
+    paths = [drawn / f"plug/train/good/{i:03}.png" for i in range(n + a)]
+    images = [load_image(path) for path in paths]
+    model.set_references(ReferenceSet(tuple(images[:n]), tuple(images[n:])))
+    noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
+    found = [model.predict(picture) for picture in (*images, noise, torch.zeros(3, 64, 64))]
+    post = model.post_processor
+    for one in found:
+        assert 0 < one.score < 1
+        raw = (one.score - 0.5) * float(post.image_max - post.image_min) + float(post.image_threshold)
+        assert raw == pytest.approx(one.raw_score, abs=1e-5)

@@ -1,0 +1,19 @@
+"""Running anomalib's commands in this process: the same parser and the same code as the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anomalib.cli.cli import AnomalibCLI
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def anomalib(*arguments: object) -> AnomalibCLI:
+    """Run ``anomalib ARGUMENTS``."""
+    return AnomalibCLI(args=[str(argument) for argument in arguments])
+
+
+def metrics(cli: AnomalibCLI) -> dict[str, float]:
+    """Metrics that the last test of a command printed."""
+    return {name: float(value) for name, value in cli.engine.trainer.callback_metrics.items()}
