@@ -16,8 +16,8 @@ from torch import Tensor
 
 from anomalib_nagl.core.model import NaglModel, ReferenceTokens
 from anomalib_nagl.plugin.lightning_model import Nagl
-from anomalib_nagl.plugin.pre_processing import prepare_references
 from anomalib_nagl.references.folders import ReferenceFiles, scan
+from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.quality import DefectQuality, NormalQuality, file_problems, quality
 from anomalib_nagl.references.record import read_manifest
 from anomalib_nagl.references.reference_set import DEVIATING, MASK_POLICIES, ReferenceSet, load_references

@@ -10,12 +10,20 @@ from torch import Tensor
 from anomalib_nagl.core.functional import anomaly_map, clear_of, image_score
 from anomalib_nagl.core.head import Learned, NaglHead
 from anomalib_nagl.core.model import NaglModel, ReferenceTokens
-from anomalib_nagl.plugin.post_processing import Calibration
 
 # A picture is held out block by block, so many a side. Larger blocks deviate more; the higher threshold they give is
 # needed where no abnormal reference raises it.
 BLOCKS, BLOCKS_ALONE = 4, 2
 PIXELS = 0.01  # share of the pixels of normal references that is let through
+
+
+class Calibration(NamedTuple):
+    """Raw thresholds, and the half-widths around them that are shown as 0 to 1."""
+
+    image: float
+    pixel: float
+    image_width: float
+    pixel_width: float
 
 
 class HeldOut(NamedTuple):

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from anomalib_nagl.core.functional import anomaly_map, image_score, mask_to_grid
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.model import NaglModel
-from anomalib_nagl.plugin.pre_processing import mask_to_input
+from anomalib_nagl.core.resizing import mask_to_input
 
 OPSET = 18  # has every operator of the graphs; asking for less makes the exporter convert, fail and complain
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")

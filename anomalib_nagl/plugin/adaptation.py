@@ -12,10 +12,10 @@ from lightning.pytorch import LightningModule
 from anomalib_nagl.core.calibration import calibrate
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
-from anomalib_nagl.plugin.pre_processing import prepare_references
 from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.plugin.selection import Choice, choose, describe, hold_out
+from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_manifest, write_manifest
 from anomalib_nagl.references.reference_set import ReferenceSet
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from anomalib.post_processing import PostProcessor
 
+from anomalib_nagl.core.calibration import Calibration
+
 RULES = ("references", "f1_adaptive")
-
-
-class Calibration(NamedTuple):
-    """Raw thresholds, and the half-widths around them that are shown as 0 to 1."""
-
-    image: float
-    pixel: float
-    image_width: float
-    pixel_width: float
 
 
 def parse_threshold(threshold: str | float) -> str | float:
