@@ -20,8 +20,8 @@ from anomalib_nagl.evaluation.records import Cell, Scored
 from anomalib_nagl.evaluation.results import Row
 from anomalib_nagl.evaluation.scoring import Bench, join, learned, naive
 from anomalib_nagl.io.files import write_in_one_step
-from anomalib_nagl.plugin.selection import Sample
 from anomalib_nagl.references.images import picture_hash
+from anomalib_nagl.references.sampling import Sample
 
 MAP_SIDE = 48  # of the maps that are kept for contact sheets
 
