@@ -136,7 +136,7 @@ def _nagl(settings: Settings, head: Path | None, model: str, references: Referen
             module.model.head.load_published(state)
     module.head_trained = True
     if model == "normal_only":
-        references = ReferenceSet(references.normal, normal_names=references.normal_names)
+        references = ReferenceSet(references.normal)
     rule: Rule = naive if model == "naive" else learned
 
     def score(images: Tensor) -> object:

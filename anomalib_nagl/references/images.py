@@ -19,10 +19,10 @@ __all__ = [
     "Header",
     "as_image",
     "content_hash",
+    "image_hash",
     "is_picture",
     "load_image",
     "load_mask",
-    "picture_hash",
     "read_header",
 ]
 
@@ -95,12 +95,12 @@ def content_hash(image: Tensor) -> str:
     return hashlib.sha256(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
 
 
-def picture_hash(path: str | Path) -> str:
+def image_hash(path: str | Path) -> str:
     """``content_hash`` of a picture file, remembered until the file changes."""
     found = Path(path).stat()
-    return _picture_hash(str(path), found.st_mtime_ns, found.st_size)
+    return _image_hash(str(path), found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=65_536)
-def _picture_hash(path: str, changed: int, size: int) -> str:
+def _image_hash(path: str, changed: int, size: int) -> str:
     return content_hash(load_image(path))

@@ -220,7 +220,7 @@ def not_an_image(root: Path) -> object:
         (lambda root: ReferenceSet(abnormal=(torch.rand(3, 4, 4),)), "no mask .* and no normal reference"),
         (
             lambda root: ReferenceSet((torch.rand(3, 4, 4),), (torch.rand(3, 4, 4),), (None, None)),
-            "2 masks for 1 images",
+            "2 masks for 1 abnormal images",
         ),
         (lambda root: ReferenceSet(normal=(torch.rand(1, 4, 4),)), r"\(1, 4, 4\)"),
         (lambda root: Nagl("gabor", image_size=100), "96.*112"),
