@@ -16,7 +16,7 @@ from anomalib.data.utils import LabelName
 from rich.progress import track
 
 from anomalib_nagl.plugin.reading import PictureFolder
-from anomalib_nagl.references.images import load_mask, picture_hash, read_header
+from anomalib_nagl.references.images import load_mask, image_hash, read_header
 from anomalib_nagl.references.reference_set import ReferenceSet, load_references
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def copies_of(datamodule: AnomalibDataModule, paths: Iterable[str]) -> set[str]:
     """Paths of evaluated pictures with the pixels of one of these files, whatever they are called."""
     paths = set(paths)
     sizes = {read_header(path).upright for path in paths}
-    return _same_pixels(datamodule, {picture_hash(path) for path in paths}, sizes) - paths
+    return _same_pixels(datamodule, {image_hash(path) for path in paths}, sizes) - paths
 
 
 def find_copies(datamodule: AnomalibDataModule, records: Iterable[Mapping[str, str]]) -> set[str]:
@@ -211,7 +211,7 @@ def _same_pixels(datamodule: AnomalibDataModule, hashes: set[str], sizes: set[tu
         evaluated = [path for path in evaluated if read_header(path).upright in sizes]
     many = len(evaluated) > MANY
     shown = track(evaluated, "Looking for copies of references", disable=not many, transient=True)
-    return {path for path in shown if picture_hash(path) in hashes}
+    return {path for path in shown if image_hash(path) in hashes}
 
 
 def describe(datamodule: AnomalibDataModule) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anomalib_nagl.core.functional import image_score, unit
 from anomalib_nagl.references.folders import Problem, ReferenceFiles
-from anomalib_nagl.references.images import load_image, load_mask, picture_hash, read_header
+from anomalib_nagl.references.images import load_image, load_mask, image_hash, read_header
 from anomalib_nagl.references.reference_set import check_mask
 
 DARK = 0.15  # a 16-bit picture whose brightest value lies below was hardly scaled to 16 bits
@@ -73,7 +73,7 @@ def _duplicates(paths: Iterable[str], normal: set[str]) -> list[Problem]:
     first: dict[str, str] = {}
     problems = []
     for path in paths:
-        twin = first.setdefault(picture_hash(path), path)
+        twin = first.setdefault(image_hash(path), path)
         if twin != path:
             both = (twin in normal) != (path in normal)
             found = f"the same picture as {twin}" + (", normal and abnormal" if both else "")

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.references.folders import AbnormalFile, ReferenceFiles
-from anomalib_nagl.references.images import content_hash, load_mask, picture_hash
+from anomalib_nagl.references.images import content_hash, load_mask, image_hash
 
 FORMAT = "anomalib-nagl references 1"
 FILE_NAME = "references.json"
@@ -123,7 +123,7 @@ def _find(entry: dict[str, str], places: list[Path], problems: list[str]) -> tup
         where = f", not found in {places[0].as_posix()}" if entry.get("path") else ", which never was a file"
         problems.append(f"{entry.get('path') or entry.get('name')} is missing{where}")
         return "", None, entry
-    if picture_hash(image) != entry["sha256"]:
+    if image_hash(image) != entry["sha256"]:
         problems.append(f"{image} has changed")
     if not entry.get("mask_path"):
         return image, None, entry

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_nagl.references.folders import scan
-from anomalib_nagl.references.images import content_hash, load_image, load_mask
+from anomalib_nagl.references.images import check_mask, content_hash, load_image, load_mask
 
 __all__ = [
     "MASK_POLICIES",
@@ -136,20 +136,6 @@ class ReferenceSet:
 def mask_hash(mask: Tensor | None) -> str:
     """SHA-256 of the size and the 0/1 pixels of a mask (H, W); empty without one."""
     return "" if mask is None else content_hash((mask != 0).float()[None])
-
-
-def check_mask(mask: Tensor, size: tuple[int, int], name: str) -> None:
-    """Raise ValueError unless a mask is (H, W) of its image's size and marks at least one pixel."""
-    if tuple(mask.shape) != tuple(size):
-        raise ValueError(
-            f"found a mask of size {tuple(mask.shape)} for {name!r}, expected the size of its image {tuple(size)}: "
-            "draw the mask on the image itself, without resizing"
-        )
-    if not bool((mask != 0).any()):
-        raise ValueError(
-            f"found an empty mask for abnormal reference {name!r}, expected at least one marked pixel: "
-            "mark the defect, or use the picture as a normal reference"
-        )
 
 
 def keep_thin(resized: Tensor, mask: Tensor) -> Tensor:
