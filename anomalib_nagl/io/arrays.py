@@ -46,18 +46,19 @@ def decoder() -> ModuleType:
     return image_files
 
 
-def as_image(given: Any, axes: str = "height, width, channels") -> NDArray[np.float32]:
+def as_image(given: Any, source: str = "an array (height, width, channels)") -> NDArray[np.float32]:
     """An image in any usual form as float32 RGB (3, H, W) in [0, 1]; the result shares no memory with what was given.
 
     Takes the path of a file, a Pillow image, or an array (H, W) or (H, W, C) of 1, 3 or 4 channels, the fourth of which
     is ignored. Unsigned integers of 8 or 16 bits are divided by their largest value, floats have to be in [0, 1].
-    ``axes`` tells people how an array was understood. EdgeError for anything else.
+    ``source`` says in errors what was given. EdgeError for anything else.
     """
     if isinstance(given, str | Path):
-        return _to_float(read_image(given), axes)
+        return _to_float(read_image(given), str(given))
     if _is_pillow(given):
-        return _to_float(decoder().rgb(given, f"Pillow image of mode {given.mode}"), axes)
-    return _to_float(np.asarray(given), axes)
+        source = f"a Pillow image of mode {given.mode}"
+        return _to_float(decoder().rgb(given, source), source)
+    return _to_float(np.asarray(given), source)
 
 
 def _is_pillow(given: object) -> bool:
@@ -66,24 +67,32 @@ def _is_pillow(given: object) -> bool:
     return pillow is not None and isinstance(given, pillow.Image)
 
 
-def _to_float(array: NDArray[Any], axes: str) -> NDArray[np.float32]:
+def check_range(array: NDArray[Any], largest: int, source: str) -> None:
+    """Raise EdgeError unless all values of an image are from 0 to the largest one of its type; NaN is refused too."""
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= largest):
+        kind = "floats" if largest == 1 else "integers"
+        raise EdgeError(
+            f"found values from {low:.6g} to {high:.6g} in an image of {kind} ({source}), expected 0 to {largest}: "
+            "scale it, or store it with 8 or 16 bits"
+        )
+
+
+def _to_float(array: NDArray[Any], source: str) -> NDArray[np.float32]:
     channels = array.shape[2] if array.ndim == 3 else 1
     whole = array.dtype in (np.uint8, np.uint16)
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
         raise EdgeError(
-            f"found an image of shape {array.shape} ({axes}), expected one grey value, RGB or RGBA for each pixel: "
+            f"found an image of shape {array.shape} ({source}), expected a grey value, RGB or RGBA for each pixel: "
             "convert it to RGB"
         )
-    if not whole and not np.issubdtype(array.dtype, np.floating):
-        raise EdgeError(
-            f"found an image of type {array.dtype}, expected uint8, uint16 or floats in [0, 1]: convert it to one of "
-            "them"
-        )
-    if not whole and not (array.min() >= 0 and array.max() <= 1):  # so that NaN is refused too
-        raise EdgeError(
-            f"found an image of floats from {array.min():.6g} to {array.max():.6g}, expected 0 to 1: divide it by its "
-            "largest possible value, such as 255"
-        )
+    if not whole:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise EdgeError(
+                f"found an image of type {array.dtype} ({source}), expected uint8, uint16 or floats in [0, 1]: convert "
+                "it to one of them"
+            )
+        check_range(array, 1, source)
     planes = array.reshape(*array.shape[:2], channels)[..., :3].transpose(2, 0, 1)
     scaled = np.array(planes, dtype=np.float32, order="C")  # always a copy
     if array.dtype == np.uint8:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from anomalib_nagl.io.arrays import check_range
 from anomalib_nagl.io.errors import EdgeError
 
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of EXIF and TIFF
@@ -78,13 +79,8 @@ def rgb(image: Image.Image, name: str) -> NDArray[Any]:
     if image.mode not in (*_SIXTEEN_BIT, "F"):
         return np.asarray(image.convert("RGB"))
     grey = np.asarray(image)
-    kind, largest = ("floats", 1) if image.mode == "F" else ("integers", 65_535)
-    low, high = grey.min(), grey.max()
-    if not (low >= 0 and high <= largest):  # so that NaN is refused too
-        raise EdgeError(
-            f"found values from {low:.6g} to {high:.6g} in an image of {kind} ({name}), expected 0 to {largest}: "
-            "scale it, or store it with 8 or 16 bits"
-        )
+    largest = 1 if image.mode == "F" else 65_535
+    check_range(grey, largest, name)
     scaled = grey.astype(np.float32) / np.float32(largest)
     return np.repeat(scaled[..., None], 3, axis=2)
 

@@ -60,8 +60,7 @@ def as_image(given: Any) -> Tensor:
     plain = plain.float() if plain.is_floating_point() else plain  # NumPy has no bfloat16
     plain = plain[0] if plain.ndim == 4 and len(plain) == 1 else plain
     array = plain.permute(1, 2, 0).numpy() if plain.ndim == 3 else plain.numpy()
-    axes = "a tensor, read as channels, height, width; here with channels last"
-    return torch.from_numpy(arrays.as_image(array, axes))
+    return torch.from_numpy(arrays.as_image(array, "a tensor (channels, height, width), here with channels last"))
 
 
 def content_hash(image: Tensor) -> str:
