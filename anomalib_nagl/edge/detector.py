@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from anomalib_nagl.bank.bank_file import Pack, Reference, read_pack, write_pack
 from anomalib_nagl.edge.mining import Miner
 from anomalib_nagl.edge.runtime import REPLACEABLE, Requests, compile_graph, read_graph, with_reference_inputs
-from anomalib_nagl.io.arrays import as_mask, as_picture, content_hash, eight_bit, thumbnail
+from anomalib_nagl.io.arrays import as_mask, as_image, content_hash, eight_bit, thumbnail
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.files import read_manifest
+from anomalib_nagl.io.export_manifest import read_export_manifest
 
 
 class Prediction(NamedTuple):
@@ -83,7 +83,7 @@ class NaglEdge:
         if requests < 1:
             raise EdgeError(f"found {requests} requests, expected at least 1: that many pictures are computed at once")
         path = Path(model)
-        self._manifest = read_manifest(path.with_suffix(".json"))
+        self._manifest = read_export_manifest(path.with_suffix(".json"))
         pack = read_pack(Path(references) if references else path.with_name("references.safetensors"), self.signature)
         self._core = ov.Core()
         self._config = {"CACHE_DIR": str(cache)} if cache else {}
@@ -123,7 +123,7 @@ class NaglEdge:
 
     def predict(self, image: Any) -> Prediction:
         """Score a picture: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
-        picture = as_picture(image)
+        picture = as_image(image)
         return _prediction(self._requests.infer(self._inputs(picture)))
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
@@ -131,12 +131,12 @@ class NaglEdge:
 
         Pictures are taken as they are needed, and each is compared with the references of that moment.
         """
-        inputs = (self._inputs(as_picture(image)) for image in images)
+        inputs = (self._inputs(as_image(image)) for image in images)
         return map(_prediction, self._requests.stream(inputs))
 
     def add_normal(self, image: Any, name: str | None = None) -> None:
         """Compare with one more normal picture from the next prediction on."""
-        self._add("normal", as_picture(image), None, self._named(name, image), "good")
+        self._add("normal", as_image(image), None, self._named(name, image), "good")
 
     def add_abnormal(self, image: Any, mask: Any = None, name: str | None = None, defect_type: str = "defect") -> None:
         """Learn a defect from a picture, effective at the next prediction.
@@ -145,12 +145,12 @@ class NaglEdge:
         that deviate most from the normal references (``most_deviating_patches``). Raises EdgeError when the name is
         taken, when the mask is empty or of another size, or when a picture without a mask comes before any normal one.
         """
-        picture, name = as_picture(image), self._named(name, image)
+        picture, name = as_image(image), self._named(name, image)
         if not self._manifest["head_trained"]:
             warnings.warn(
                 "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
             )
-        self._add("abnormal", picture, None if mask is None else as_mask(mask, image, picture, name), name, defect_type)
+        self._add("abnormal", picture, None if mask is None else as_mask(mask, image, picture.shape[1:], name), name, defect_type)
 
     def remove(self, name: str) -> None:
         """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""

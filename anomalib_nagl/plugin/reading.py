@@ -12,7 +12,7 @@ from anomalib.data.utils import LabelName
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_nagl.references.images import is_picture, load_image, load_mask
+from anomalib_nagl.references.images import is_image_file, load_image, load_mask
 
 SPLITS = ("train", "val", "test")
 
@@ -89,7 +89,7 @@ class PictureFolder(AnomalibDataModule):
             return []
         root = Path(self.pictures)
         found = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        found = [path for path in found if is_picture(path) and not path.name.startswith(".")]
+        found = [path for path in found if is_image_file(path) and not path.name.startswith(".")]
         if not found:
             raise ValueError(f"found no image in {root}, expected at least one to inspect: check pictures")
         return [str(path) for path in found]

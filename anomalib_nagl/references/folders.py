@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from anomalib_nagl.references.images import is_picture, read_header
+from anomalib_nagl.references.images import is_image_file, read_header
 from anomalib_nagl.references.sample import Sample
 
 NORMAL_NAMES, ABNORMAL_NAMES = ("normal", "good"), ("abnormal", "defects")
@@ -98,7 +98,7 @@ def _images(folder: Path, problems: list[Problem] | None = None) -> list[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini") or path.is_dir():
             continue
-        if is_picture(path):
+        if is_image_file(path):
             found.append(path)
         elif problems is not None:
             problems.append(Problem(str(path), "not an image by its name", "it is left out", fatal=False))

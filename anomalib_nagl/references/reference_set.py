@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_nagl.references.folders import UNNAMED_DEFECT, scan
-from anomalib_nagl.references.images import content_hash, load_image, load_mask
+from anomalib_nagl.references.images import check_mask, content_hash, load_image, load_mask
 from anomalib_nagl.references.names import MASK_POLICIES, check_name
 from anomalib_nagl.references.sample import GOOD, Sample
 
@@ -206,20 +206,6 @@ def _load_abnormal(sample: Sample, policy: str) -> ReferenceImage:
         return ReferenceImage(image, "abnormal", None, name, sample.defect_type)
     mask = load_mask(sample.mask, sample.image)
     return ReferenceImage(image, "abnormal", mask, name, sample.defect_type, Path(sample.mask or "").as_posix())
-
-
-def check_mask(mask: Tensor, size: tuple[int, int], name: str) -> None:
-    """Raise ValueError unless a mask is (H, W) of its image's size and marks at least one pixel."""
-    if tuple(mask.shape) != tuple(size):
-        raise ValueError(
-            f"found a mask of size {tuple(mask.shape)} for {name!r}, expected the size of its image {tuple(size)}: "
-            "draw the mask on the image itself, without resizing"
-        )
-    if not bool((mask != 0).any()):
-        raise ValueError(
-            f"found an empty mask for abnormal reference {name!r}, expected at least one marked pixel: "
-            "mark the defect, or use the image as a normal reference"
-        )
 
 
 def keep_thin(resized: Tensor, mask: Tensor) -> Tensor:
