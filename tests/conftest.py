@@ -42,11 +42,11 @@ def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All drawn pictures, once for the whole run."""
-    from anomalib_nagl.plugin.rendered_datamodule import CATEGORIES, draw_category
+    from anomalib_nagl.rendered.render import CATEGORIES, render_category
 
     root = tmp_path_factory.mktemp("drawn")
     for category in CATEGORIES:
-        draw_category(root, category, 0)
+        render_category(root, category, 0)
     return root
 
 

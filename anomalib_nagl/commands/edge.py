@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
-from anomalib_nagl.io.arrays import as_picture, decoder, eight_bit
+from anomalib_nagl.io.arrays import as_image, decoder, eight_bit
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_write, atomic_write_bytes
 
@@ -46,7 +46,7 @@ def predict(options: argparse.Namespace) -> None:
     writer.writerow(["image", "score", "label", "map_max", "overlay"])
     results = zip(pictures, names, detector.predict_all(pictures), strict=True)
     for path, name, found in _with_progress(results, len(pictures)):
-        _write_overlay(options.out / name, eight_bit(as_picture(path)).transpose(1, 2, 0), found)
+        _write_overlay(options.out / name, eight_bit(as_image(path)).transpose(1, 2, 0), found)
         label = "" if found.label is None else int(found.label)
         writer.writerow([path.as_posix(), f"{found.score:.6f}", label, f"{found.map.max():.6f}", name])
     atomic_write_bytes(options.out / "predictions.csv", table.getvalue().encode())
@@ -107,10 +107,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
-    is_picture = decoder().is_picture
+    is_image_file = decoder().is_image_file
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if is_picture(file) and not file.name.startswith("."))
+            found = sorted(file for file in path.rglob("*") if is_image_file(file) and not file.name.startswith("."))
             if not found:
                 raise EdgeError(f"found no pictures in {path}, expected files such as PNG or JPEG: check the folder")
             yield from found

@@ -19,7 +19,7 @@ from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.references.folders import ReferenceFiles, scan
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.quality import DefectQuality, NormalQuality, file_problems, quality
-from anomalib_nagl.references.record import read_manifest
+from anomalib_nagl.references.record import read_record
 from anomalib_nagl.references.reference_set import DEVIATING, MASK_POLICIES, ReferenceSet, load_references
 
 TILE, GAP, COLUMNS = 224, 4, 6
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console()
     folder = Path(options.folder)
-    files = read_manifest(folder).files if folder.suffix == ".json" else scan(folder)
+    files = read_record(folder).files if folder.suffix == ".json" else scan(folder)
     _print_files(console, files)
     problems = file_problems(files)
     for problem in sorted(problems, key=lambda problem: not problem.fatal):
@@ -42,17 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(problem.fatal for problem in problems):
         console.print("Not checked any further: put the problems right first.")
         return 1
-    references = load_references(
-        files.normal,
-        [file.image for file in files.abnormal],
-        [file.mask for file in files.abnormal],
-        [file.defect_type for file in files.abnormal],
-        options.masks,
-    )
+    references = load_references(files.normal, files.abnormal, options.masks)
     model, tokens = _encode(references, options)
-    normal, defects = quality(*tokens[:3], references.normal_names + references.abnormal_names, references.defect_types)
+    normal, defects = quality(*tokens[:3], references.names, references.defect_types)
     # A mask that was found by deviation is in contrast by construction.
-    found = [origin == DEVIATING for origin in references.mask_origins]
+    found = [origin == DEVIATING for origin in references.mask_sources]
     defects = [one._replace(contrast=math.nan) if bare else one for one, bare in zip(defects, found, strict=False)]
     _print_quality(console, normal, defects)
     sheet = contact_sheet(references, model)
@@ -142,9 +136,9 @@ def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:
     captions = ["normal"] * n + list(references.defect_types)
     for i, picture in enumerate(pictures):
         if i >= n:
-            colour = FOUND_COLOUR if references.mask_origins[i - n] == DEVIATING else GIVEN_COLOUR
+            colour = FOUND_COLOUR if references.mask_sources[i - n] == DEVIATING else GIVEN_COLOUR
             picture = _outline(picture, model.reference_masks[i - n].cpu(), colour)
-        name = Path((references.normal_names + references.abnormal_names)[i]).name
+        name = Path(references.names[i]).name
         tile = picture if picture.size == (TILE, TILE) else picture.resize((TILE, TILE))
         tiles.append(add_text_to_image(tile, f"{captions[i]}: {name}", size=14))
     columns = min(COLUMNS, len(tiles))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from anomalib_nagl.references.synthetic import KINDS
+from anomalib_nagl.references.names import SYNTHETIC_METHODS
 
 OURS = ("normal_only", "naive")
 PROTOCOLS = ("fixed", "unseen", "paper")
 SOURCES = ("other_domains", "same_domain", "same_object")
-ABNORMAL = ("real", *KINDS)
+ABNORMAL = ("real", *SYNTHETIC_METHODS)
 # Of ReferenceDataModule, a head may choose these; the rest of its arguments are those of Nagl.
 EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
 _TAKEN = (

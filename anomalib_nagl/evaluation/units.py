@@ -20,8 +20,8 @@ from anomalib_nagl.evaluation.records import Cell, Scored
 from anomalib_nagl.evaluation.results import Row
 from anomalib_nagl.evaluation.scoring import Bench, join, learned, naive
 from anomalib_nagl.io.files import atomic_write
-from anomalib_nagl.plugin.selection import Sample
-from anomalib_nagl.references.images import picture_hash
+from anomalib_nagl.references.images import image_hash
+from anomalib_nagl.references.sampling import Sample
 
 MAP_SIDE = 48  # of the maps that are kept for contact sheets
 
@@ -61,7 +61,7 @@ def _draws(bench: Bench, cell: Cell) -> tuple[Draw, ...]:
 
 
 def _content(sample: Sample) -> str:
-    return picture_hash(sample.image)
+    return image_hash(sample.image)
 
 
 def _score(bench: Bench, cell: Cell, draws: tuple[Draw, ...]) -> Scored:

@@ -59,9 +59,7 @@ class Pictures:
         defect = sorted(kinds[0].iterdir())[0]
         bad = [path for kind in kinds for path in sorted(kind.iterdir()) if path != defect]
         chosen = sorted((category / "test/good").iterdir())[: limit // 2] + bad[:: max(1, 2 * len(bad) // limit)]
-        references = ReferenceSet(
-            (load_image(good[0]),), (load_image(defect),), (load_mask(mask, defect.name),), defect_types=("defect",)
-        )
+        references = ReferenceSet((load_image(good[0]),), (load_image(defect),), (load_mask(mask, defect.name),))
         return cls(references, [load_image(path) for path in chosen], [path.parent.name != "good" for path in chosen])
 
     @classmethod

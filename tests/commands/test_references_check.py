@@ -64,7 +64,7 @@ def test_problems_stop_the_check(
     save("references/masks/spot/a.png", np.zeros((3, 3), np.uint8))
     assert check(monkeypatch, "references") == 1
     out = capsys.readouterr().out
-    assert "a.png: the same picture as references/normal/also.png" in out
+    assert "a.png: the same image as references/normal/also.png" in out
     assert "found a mask of size (3, 3)" in out
     assert not Path("references_check.png").exists()
     assert "no folder nothing" in str(check(monkeypatch, "nothing"))
@@ -78,7 +78,7 @@ def test_suspicious_pictures_are_noted(part: Path) -> None:
     save("references/masks/spot/a.png", gradient)
     found = " ".join(problem.found for problem in file_problems(scan("references")))
     for expected in (
-        "the same picture as",
+        "the same image as",
         "darkest values only",
         "different aspect ratios",
         "grey pixels",

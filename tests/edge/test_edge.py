@@ -16,7 +16,7 @@ from support.exported import PICTURE, assert_like_torch, make_model, picture, pi
 from anomalib_nagl import Nagl, ReferenceSet
 from anomalib_nagl.bank.patch_masks import guess_patch_mask
 from anomalib_nagl.edge import EdgeError, NaglEdge
-from anomalib_nagl.io.arrays import as_picture, content_hash
+from anomalib_nagl.io.arrays import as_image, content_hash
 from anomalib_nagl.io.files import file_hash
 from anomalib_nagl.references.images import load_image
 from anomalib_nagl.references.reference_set import content_hash as torch_hash
@@ -164,7 +164,7 @@ def test_pictures_come_as_arrays_or_files(exported: Path, tmp_path: Path) -> Non
     sources = (pixels(image), floats, tmp_path / "part.png", str(tmp_path / "part.png"))
     scores = [detector.predict(source).score for source in sources]
     assert np.ptp(scores) == 0
-    assert content_hash(as_picture(pixels(image))) == torch_hash(image)
+    assert content_hash(as_image(pixels(image))) == torch_hash(image)
 
 
 def test_many_pictures_come_back_in_order(exported: Path) -> None:

@@ -12,7 +12,7 @@ from support.exported import defect_mask, picture, pixels
 
 from anomalib_nagl.commands.edge import main as edge_command
 from anomalib_nagl.edge import EdgeError, NaglEdge
-from anomalib_nagl.io.arrays import as_mask, as_picture, content_hash, eight_bit, read_image, read_mask
+from anomalib_nagl.io.arrays import as_image, as_mask, content_hash, eight_bit, read_image, read_mask
 from anomalib_nagl.references.images import content_hash as torch_hash
 from anomalib_nagl.references.images import load_image, load_mask, read_header
 
@@ -36,7 +36,7 @@ def save(path: Path, array: np.ndarray | Image.Image, orientation: int = 1, **op
 
 def assert_read_alike(path: Path) -> np.ndarray:
     """Both sides read the same picture, bit for bit; it is returned as (H, W, 3) in [0, 1]."""
-    found, expected = as_picture(path), load_image(path)
+    found, expected = as_image(path), load_image(path)
     assert found.tobytes() == expected.numpy().tobytes()
     assert found.shape == tuple(expected.shape)
     assert content_hash(found) == torch_hash(expected)
@@ -88,7 +88,7 @@ def test_a_mask_turns_as_its_picture(orientation: int, kind: str, own: bool, tmp
     for path in (mask, deep, upright) if orientation in (6, 8) else (mask, deep):
         assert np.array_equal(load_mask(path, str(image)).numpy(), seen)
         assert np.array_equal(read_mask(path, image), seen)
-    assert np.array_equal(as_mask(mask, image, as_picture(image), "part"), seen)
+    assert np.array_equal(as_mask(mask, image, seen.shape, "part"), seen)
     if not own:  # the picture came as an array: nothing to turn by
         assert np.array_equal(read_mask(mask), MARKS > 0)
 
@@ -118,7 +118,7 @@ def test_both_sides_refuse_the_same(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     spoil(path := tmp_path / name)
-    for read, error in ((as_picture, EdgeError), (load_image, ValueError)):
+    for read, error in ((as_image, EdgeError), (load_image, ValueError)):
         with pytest.raises(error, match=f"(?s)found .*{name}.*expected .*: ") as found:
             read(path)
         assert found.match(f"(?s){message}")
