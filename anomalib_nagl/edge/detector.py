@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anomalib_nagl.bank.bank_file import Pack, Reference, read_pack, write_pack
 from anomalib_nagl.edge.mining import Miner
 from anomalib_nagl.edge.runtime import REPLACEABLE, Requests, compile_graph, read_graph, with_reference_inputs
-from anomalib_nagl.io.arrays import as_mask, as_image, content_hash, eight_bit, thumbnail
+from anomalib_nagl.io.arrays import as_image, as_mask, content_hash, eight_bit, thumbnail
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import read_export_manifest
 
@@ -150,7 +150,8 @@ class NaglEdge:
             warnings.warn(
                 "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
             )
-        self._add("abnormal", picture, None if mask is None else as_mask(mask, image, picture.shape[1:], name), name, defect_type)
+        marked = None if mask is None else as_mask(mask, image, picture.shape[1:], name)
+        self._add("abnormal", picture, marked, name, defect_type)
 
     def remove(self, name: str) -> None:
         """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""

@@ -16,7 +16,7 @@ from anomalib.data.utils import LabelName
 from rich.progress import track
 
 from anomalib_nagl.plugin.reading import PictureFolder
-from anomalib_nagl.references.images import load_mask, image_hash, read_header
+from anomalib_nagl.references.images import image_hash, load_mask, read_header
 from anomalib_nagl.references.reference_set import ReferenceSet, load_references
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anomalib_nagl.core.functional import image_score, unit
 from anomalib_nagl.references.folders import Problem, ReferenceFiles
-from anomalib_nagl.references.images import load_image, load_mask, image_hash, read_header
+from anomalib_nagl.references.images import image_hash, load_image, load_mask, read_header
 from anomalib_nagl.references.reference_set import check_mask
 
 DARK = 0.15  # a 16-bit picture whose brightest value lies below was hardly scaled to 16 bits

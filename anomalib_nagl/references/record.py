@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.references.folders import AbnormalFile, ReferenceFiles
-from anomalib_nagl.references.images import content_hash, load_mask, image_hash
+from anomalib_nagl.references.images import content_hash, image_hash, load_mask
 
 FORMAT = "anomalib-nagl references 1"
 FILE_NAME = "references.json"
