@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         if name in ("-h", "--help"):
             return _help()
         if name in COMMANDS:
-            return _load(name)(arguments[1:])
+            return load(name)(arguments[1:])
         _check_anomalib(name)
     except (ValueError, OSError) as error:
         print(f"anomalib-nagl{f' {name}' if name in COMMANDS else ''}: {error}", file=sys.stderr)
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     return _anomalib(arguments)
 
 
-def _load(name: str) -> Callable[[Sequence[str]], int]:
+def load(name: str) -> Callable[[Sequence[str]], int]:
     """Import a command; ValueError where its distribution is not installed."""
     module, function = COMMANDS[name].target.split(":")
     _check_installed(name, COMMANDS[name].needs, module)
