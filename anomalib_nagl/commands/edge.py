@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
+from anomalib_nagl.edge.overlay import draw_overlay
 from anomalib_nagl.io.arrays import as_image, decoder, eight_bit, read_image
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_write, atomic_write_bytes
-
-RED = np.array([255, 0, 0], dtype=np.float32)
 
 
 class Row(NamedTuple):
@@ -36,6 +35,7 @@ class Row(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Run ``edge`` with these arguments; ValueError or OSError when the input will not do."""
     options = _parser().parse_args(arguments)
+    _check_model(options.model)
     run: Callable[[argparse.Namespace], None] = options.run
     run(options)
     return 0
@@ -45,7 +45,7 @@ def predict(options: argparse.Namespace) -> None:
     """Score every image: a row of the table, and an overlay."""
     images = list(_images(options.images))
     overlays = [options.out / name for name in _overlay_names(images)]
-    _spare(images, overlays)
+    _check_out(options.out, images, overlays)
     precision = None if options.precision == "device" else options.precision
     detector = NaglEdge(options.model, options.device, precision, options.requests)
     rows = _rows(detector, images, overlays)
@@ -162,8 +162,16 @@ def _overlay_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def _spare(images: Sequence[Path], overlays: Sequence[Path]) -> None:
-    """Raise EdgeError if an overlay would be written over one of the images."""
+def _check_model(path: Path) -> None:
+    if path.suffix != ".xml" or not path.is_file():
+        found = "a folder" if path.is_dir() else "another file" if path.is_file() else "nothing"
+        raise EdgeError(f"found {found} at {path}, expected the model.xml of an export: check the path")
+
+
+def _check_out(out: Path, images: Sequence[Path], overlays: Sequence[Path]) -> None:
+    """Raise EdgeError if the folder of the results is none, or an overlay would be written over one of the images."""
+    if out.exists() and not out.is_dir():
+        raise EdgeError(f"found a file at {out}, expected a folder for the results: choose another --out")
     given = {path.resolve() for path in images}
     for overlay in overlays:
         if overlay.resolve() in given:
@@ -185,24 +193,8 @@ def _with_progress(items: Iterable[Any], total: int) -> Iterator[Any]:
         yield from track(items, "Predicting", total=total)
 
 
-def _write_overlay(path: Path, image: NDArray[np.uint8], found: Prediction) -> None:
-    """Write an image (H, W, 3) with its map in red, and white where the mask ends."""
+def _write_overlay(path: Path, image: NDArray[np.uint8], prediction: Prediction) -> None:
     from PIL import Image
 
-    height, width = image.shape[:2]
-    heat = Image.fromarray((found.map.clip(0, 1) * 255).astype(np.uint8)).resize((width, height))
-    strength = np.asarray(heat, dtype=np.float32)[..., None] / 255 * 0.6
-    drawn = image * (1 - strength) + RED * strength
-    if found.mask is not None:
-        mask = np.asarray(Image.fromarray(found.mask.astype(np.uint8) * 255).resize((width, height))) > 127
-        drawn[_outline(mask)] = 255
-    result = Image.fromarray(drawn.astype(np.uint8))
-    atomic_write(path, lambda file: result.save(file, format="PNG"))
-
-
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask (H, W) that have a neighbour outside it."""
-    padded = np.pad(mask, 1, mode="edge")
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    outline: NDArray[np.bool_] = mask & ~inside
-    return outline
+    overlay = Image.fromarray(draw_overlay(image, prediction))
+    atomic_write(path, lambda file: overlay.save(file, format="PNG"))

@@ -104,7 +104,8 @@ def test_commands_report_bad_input(box: Path, tmp_path: Path, capsys: pytest.Cap
     for arguments, message in (
         (["predict", box, tmp_path / "no.png", *out], "found nothing at"),
         (["predict", box, empty, *out], "found no images in"),
-        (["predict", tmp_path / "no.xml", box.parent / "model.xml", *out], "found no no.json"),
+        (["predict", tmp_path / "no.xml", box, *out], "found nothing at .*no.xml, expected the model.xml"),
+        (["predict", box, box, "--out", box], "found a file at .*model.xml, expected a folder"),
         (["predict", box, box, *out], "cannot be read as an image"),
         (["predict", box, *out], "required: IMAGES"),
         (["predict", box, empty, "--ot", "x"], "no option '--ot', expected one of --help, --out, .*mean '--out'"),
@@ -115,7 +116,8 @@ def test_commands_report_bad_input(box: Path, tmp_path: Path, capsys: pytest.Cap
         (["list", box, "more"], "found more, expected no more arguments"),
         (["remove", box, "--name", "nobody"], "no reference named"),
         (["add-defect", box, "--image", box, "--name", "n"], "cannot be read as an image"),
-        (["list", tmp_path / "no.xml"], "found no no.json"),
+        (["list", tmp_path], "found a folder at"),
+        (["list", box.with_suffix(".bin")], "found another file at .*model.bin"),
         (["list", broken], "found no broken.json"),
     ):
         assert nagl("edge", *arguments) == 2
