@@ -49,7 +49,7 @@ def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
         prepared = prepare_references(references, nagl.pre_processor.transform, model.encoder.image_size)
         tokens = model.set_references(*prepared)
     names = references.normal_names + references.abnormal_names
-    normal, abnormal = quality(*tokens[:3], names, references.defect_types)
+    normal, abnormal = quality(tokens.normal, tokens.abnormal, tokens.patch_mask, names, references.defect_types)
     # A mask that was found by deviation is in contrast by construction.
     guessed = [origin == DEVIATING for origin in references.mask_origins]
     abnormal = [each._replace(contrast=math.nan) if g else each for each, g in zip(abnormal, guessed, strict=False)]
