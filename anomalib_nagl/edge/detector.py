@@ -160,13 +160,8 @@ class NaglEdge:
             warnings.warn(
                 "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
             )
-        self._add(
-            "abnormal",
-            picture,
-            None if mask is None else as_mask(mask, image, picture.shape[1:], name),
-            name,
-            defect_type,
-        )
+        given = None if mask is None else as_mask(mask, image, picture.shape[1:], name)
+        self._add("abnormal", picture, given, name, defect_type)
 
     def remove(self, name: str) -> None:
         """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""

@@ -42,19 +42,9 @@ QUICK = (
 HEAD = "heads/nagl_other-domains_parts_0.ckpt"
 
 
-def evaluate(*arguments: object) -> int:
-    """Run ``anomalib-nagl`` with these arguments in this process."""
-    before = sys.argv
-    sys.argv = ["anomalib-nagl", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            raise ValueError(end.code) from None
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
+def evaluate(name: str, *arguments: object) -> int:
+    """Run a command in this process; its errors are raised."""
+    return cli.load(name)([str(argument) for argument in arguments])
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:

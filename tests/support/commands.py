@@ -6,12 +6,19 @@ from pathlib import Path
 
 from anomalib.cli.cli import AnomalibCLI
 
+from anomalib_nagl import cli
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def anomalib(*arguments: object) -> AnomalibCLI:
     """Run ``anomalib ARGUMENTS``."""
     return AnomalibCLI(args=[str(argument) for argument in arguments])
+
+
+def nagl(*arguments: object) -> int:
+    """Run ``anomalib-nagl ARGUMENTS``; returns the exit status."""
+    return cli.run([str(argument) for argument in arguments])
 
 
 def metrics(cli: AnomalibCLI) -> dict[str, float]:
