@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 import anomalib_nagl
+from anomalib_nagl.io.distributions import tell_conflict
 
 # Subcommand -> module and function, imported when it is called: some must run where torch is not installed.
 SUBCOMMANDS = {
@@ -17,6 +18,7 @@ SUBCOMMANDS = {
 
 def main() -> None:
     """Run one of our subcommands, or register the plugin and run anomalib's command line with the arguments given."""
+    tell_conflict()
     if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
         module, function = SUBCOMMANDS[sys.argv[1]].split(":")
         try:

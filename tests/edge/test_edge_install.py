@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.environments import ROOT, make_environment, pip
+from support.environments import Environments, execute, make_environment
 from support.exported import by_torch, make_model, picture, pixels
+from support.places import ROOT
 
 RUN = """
 import sys, json
@@ -46,10 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_box_installs_no_torch(folder: Path, tmp_path: Path) -> None:
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet"]
-    pip("wheel", *offline, "-w", str(tmp_path), str(ROOT / "edge"), cwd=tmp_path)
-    (wheel,) = tmp_path.glob("anomalib_nagl_edge-*.whl")
+def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> None:
+    wheel = environments.wheel("edge")
+    assert wheel.name.startswith("anomalib_nagl_edge-")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info" not in name}
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
@@ -60,13 +60,34 @@ def test_the_box_installs_no_torch(folder: Path, tmp_path: Path) -> None:
     assert names == own | {f"anomalib_nagl/{name}" for name in shared}
     plain = [line.split(";")[0].split()[1] for line in required if "extra ==" not in line]
     assert [name.split(">")[0] for name in plain] == ["numpy", "openvino"]
-    environment = make_environment(tmp_path / "box", [str(wheel)])
+    environment = environments["edge"]
     model = folder / "weights/openvino/model.xml"
     file, version, shape, refused = environment.report(RUN.replace("MODEL", repr(str(model))))
     assert Path(file).parent == environment.package
     assert version == "0.1.0"
     assert shape == [128, 128]
     assert "expected anomalib, or one of the commands edge" in refused
+
+
+CONFLICT = """
+import json
+from anomalib_nagl.io.distributions import conflict
+print(json.dumps(conflict()))
+"""
+
+
+def test_both_distributions_in_one_environment_are_told(environments: Environments, tmp_path: Path) -> None:
+    """They overwrite each other's files, and removing one takes files of the other."""
+    for kind in ("edge", "wheel"):
+        assert environments[kind].report(CONFLICT) is None
+    for first, second in (("edge", "editable"), ("wheel", "edge")):
+        both = make_environment(tmp_path / first, environments.requirement(first))
+        both.install(*environments.requirement(second))
+        assert "pip uninstall anomalib-nagl anomalib-nagl-edge" in both.report(CONFLICT)
+        script = execute([str(both.python.with_name("anomalib-nagl")), "edge", "--help"], cwd=tmp_path)
+        assert script.returncode == 0, script.stderr
+        (line,) = script.stderr.splitlines()
+        assert line.startswith(f"anomalib-nagl: found anomalib-nagl and anomalib-nagl-edge in {both.site}, expected")
 
 
 @pytest.mark.parametrize(

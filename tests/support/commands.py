@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from anomalib.cli.cli import AnomalibCLI
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from support.places import CONFIGS
+
+__all__ = ["CONFIGS", "anomalib", "metrics"]
 
 
 def anomalib(*arguments: object) -> AnomalibCLI:
