@@ -72,6 +72,8 @@ def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> 
 CONFLICT = """
 import json
 from anomalib_nagl.io.distributions import conflict
+
+pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
 print(json.dumps(conflict()))
 """
 

@@ -38,6 +38,7 @@ def adapt(head: Path, category: str, *arguments: object) -> dict[str, float]:
     return metrics(anomalib("train", "--config", QUICKSTART, *common, *arguments))
 
 
+@pytest.mark.slow
 def test_quickstart_adapts_exports_and_predicts(head: Path) -> None:
     assert "pixel_AUROC" in adapt(head, "plug")
     checkpoint = Path("results/Nagl/DrawnPictures/plug/v0/weights/lightning/model.ckpt")

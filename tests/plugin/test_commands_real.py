@@ -18,6 +18,8 @@ from support.real_images import PER_TYPE
 
 from anomalib_nagl import Nagl, NaglEdge
 
+pytestmark = pytest.mark.slow  # the head that all tests use is trained on real images
+
 CONFIG = CONFIGS / "real_small"
 QUICK = ("--model.epochs", 1, "--data.episodes", 16)
 SMALL = ("--model.image_size", 256)
@@ -142,7 +144,6 @@ def test_onnx_is_one_file_with_the_same_answer(checkpoint: Path) -> None:
     assert float(np.squeeze(found.pred_score)) == pytest.approx(float(expected.pred_score), abs=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["INT8", "INT8_PTQ"])
 def test_compressed_exports_by_command(checkpoint: Path, kind: str) -> None:
     """Quantised with the pictures of a datamodule; the box takes such a file like any other."""

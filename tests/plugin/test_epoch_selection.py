@@ -121,6 +121,7 @@ def test_reproducing_without_the_data_says_what_is_missing(
     assert not list(folder.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_reproducing_runs_to_its_table_and_goes_on_after_a_stop(
     real_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
