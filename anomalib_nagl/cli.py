@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import anomalib_nagl
+from anomalib_nagl.io.distributions import tell_conflict
 from anomalib_nagl.io.errors import suggest
 
 FULL, BOX = "anomalib-nagl", "anomalib-nagl-edge"
@@ -50,6 +51,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command line and end the program with its exit status."""
+    tell_conflict()
     sys.exit(run(sys.argv[1:]))
 
 

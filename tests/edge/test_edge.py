@@ -51,6 +51,7 @@ def test_changed_references_are_as_good_as_an_export(edge_model: Nagl, exported:
     assert "residual_proxies" in load_file(tmp_path / "part.safetensors")  # the library reads it too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "kinds"), [("paper", (2, 2)), ("paper", (0, 2)), ("corrected", (2, 0)), ("extended-proxies", (1, 1))]
 )
@@ -70,6 +71,7 @@ def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_p
     assert_like_torch(detector, model, tolerance)
 
 
+@pytest.mark.slow
 def test_it_equals_the_file_exported_with_those_references(tmp_path: Path) -> None:
     model = make_model("gabor", (128, 128))
     detector = NaglEdge(model.to_openvino(tmp_path / "before"))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.environments import ROOT, make_environment, pip
+from support.environments import Environments, execute, make_environment
 from support.exported import by_torch, make_model, picture, pixels
+from support.places import ROOT
 
 RUN = """
 import contextlib, io, json, sys
@@ -44,10 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_box_installs_no_torch(folder: Path, tmp_path: Path) -> None:
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet"]
-    pip("wheel", *offline, "-w", str(tmp_path), str(ROOT / "edge"), cwd=tmp_path)
-    (wheel,) = tmp_path.glob("anomalib_nagl_edge-*.whl")
+def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> None:
+    wheel = environments.wheel("edge")
+    assert wheel.name.startswith("anomalib_nagl_edge-")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info" not in name}
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
@@ -58,7 +58,7 @@ def test_the_box_installs_no_torch(folder: Path, tmp_path: Path) -> None:
     assert names == own | {f"anomalib_nagl/{name}" for name in shared}
     plain = [line.split(";")[0].split()[1] for line in required if "extra ==" not in line]
     assert [name.split(">")[0] for name in plain] == ["numpy", "openvino"]
-    environment = make_environment(tmp_path / "box", [str(wheel)])
+    environment = environments["edge"]
     model = folder / "weights/openvino/model.xml"
     file, version, shape, codes, out, err = environment.report(RUN.replace("MODEL", repr(str(model))))
     assert Path(file).parent == environment.package
@@ -67,6 +67,29 @@ def test_the_box_installs_no_torch(folder: Path, tmp_path: Path) -> None:
     assert codes == [2, 2, 2, 0]
     assert err.count("needs anomalib-nagl: pip install anomalib-nagl") == err.count("\n") == 3
     assert "predict with an exported model" in out
+
+
+CONFLICT = """
+import json
+from anomalib_nagl.io.distributions import conflict
+
+pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
+print(json.dumps(conflict()))
+"""
+
+
+def test_both_distributions_in_one_environment_are_told(environments: Environments, tmp_path: Path) -> None:
+    """They overwrite each other's files, and removing one takes files of the other."""
+    for kind in ("edge", "wheel"):
+        assert environments[kind].report(CONFLICT) is None
+    for first, second in (("edge", "editable"), ("wheel", "edge")):
+        both = make_environment(tmp_path / first, environments.requirement(first))
+        both.install(*environments.requirement(second))
+        assert "pip uninstall anomalib-nagl anomalib-nagl-edge" in both.report(CONFLICT)
+        script = execute([str(both.python.with_name("anomalib-nagl")), "edge", "--help"], cwd=tmp_path)
+        assert script.returncode == 0, script.stderr
+        (line,) = script.stderr.splitlines()
+        assert line.startswith(f"anomalib-nagl: found anomalib-nagl and anomalib-nagl-edge in {both.site}, expected")
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ def test_the_naive_rule_is_what_it_says(drawn: Path, finished: Path) -> None:
     assert not torch.allclose(normal_only.scores, scored.scores)
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_with_what_is_left(
     finished: Path, drawn: Path, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from anomalib.cli.cli import AnomalibCLI
 
 from anomalib_nagl import cli
+from support.places import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+__all__ = ["CONFIGS", "anomalib", "metrics", "nagl"]
 
 
 def anomalib(*arguments: object) -> AnomalibCLI:
