@@ -5,7 +5,7 @@ from importlib.metadata import version as installed_version
 project = "anomalib-nagl"
 author = "the authors of anomalib-nagl"
 release = version = installed_version("anomalib-nagl")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 # README.md and the pages link to each other by file name; headings get the anchors that GitHub gives them.
 myst_heading_anchors = 3
@@ -16,4 +16,3 @@ html_show_sourcelink = False
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "forward"}
-python_use_unqualified_type_names = True
