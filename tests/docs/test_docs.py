@@ -36,7 +36,8 @@ def workspace(drawn: Path, exported: Path, tmp_path_factory: pytest.TempPathFact
     Path("datasets/drawn").symlink_to(drawn, target_is_directory=True)
     Path("datasets/MVTecAD/bottle").symlink_to(drawn / "plug", target_is_directory=True)
     for category, stand_in in (("candle", "cloth"), ("capsules", "wood")):
-        shutil.copytree(drawn / stand_in, Path("datasets/visa/visa_pytorch") / category)  # anomalib refuses links here
+        Path("datasets/visa", category).mkdir(parents=True)  # where VisA comes; anomalib refuses links in its copy of it
+        shutil.copytree(drawn / stand_in, Path("datasets/visa/visa_pytorch", category))
     copy_references(drawn, folder)
     Path("new").rename("new_pictures")
     make_part(drawn / "plug")
@@ -66,6 +67,7 @@ def make_part(category: Path) -> None:
     shutil.copy(category / "ground_truth/scratch/000_mask.png", "part_mask.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_blocks_are_run(document: Path, workspace: Path, eval_example: EvalExample) -> None:
     examples = {example.start_line: example for example in find_examples(document)}
