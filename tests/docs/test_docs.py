@@ -36,8 +36,8 @@ def workspace(drawn: Path, exported: Path, tmp_path_factory: pytest.TempPathFact
     Path("datasets/drawn").symlink_to(drawn, target_is_directory=True)
     Path("datasets/MVTecAD/bottle").symlink_to(drawn / "plug", target_is_directory=True)
     for category, stand_in in (("candle", "cloth"), ("capsules", "wood")):
-        Path("datasets/visa", category).mkdir(parents=True)  # where VisA comes; anomalib refuses links in its copy of it
-        shutil.copytree(drawn / stand_in, Path("datasets/visa/visa_pytorch", category))
+        Path("datasets/visa", category).mkdir(parents=True)  # where VisA is unpacked
+        shutil.copytree(drawn / stand_in, Path("datasets/visa/visa_pytorch", category))  # links are refused
     copy_references(drawn, folder)
     Path("new").rename("new_pictures")
     make_part(drawn / "plug")
