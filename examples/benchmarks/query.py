@@ -87,7 +87,7 @@ def main() -> None:
         took = time.perf_counter() - start
         for normal in (1, 4):
             variants[f"{normal}+1, encoded anew"] = naive(model, normal, 1)
-    times = take_turns(variants, pictures(1, size) + 1, given.turns)
+    times = take_turns(variants, images(1, size) + 1, given.turns)
     pairs = {
         **{name: "encoder alone" for name in variants if name.endswith("+1")},
         **({reduced: "encoder alone"} if given.bank_limit else {}),
