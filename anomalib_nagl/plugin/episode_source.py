@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, get_datamodule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Resize
+from torch.utils.data import DataLoader, Dataset
 
 from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler
+from anomalib_nagl.plugin.fit_plan import FitPlan
 from anomalib_nagl.plugin.selection import expand_sources
 from anomalib_nagl.plugin.sources import apart, category_pool, split_categories, without_target
 from anomalib_nagl.plugin.token_cache import TokenEpisodes
@@ -26,6 +26,7 @@ class EpisodeSource(AnomalibDataModule):
     target: AnomalibDataModule
     n_normal: int
     n_abnormal: int
+    fit_plan: FitPlan | None
 
     def take_source(
         self,
@@ -60,7 +61,7 @@ class EpisodeSource(AnomalibDataModule):
                 "parts with known defects), or a trained head with --model.head, or --data.n_abnormal 0"
             )
         self.setup()
-        published, selected = self.sampling == "paper", getattr(self._module, "selection", "best")
+        published, selected = self.sampling == "paper", self.fit_plan.selection if self.fit_plan else "best"
         pools = [category_pool(source, published) for source in self._source_datamodules()]
         pools = without_target(pools, self.target, skip=self.source_categories == ["all"])
         if selected == "paper":  # it trains on every source category, and looks at the target (Q16)
@@ -75,7 +76,7 @@ class EpisodeSource(AnomalibDataModule):
         )
         shots, seed = (self.n_normal, self.n_abnormal), self.seed or 0
         episodes = EpisodeDataset(training, *shots, self.episodes, (seed,), published)
-        episodes.augmentations = self._model_resize()
+        episodes.augmentations = self.fit_plan.resize if self.fit_plan else None
         if not validation or selected == "last":
             return episodes, None
         held_out = EpisodeDataset(validation, *shots, self.validation_episodes, (seed, 1), published)
@@ -86,8 +87,8 @@ class EpisodeSource(AnomalibDataModule):
         """Episodes as pictures, or as rows of a token table for a model that keeps one."""
         episodes, validation = self.episode_datasets()
         self.validation_data = validation
-        resize = self._model_resize()
-        if resize is None or not getattr(self._module, "uses_tokens", False):
+        resize = self.fit_plan.resize if self.fit_plan else None
+        if self.fit_plan is None or resize is None or not self.fit_plan.use_tokens:
             return episodes
         paths = sorted({*episodes.pictures(), *(validation.pictures() if validation else ())})
         self.validation_data = TokenEpisodes(validation, paths, resize) if validation else None
@@ -101,19 +102,12 @@ class EpisodeSource(AnomalibDataModule):
         episodes = data.episodes if isinstance(data, TokenEpisodes) else data
         start = epoch * len(episodes) if episodes.published else 0
         return {
-            category: DataLoader(
-                data, self.train_batch_size, sampler=numbers, collate_fn=getattr(data, "collate_fn", None)
-            )
+            category: DataLoader(data, self.train_batch_size, sampler=numbers, collate_fn=_collate(data))
             for category, numbers in episodes.by_category(range(start, start + len(episodes))).items()
         }
 
     def _source_datamodules(self) -> list[AnomalibDataModule]:
         return expand_sources(self.sources, self.source_categories, self.seed or 0)
-
-    def _model_resize(self) -> Resize | None:
-        transform = getattr(getattr(self._module, "pre_processor", None), "transform", None)
-        steps = getattr(transform, "transforms", [transform])
-        return next((step for step in steps if isinstance(step, Resize)), None)
 
     def episode_loader(self) -> DataLoader[Any]:
         """Batches of training episodes; of several processes each has its share of every batch."""
@@ -124,7 +118,7 @@ class EpisodeSource(AnomalibDataModule):
             batch_size=max(1, self.train_batch_size // processes),  # a step sees the same episodes on any number
             sampler=EpochSampler(len(dataset), rank, processes),
             num_workers=self.num_workers,
-            collate_fn=getattr(dataset, "collate_fn", None),
+            collate_fn=_collate(dataset),
         )
 
     def shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -141,17 +135,14 @@ class EpisodeSource(AnomalibDataModule):
         )
 
     @property
-    def _module(self) -> Any:
-        return getattr(self.trainer, "lightning_module", None)
-
-    @property
     def _process(self) -> tuple[int, int]:
         """Which process this is, of how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    @property
-    def _mode(self) -> str | None:
-        return getattr(self._module, "reference_mode", None)
+
+def _collate(data: Dataset[Any]) -> Callable[..., Any] | None:
+    """How items of episodes become a batch; those of tokens do as torch does."""
+    return data.collate_fn if isinstance(data, EpisodeDataset) else None
 
 
 def as_datamodule(given: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:

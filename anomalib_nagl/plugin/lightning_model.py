@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from anomalib import LearningType
+from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import nn
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor, nn
+from torchvision.transforms.v2 import Resize
 
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
@@ -19,26 +26,26 @@ from anomalib_nagl.core.variants import Quirks
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export.exporter import SafeExport
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
-from anomalib_nagl.plugin.defect_type_report import TypeResults
-from anomalib_nagl.plugin.epoch_selection import KeptHead
+from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
+from anomalib_nagl.plugin.fit_plan import FitPlan, ReferenceData, datamodule_of
+from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
+from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
-from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
-from anomalib_nagl.plugin.prediction import Scoring
-from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
-from anomalib_nagl.plugin.selection import Choice, exclude, find_copies
-from anomalib_nagl.plugin.token_cache import TokenTable
+from anomalib_nagl.plugin.pre_processing import NaglPreProcessor, transform_of
+from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
+from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
+from anomalib_nagl.plugin.reference_plan import ReferencePlan
+from anomalib_nagl.plugin.selection import exclude, find_copies
 from anomalib_nagl.plugin.token_store import PRECISIONS
-from anomalib_nagl.plugin.training import HeadTraining
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
+from anomalib_nagl.references.reference_set import ReferenceSet
 
 logger = logging.getLogger(__name__)
-# Buffers that checkpoints of the first days do not have.
-_LATER = ("normal_owner", "abnormal_tokens", "abnormal_marks", "abnormal_located", "defect_bank")
 _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
 # anomalib's own mixin overrides Lightning's to_onnx too, hence the ignored type.
-class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[misc]
+class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
@@ -58,6 +65,9 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
     on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation pictures, a
     number is a raw image score. Raises ValueError when a setting or the head does not fit.
     """
+
+    pre_processor: Any  # anomalib's components may be of any class
+    post_processor: Any
 
     def __init__(
         self,
@@ -87,34 +97,35 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
     ) -> None:
         image_size = parse_image_size(image_size)  # the plain form is what goes into a checkpoint
         head = str(head) if head is not None else None
+        token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
+        if token_precision not in PRECISIONS:
+            raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
+        # What anomalib's constructor asks for: the kind of learning, and settings of the components it builds.
         self.adapts = self.head_trained = head is not None or not Quirks.parse(variant).proxies
         self._size = image_size
+        self.threshold: str | float = parse_threshold(threshold)
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
-        self._threshold = parse_threshold(threshold)
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
         self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
-        self.epochs, self.learning_rate, self.kept = epochs, learning_rate, KeptHead(selection)
-        if token_precision not in PRECISIONS:
-            raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
-        self.token_cache, self.token_precision = token_cache, token_precision
-        self.token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
-        self._tokens: TokenTable | None = None
-        self.references: list[dict[str, str]] = []
-        self.manifest: dict[str, Any] = {}
-        self._held_out: Choice | None = None
-        self._removed = 0
-        self._type_results: TypeResults | None = None
-        self._head_backbone: str | None = None
+        self.epochs, self.learning_rate = epochs, learning_rate
+        self.token_cache, self.token_cache_dir, self.token_precision = token_cache, token_cache_dir, token_precision
+        self.plan: FitPlan | None = None  # of the fit that runs, or ran last
+        self.reference_adapter = ReferenceAdapter(ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed))
+        self.head_trainer = HeadTrainer(selection)
         if head is not None:
-            trained = read_head(head)
-            check_settings(trained, {name: self.hparams[name] for name in _STRUCTURE}, head)
-            self.model.head.load_published(trained.state)
-            self._head_backbone = trained.fingerprint
-            if not trained.settings:
-                logger.warning("Nothing in %s says how it was trained: it is used as variant %r.", head, variant)
+            self._load_head(head)
+
+    def _load_head(self, path: str) -> None:
+        trained = read_head(path)
+        check_settings(trained, {name: self.hparams[name] for name in _STRUCTURE}, path)
+        self.model.head.load_published(trained.state)
+        self.head_trainer.backbone = trained.fingerprint
+        if not trained.settings:
+            variant = self.hparams["variant"]
+            logger.warning("Nothing in %s says how it was trained: it is used as variant %r.", path, variant)
 
     @property
     def learning_type(self) -> LearningType:
@@ -133,16 +144,133 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
 
     def configure_post_processor(self) -> ReferencePostProcessor:
         """Thresholds from the references, unless ``threshold`` says otherwise."""
-        return ReferencePostProcessor(self._threshold)
+        return ReferencePostProcessor(self.threshold)
 
     @classmethod
     def configure_visualizer(cls) -> ReferenceVisualizer:
         """Anomalib's pictures, with the references beside them."""
         return ReferenceVisualizer()
 
+    @property
+    def references(self) -> list[dict[str, str]]:
+        """Records of the references that the model knows, normal ones first."""
+        return self.reference_adapter.references
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What ``references.json`` says of them: the records, and how they were chosen."""
+        return self.reference_adapter.manifest
+
+    @property
+    def selection(self) -> str:
+        """The rule that decides which epoch's head is kept."""
+        return self.head_trainer.kept.rule
+
+    @property
+    def fitting(self) -> bool:
+        """Whether the run is a fit, or the last one was."""
+        return self._trainer is not None and self._trainer.state.fn == "fit"
+
+    @property
+    def trains(self) -> bool:
+        """Whether this fit trains a head; another one shows it references only."""
+        return self.plan is not None and self.plan.mode == "episodes"
+
+    @property
+    def _datamodule(self) -> LightningDataModule | None:
+        return None if self._trainer is None else datamodule_of(self._trainer)
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Our parts and anomalib's.
+
+        The first hook of a run, before any data is prepared: here a fit is planned, and the datamodule told.
+        """
+        self._plan_fit()
+        listed: Any = super().configure_callbacks()
+        own: list[Callback] = [self.reference_adapter, self.head_trainer]
+        if self.trains and self.trainer.checkpoint_callbacks:
+            own.append(EpochCheckpoint(self.head_trainer.kept))
+        return [DefectTypeReport(), *listed, *own]
+
+    def _plan_fit(self) -> None:
+        """Decide what this run asks of its data; a run that is no fit asks nothing."""
+        self.plan = None
+        if not self.fitting:
+            return
+        data = self._datamodule
+        shots = data.abnormal_shots if isinstance(data, ReferenceData) else self.n_abnormal
+        resizes: list[Any] = extract_transforms_by_type(transform_of(self.pre_processor), Resize)
+        own = isinstance(self.pre_processor, NaglPreProcessor)  # that of somebody else cannot serve tokens
+        by_references = isinstance(self.post_processor, ReferencePostProcessor) and self.post_processor.from_references
+        measured = isinstance(self.evaluator, Evaluator) and len(self.evaluator.val_metrics) > 0
+        self.plan = FitPlan(
+            mode="references" if self.adapts or not shots else "episodes",
+            selection=self.selection,
+            use_tokens=self.token_cache and own,
+            resize=resizes[0] if resizes else None,
+            needs_validation=measured or not by_references,
+        )
+        if isinstance(data, ReferenceData):
+            data.prepare_for(self.plan)
+
+    def setup(self, stage: str) -> None:
+        """Have errors of checkpoints explained."""
+        # Imported late: anomalib's engine may itself be importing this package.
+        from anomalib_nagl.plugin.checkpoint_io import explain_errors
+
+        del stage
+        explain_errors(self.trainer.strategy, self.checkpoint_safe_globals())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
+        if not self.trains:
+            return None
+        return published_optimizer(self.model.head, self.learning_rate, self.loss.quirks.decay_all)
+
+    def set_references(
+        self, references: ReferenceSet, protocol: Mapping[str, Any] | None = None, removed: int = 0
+    ) -> None:
+        """Show the model the references of a new part, replacing those it had.
+
+        How they were chosen, the ``protocol``, and how many tested images left because they are references go on
+        record. Raises ValueError when they cannot be used.
+        """
+        self.reference_adapter.set_references(self, references, protocol, removed)
+
+    def predict(self, image: Any) -> Prediction:
+        """Score one image: a path, a Pillow image, an array or a tensor.
+
+        Raises RuntimeError when no references were set, ValueError when it is no image.
+        """
+        return predict_image(self, image)
+
+    def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
+        """Score RGB images (B, 3, H, W) in [0, 1] of any size: what an exported file does."""
+        del args, kwargs
+        images = self.pre_processor(batch) if self.pre_processor else batch
+        predictions = inference_batch(self.model(images))
+        return self.post_processor(predictions) if self.post_processor else predictions
+
+    def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
+        """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""
+        del batch_idx
+        if not self.trains:
+            return torch.zeros((), device=self.device, requires_grad=True)
+        return self.head_trainer.loss(self, batch)
+
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch of the target, for thresholds and score ranges by anomalib's rule."""
-        return AnomalibModule.test_step(self, batch, 0, *args, **kwargs)
+        return super().test_step(batch, 0, *args, **kwargs)
+
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch, see ``predict_batch``."""
+        del batch_idx, args, kwargs
+        return predict_batch(self, batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a batch, see ``predict_batch``."""
+        del batch_idx, dataloader_idx
+        return predict_batch(self, batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save plain data only, and nothing that refers to other files."""
@@ -151,7 +279,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         checkpoint["nagl"] = {
             "head_trained": self.head_trained,
             "references": self.references,
-            "kept": self.kept.state() if self._fitting else None,
+            "kept": self.head_trainer.kept.state() if self.fitting else None,
             "manifest": self.manifest,
             "backbone": self.model.encoder.config,
             "fingerprint": self.model.encoder.fingerprint() if self.model.encoder.weights_ready else None,
@@ -162,28 +290,34 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
         check_checkpoint(checkpoint, "the checkpoint")
-        settings = checkpoint["nagl"]["settings"]
+        if self._trainer is not None and self.head_trainer.has_outgrown(self._trainer.ckpt_path):
+            logger.info("Going on with the head just trained, not with the checkpoint its training was resumed from.")
+            checkpoint["state_dict"] = self.state_dict()
+            return
+        saved, settings = checkpoint["nagl"], checkpoint["nagl"]["settings"]
         self._size = parse_image_size(settings["image_size"])
         structure = {name: settings[name] for name in _STRUCTURE}
-        self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
+        self.model = build_model(**structure, image_size=self._size, config=saved["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
-        for name in _LATER:
-            checkpoint["state_dict"].setdefault(f"model.{name}", getattr(self.model, name))
         self.hparams.update(settings)
-        self.head_trained = bool(checkpoint["nagl"]["head_trained"])
-        self.references = list(checkpoint["nagl"]["references"])
-        if self._fitting and checkpoint["nagl"].get("kept"):
-            self.kept.restore(checkpoint["nagl"]["kept"])
-        self.manifest = dict(checkpoint["nagl"].get("manifest", {}))
+        self.head_trained = bool(saved["head_trained"])
+        self.reference_adapter.restore(saved["references"], saved["manifest"])
+        if self.fitting and saved["kept"] is not None:
+            self.head_trainer.kept.restore(saved["kept"])
         super().on_load_checkpoint(checkpoint)
-        data = getattr(self._trainer, "datamodule", None)
-        if isinstance(data, ReferenceDataModule) and not self._fitting:
+        self._plan_fit()  # anew: this may be a model of another size
+        self._tell_data()
+
+    def _tell_data(self) -> None:
+        """Let the data know the references and the size of a model that came from a checkpoint."""
+        data = self._datamodule
+        if isinstance(data, ReferenceData) and not self.fitting:
             data.use_recorded(self.references)
         if data is not None:
-            data.setup(self.trainer.state.fn)  # its loaders resize to the size of the model that was there before
-            if hasattr(data, "test_data"):
-                exclude(data, find_copies(data, self.references))
+            data.setup(self.trainer.state.fn)  # type: ignore[arg-type]  # anomalib tells the enum from plain text
+        if isinstance(data, AnomalibDataModule):
+            exclude(data, find_copies(data, self.references))
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
@@ -193,5 +327,5 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
         if "threshold" in kwargs:
-            model._apply_threshold()
+            model.reference_adapter.apply_threshold(model)
         return model

@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule
 from torch.utils.data import DataLoader
 
 from anomalib_nagl.plugin.episode_source import EpisodeSource, as_datamodule
+from anomalib_nagl.plugin.fit_plan import FitPlan
 from anomalib_nagl.plugin.reading import PictureFolder, read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.selection import Choice, exclude, find_copies, hold_out
@@ -81,6 +82,7 @@ class ReferenceDataModule(EpisodeSource):
         self.take_source(source, source_categories, episodes, sampling, validation_categories, validation_episodes)
         self.choice: Choice | None = None
         self.removed = 0
+        self.fit_plan: FitPlan | None = None
         self._recorded: list[Mapping[str, str]] | None = None
         if self.target.seed is None:
             self.target.seed = seed  # random splits of the target must not differ between processes
@@ -99,20 +101,46 @@ class ReferenceDataModule(EpisodeSource):
     def category(self, category: str) -> None:
         self.target.category = category
 
+    @property
+    def abnormal_shots(self) -> int:
+        """How many abnormal references there will be, synthetic ones included."""
+        return self.plan.abnormal_shots
+
+    @property
+    def brings_references(self) -> bool:
+        """Whether references lie in a folder of their own."""
+        return self.plan.files is not None
+
+    def prepare_for(self, plan: FitPlan) -> None:
+        """Serve what a fit asks for, until it ends."""
+        self.fit_plan = plan
+
+    def teardown(self, stage: str) -> None:
+        """A plan belongs to one fit; another model may be next."""
+        super().teardown(stage)
+        self.fit_plan = None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """A fit that failed has no teardown."""
+        super().on_exception(exception)
+        self.fit_plan = None
+
     def prepare_data(self) -> None:
         """Let the target, and the sources when a head is trained, fetch what they need."""
         self.target.prepare_data()
-        if self._mode == "episodes":
+        if self.fit_plan is not None and self.fit_plan.mode == "episodes":
             for source in self._source_datamodules():
                 source.prepare_data()
 
     def _setup(self, _stage: str | None = None) -> None:
         self.target.setup(_stage)
-        for split in ("train", "val", "test"):
-            setattr(self, f"{split}_augmentations", getattr(self.target, f"{split}_augmentations"))
+        self.train_augmentations = self.target.train_augmentations
+        self.val_augmentations = self.target.val_augmentations
+        self.test_augmentations = self.target.test_augmentations
         # Copies: what leaves the sets here stays in the target, so that the choice can be made anew.
         self.train_data, self.test_data = copy.deepcopy(self.target.train_data), copy.deepcopy(self.target.test_data)
-        self.val_data = copy.deepcopy(getattr(self.target, "val_data", self.target.test_data))
+        validated = self.target.val_data if hasattr(self.target, "val_data") else self.target.test_data
+        self.val_data = copy.deepcopy(validated)
         read_alike(self)
         if self._recorded is None:
             self.choice = self.plan.choose(self.target)
@@ -141,9 +169,13 @@ class ReferenceDataModule(EpisodeSource):
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
         return self.plan.load(self.choice)
 
+    def selection_record(self) -> dict[str, Any]:
+        """How the references were chosen, in plain values."""
+        return self.plan.protocol(self.target)
+
     def val_dataloader(self) -> Any:
         """The target's validation pictures; a single one where none is needed, for references are taken then."""
-        if self._mode is None or getattr(self._module, "needs_validation", True):
+        if self.fit_plan is None or self.fit_plan.needs_validation:
             return self.shared(super().val_dataloader())
         one = self.val_data.subsample([0])
         return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
@@ -161,9 +193,9 @@ class ReferenceDataModule(EpisodeSource):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Episodes, or a single batch when there is nothing to train; the target's normal images for other models."""
-        if self._mode is None:
+        if self.fit_plan is None:
             return super().train_dataloader()
-        if self._mode == "references":
+        if self.fit_plan.mode == "references":
             one = self.train_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
         return self.episode_loader()
