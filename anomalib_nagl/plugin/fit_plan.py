@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.metrics.evaluator import Evaluator
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
+from anomalib_nagl.plugin.pre_processing import NaglPreProcessor, transform_of
 from anomalib_nagl.references.reference_set import ReferenceSet
+
+if TYPE_CHECKING:
+    from anomalib_nagl.plugin.lightning_model import Nagl
 
 Mode = Literal["episodes", "references"]
 
@@ -70,6 +77,33 @@ class ReferenceData(Protocol):
 
     def validation_loaders(self, epoch: int) -> Mapping[str, DataLoader[Any]]:
         """Episodes by held-out category to judge the head of an epoch by; empty when there are none."""
+
+
+def plan_fit(nagl: Nagl) -> FitPlan | None:
+    """Plan the fit of a model that is about to run, and tell its data; None when the run is no fit."""
+    if not nagl.fitting:
+        return None
+    data = datamodule_of(nagl.trainer)
+    if not isinstance(data, ReferenceData):
+        return _plan(nagl, nagl.n_abnormal)
+    plan = _plan(nagl, data.abnormal_shots)
+    data.prepare_for(plan)
+    return plan
+
+
+def _plan(nagl: Nagl, abnormal_shots: int) -> FitPlan:
+    """The plan for a model that will be shown so many abnormal references."""
+    resizes: list[Any] = extract_transforms_by_type(transform_of(nagl.pre_processor), Resize)
+    by_references = isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references
+    measured = isinstance(nagl.evaluator, Evaluator) and len(nagl.evaluator.val_metrics) > 0
+    return FitPlan(
+        mode="references" if nagl.adapts or not abnormal_shots else "episodes",
+        selection=nagl.selection,
+        # Tokens are of images that our pre-processor made, no one else's.
+        use_tokens=nagl.token_cache and isinstance(nagl.pre_processor, NaglPreProcessor),
+        resize=resizes[0] if resizes else None,
+        needs_validation=measured or not by_references,
+    )
 
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:

@@ -4,48 +4,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import AnomalibDataModule, InferenceBatch
-from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.data import InferenceBatch
+from anomalib.deploy.export import CompressionType
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Resize
 
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
-from anomalib_nagl.core.variants import Quirks
+from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.encoders import parse_image_size
-from anomalib_nagl.export.exporter import SafeExport
-from anomalib_nagl.plugin.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
+from anomalib_nagl.export.exporter import Options
+from anomalib_nagl.plugin import exporting
+from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
+from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
-from anomalib_nagl.plugin.fit_plan import FitPlan, ReferenceData, datamodule_of
+from anomalib_nagl.plugin.fit_plan import FitPlan, plan_fit
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
-from anomalib_nagl.plugin.pre_processing import NaglPreProcessor, transform_of
+from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
-from anomalib_nagl.plugin.selection import exclude, find_copies
 from anomalib_nagl.plugin.token_store import PRECISIONS
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
 from anomalib_nagl.references.reference_set import ReferenceSet
 
 logger = logging.getLogger(__name__)
-_STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
-# anomalib's own mixin overrides Lightning's to_onnx too, hence the ignored type.
-class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
+class Nagl(AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
@@ -101,11 +99,11 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
         if token_precision not in PRECISIONS:
             raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
         # What anomalib's constructor asks for: the kind of learning, and settings of the components it builds.
-        self.adapts = self.head_trained = head is not None or not Quirks.parse(variant).proxies
-        self._size = image_size
+        self.adapts = self.head_trained = head is not None or not Variant.parse(variant).proxies
+        self.image_size = image_size
         self.threshold: str | float = parse_threshold(threshold)
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
-        self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
+        self.statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
@@ -116,16 +114,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
         self.reference_adapter = ReferenceAdapter(ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed))
         self.head_trainer = HeadTrainer(selection)
         if head is not None:
-            self._load_head(head)
-
-    def _load_head(self, path: str) -> None:
-        trained = read_head(path)
-        check_settings(trained, {name: self.hparams[name] for name in _STRUCTURE}, path)
-        self.model.head.load_published(trained.state)
-        self.head_trainer.backbone = trained.fingerprint
-        if not trained.settings:
-            variant = self.hparams["variant"]
-            logger.warning("Nothing in %s says how it was trained: it is used as variant %r.", path, variant)
+            load_head(self, head)
 
     @property
     def learning_type(self) -> LearningType:
@@ -139,8 +128,8 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
 
     def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> PreProcessor:  # type: ignore[override]
         """Resize to the network input, normalise with the backbone's statistics."""
-        mean, std, published = self._statistics
-        return NaglPreProcessor(image_size or self._size, mean, std, published)
+        mean, std, published = self.statistics
+        return NaglPreProcessor(image_size or self.image_size, mean, std, published)
 
     def configure_post_processor(self) -> ReferencePostProcessor:
         """Thresholds from the references, unless ``threshold`` says otherwise."""
@@ -176,42 +165,17 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
         """Whether this fit trains a head; another one shows it references only."""
         return self.plan is not None and self.plan.mode == "episodes"
 
-    @property
-    def _datamodule(self) -> LightningDataModule | None:
-        return None if self._trainer is None else datamodule_of(self._trainer)
-
     def configure_callbacks(self) -> Sequence[Callback]:
         """Our parts and anomalib's.
 
         The first hook of a run, before any data is prepared: here a fit is planned, and the datamodule told.
         """
-        self._plan_fit()
+        self.plan = plan_fit(self)
         listed: Any = super().configure_callbacks()
         own: list[Callback] = [self.reference_adapter, self.head_trainer]
         if self.trains and self.trainer.checkpoint_callbacks:
             own.append(EpochCheckpoint(self.head_trainer.kept))
         return [DefectTypeReport(), *listed, *own]
-
-    def _plan_fit(self) -> None:
-        """Decide what this run asks of its data; a run that is no fit asks nothing."""
-        self.plan = None
-        if not self.fitting:
-            return
-        data = self._datamodule
-        shots = data.abnormal_shots if isinstance(data, ReferenceData) else self.n_abnormal
-        resizes: list[Any] = extract_transforms_by_type(transform_of(self.pre_processor), Resize)
-        own = isinstance(self.pre_processor, NaglPreProcessor)  # that of somebody else cannot serve tokens
-        by_references = isinstance(self.post_processor, ReferencePostProcessor) and self.post_processor.from_references
-        measured = isinstance(self.evaluator, Evaluator) and len(self.evaluator.val_metrics) > 0
-        self.plan = FitPlan(
-            mode="references" if self.adapts or not shots else "episodes",
-            selection=self.selection,
-            use_tokens=self.token_cache and own,
-            resize=resizes[0] if resizes else None,
-            needs_validation=measured or not by_references,
-        )
-        if isinstance(data, ReferenceData):
-            data.prepare_for(self.plan)
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""
@@ -225,7 +189,7 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
         """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
         if not self.trains:
             return None
-        return published_optimizer(self.model.head, self.learning_rate, self.loss.quirks.decay_all)
+        return published_optimizer(self.model.head, self.learning_rate, self.loss.variant.decay_all)
 
     def set_references(
         self, references: ReferenceSet, protocol: Mapping[str, Any] | None = None, removed: int = 0
@@ -272,20 +236,42 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
         del batch_idx, dataloader_idx
         return predict_batch(self, batch)
 
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Write ``weights/torch/NAME.pt``; RuntimeError without references."""
+        return exporting.to_torch(self, export_root, model_file_name)
+
+    def to_onnx(  # type: ignore[override]  # as anomalib's own
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Write ``weights/onnx/NAME.onnx``, see ``exporting.to_onnx``."""
+        return exporting.to_onnx(self, export_root, model_file_name, input_size, kwargs)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: Any = None,
+        metric: Any = None,
+        task: Any = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write ``weights/openvino/NAME.xml`` and what the box needs, see ``exporting.to_openvino``."""
+        request = exporting.CompressionRequest(compression_type, datamodule, metric, task, max_drop)
+        options = Options(input_size, onnx_kwargs or {}, ov_kwargs or {})
+        return exporting.to_openvino(self, export_root, model_file_name, options, request)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save plain data only, and nothing that refers to other files."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"].update(head=None, backbone_weights=None, image_size=list(self._size))
-        checkpoint["nagl"] = {
-            "head_trained": self.head_trained,
-            "references": self.references,
-            "kept": self.head_trainer.kept.state() if self.fitting else None,
-            "manifest": self.manifest,
-            "backbone": self.model.encoder.config,
-            "fingerprint": self.model.encoder.fingerprint() if self.model.encoder.weights_ready else None,
-            # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
-            "settings": {name: checkpoint["hyper_parameters"][name] for name in (*_STRUCTURE, "image_size")},
-        }
+        save_content(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
@@ -294,30 +280,11 @@ class Nagl(SafeExport, AnomalibModule):  # type: ignore[misc]
             logger.info("Going on with the head just trained, not with the checkpoint its training was resumed from.")
             checkpoint["state_dict"] = self.state_dict()
             return
-        saved, settings = checkpoint["nagl"], checkpoint["nagl"]["settings"]
-        self._size = parse_image_size(settings["image_size"])
-        structure = {name: settings[name] for name in _STRUCTURE}
-        self.model = build_model(**structure, image_size=self._size, config=saved["backbone"])
-        self.loss = NaglLoss(settings["variant"])
-        self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
-        self.hparams.update(settings)
-        self.head_trained = bool(saved["head_trained"])
-        self.reference_adapter.restore(saved["references"], saved["manifest"])
-        if self.fitting and saved["kept"] is not None:
-            self.head_trainer.kept.restore(saved["kept"])
+        load_content(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
-        self._plan_fit()  # anew: this may be a model of another size
-        self._tell_data()
-
-    def _tell_data(self) -> None:
-        """Let the data know the references and the size of a model that came from a checkpoint."""
-        data = self._datamodule
-        if isinstance(data, ReferenceData) and not self.fitting:
-            data.use_recorded(self.references)
-        if data is not None:
-            data.setup(self.trainer.state.fn)  # type: ignore[arg-type]  # anomalib tells the enum from plain text
-        if isinstance(data, AnomalibDataModule):
-            exclude(data, find_copies(data, self.references))
+        self.plan = plan_fit(self)  # anew: this may be a model of another size
+        if self._trainer is not None:
+            self.reference_adapter.tell_data(self._trainer, self)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:

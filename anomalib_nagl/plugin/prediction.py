@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from anomalib.data import InferenceBatch
 from torch import Tensor
 
+from anomalib_nagl.core.model import ImageScores
 from anomalib_nagl.core.reference_similarity import NearestReference, nearest_references
 from anomalib_nagl.references.images import as_image
 
@@ -43,7 +44,7 @@ def predict_image(nagl: Nagl, image: Any) -> Prediction:
     picture = as_image(image)
     batch = picture[None].to(nagl.device)
     tokens = nagl.model.encode(nagl.pre_processor(batch) if nagl.pre_processor else batch)
-    score = nagl.model.detect(tokens).score
+    score = nagl.model.score(tokens).score
     raw: Any = inference_batch(nagl.model.predictions(score))
     post: Any = nagl.post_processor
     shown = post(raw) if post else raw
@@ -67,7 +68,7 @@ def predict_batch(nagl: Nagl, batch: Any) -> Any:
     The similarity to every reference, (B, n + a), is its ``reference_similarity``; ``explanation`` is its text.
     """
     tokens = nagl.model.encode(batch.image)
-    score = nagl.model.detect(tokens).score
+    score = nagl.model.score(tokens).score
     batch = batch.update(**nagl.model.predictions(score)._asdict())
     batch.reference_similarity = nagl.model.similarity(tokens, score)
     batch.reference_types = [record["defect_type"] for record in nagl.references]
@@ -76,6 +77,6 @@ def predict_batch(nagl: Nagl, batch: Any) -> Any:
     return batch
 
 
-def inference_batch(scores: Any) -> InferenceBatch:
-    """Image scores and maps of the torch model as anomalib's own type."""
-    return InferenceBatch(pred_score=scores.pred_score, anomaly_map=scores.anomaly_map)
+def inference_batch(scores: ImageScores) -> InferenceBatch:
+    """Scores and maps of the torch model as anomalib's own type."""
+    return InferenceBatch(**scores._asdict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,14 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
 
 from anomalib_nagl.core.calibration import calibrate
+from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_callback import RunCallback
-from anomalib_nagl.plugin.selection import Choice, describe, hold_out
+from anomalib_nagl.plugin.selection import Choice, describe, exclude, find_copies, hold_out
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_manifest, write_manifest
 from anomalib_nagl.references.reference_set import ReferenceSet
@@ -59,15 +61,26 @@ class ReferenceAdapter(RunCallback):
         with torch.inference_mode(False), torch.no_grad():
             prepared = prepare_references(references, transform, nagl.model.encoder.image_size)
             normal, abnormal, masks, images, unmasked = (tensor.to(nagl.device) for tensor in prepared)
-            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit)
+            select = partial(coreset, limit=nagl.bank_limit) if nagl.bank_limit else None
+            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, select)
             if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
-                nagl.post_processor.calibrate(calibrate(nagl.model, tokens))
+                nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.model.state))
         self.references = references.records()
         self.manifest = make_manifest(self.references, protocol, removed)
 
     def restore(self, references: Sequence[dict[str, str]], manifest: Mapping[str, Any]) -> None:
         """Take over what a checkpoint says of the references it holds."""
         self.references, self.manifest = list(references), dict(manifest)
+
+    def tell_data(self, trainer: Trainer, nagl: Nagl) -> None:
+        """Let the data know the references and the size of a model that came from a checkpoint."""
+        data = datamodule_of(trainer)
+        if isinstance(data, ReferenceData) and not nagl.fitting:
+            data.use_recorded(self.references)
+        if data is not None:
+            data.setup(trainer.state.fn)  # type: ignore[arg-type]  # anomalib tells Lightning's enum from plain text
+        if isinstance(data, AnomalibDataModule):
+            exclude(data, find_copies(data, self.references))
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Choose references of a plain datamodule, before any loader exists.

@@ -168,8 +168,8 @@ def test_the_naive_rule_is_what_it_says(drawn: Path, finished: Path) -> None:
     scored = bench.score(model, rule, category, draw)
     tokens, core = seen[0].double(), model.model
     cosine = torch.nn.functional.cosine_similarity
-    defects, normal = core.abnormal_tokens[core.abnormal_marks > 0].double(), core.normal_bank.double()
-    assert 0 < len(defects) < core.abnormal_marks.numel()
+    defects, normal = core.abnormal_tokens[core.abnormal_patch_mask > 0].double(), core.normal_bank.double()
+    assert 0 < len(defects) < core.abnormal_patch_mask.numel()
     for i, query in enumerate(tokens):
         near = [(1 + cosine(query[:, None], bank[None], dim=-1).max(1).values) / 2 for bank in (defects, normal)]
         patch = (near[0] + 1 - near[1]) / 2
