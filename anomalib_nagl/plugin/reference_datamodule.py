@@ -8,9 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 
-from anomalib_nagl.plugin.episode_source import EpisodeSource, as_datamodule
+from anomalib_nagl.plugin.episode_source import (
+    Episodes,
+    EpisodeSource,
+    as_datamodule,
+    as_planned,
+    training_loader,
+    validation_loaders,
+)
+from anomalib_nagl.plugin.episodes import EpisodeDataset
 from anomalib_nagl.plugin.fit_plan import FitPlan
 from anomalib_nagl.plugin.reading import PictureFolder, read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
@@ -20,7 +29,7 @@ from anomalib_nagl.references.reference_set import ReferenceSet
 logger = logging.getLogger(__name__)
 
 
-class ReferenceDataModule(EpisodeSource):
+class ReferenceDataModule(AnomalibDataModule):
     """Takes references from a folder or draws them from a target, and draws training episodes from a source.
 
     ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
@@ -79,7 +88,17 @@ class ReferenceDataModule(EpisodeSource):
         # How many references an episode has; a head that will see synthetic ones only learns with real ones.
         self.n_normal = 1 if n_normal is None else n_normal
         self.n_abnormal = max(1 if n_abnormal is None else n_abnormal, min(synthetic_abnormal, 1))
-        self.take_source(source, source_categories, episodes, sampling, validation_categories, validation_episodes)
+        self.episode_source = EpisodeSource.make(
+            source,
+            source_categories,
+            shots=(self.n_normal, self.n_abnormal),
+            episodes=episodes,
+            sampling=sampling,
+            validation_categories=validation_categories,
+            validation_episodes=validation_episodes,
+            seed=seed,
+        )
+        self.validation_data: Episodes | None = None
         self.choice: Choice | None = None
         self.removed = 0
         self.fit_plan: FitPlan | None = None
@@ -129,7 +148,7 @@ class ReferenceDataModule(EpisodeSource):
         """Let the target, and the sources when a head is trained, fetch what they need."""
         self.target.prepare_data()
         if self.fit_plan is not None and self.fit_plan.mode == "episodes":
-            for source in self._source_datamodules():
+            for source in self.episode_source.expanded():
                 source.prepare_data()
 
     def _setup(self, _stage: str | None = None) -> None:
@@ -176,7 +195,7 @@ class ReferenceDataModule(EpisodeSource):
     def val_dataloader(self) -> Any:
         """The target's validation pictures; a single one where none is needed, for references are taken then."""
         if self.fit_plan is None or self.fit_plan.needs_validation:
-            return self.shared(super().val_dataloader())
+            return self._shared(super().val_dataloader())
         one = self.val_data.subsample([0])
         return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
 
@@ -185,7 +204,7 @@ class ReferenceDataModule(EpisodeSource):
         if isinstance(self.target, PictureFolder):
             logger.info("Nothing to test: the pictures have no labels. `anomalib predict` scores them.")
             return []
-        return self.shared(super().test_dataloader())
+        return self._shared(super().test_dataloader())
 
     def predict_dataloader(self) -> Any:
         """The pictures to inspect, or the target's test pictures."""
@@ -198,7 +217,38 @@ class ReferenceDataModule(EpisodeSource):
         if self.fit_plan.mode == "references":
             one = self.train_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
-        return self.episode_loader()
+        episodes, self.validation_data = as_planned(*self.episode_datasets(), self.fit_plan)
+        return training_loader(episodes, self.train_batch_size, self.num_workers, self._process)
+
+    def validation_loaders(self, epoch: int) -> dict[str, DataLoader[Any]]:
+        """Validation episodes by category, as of the last ``train_dataloader``; none where there are none."""
+        return validation_loaders(self.validation_data, epoch, self.train_batch_size)
+
+    def episode_datasets(self) -> tuple[EpisodeDataset, EpisodeDataset | None]:
+        """Training episodes of the sources, and validation episodes of categories that are not trained on.
+
+        Raises ValueError if there is no source.
+        """
+        self.setup()
+        return self.episode_source.datasets(self.target, self.fit_plan)
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """Which process this is, of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Divide images among processes, each once: Lightning would repeat some to make the shares equal."""
+        rank, processes = self._process
+        if processes == 1:
+            return loader
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            sampler=UnrepeatedDistributedSampler(loader.dataset, processes, rank, shuffle=False),
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+        )
 
 
 def _as_target(
