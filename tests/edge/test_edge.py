@@ -145,7 +145,7 @@ def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Pa
 def test_without_a_mask_the_most_deviating_patches_count(exported: Path) -> None:
     detector = NaglEdge(exported)
     detector.add_abnormal(pixels(picture(PICTURE, 21, defect=True)), name="scratch")
-    marked = detector.references[-1].marks
+    marked = detector.references[-1].patch_mask
     assert 1 <= marked.sum() < marked.size / 2
     bank = np.eye(3, dtype=np.float32)
     tokens = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0.2, 0], [-1, 0, 0.1], [-1, 0.2, 0]], np.float32)

@@ -161,8 +161,8 @@ def test_commands_on_turned_and_deep_pictures(box: Path, tmp_path: Path) -> None
         assert edge_command(["add-defect", str(box), *options]) == 0
     found = NaglEdge(box)
     assert [one.sha256 for one in found.references] == [one.sha256 for one in expected.references]
-    assert np.array_equal(found.references[-2].marks, expected.references[-2].marks)
-    assert 0 < found.references[-2].marks.sum() < found.references[-2].marks.size
+    assert np.array_equal(found.references[-2].patch_mask, expected.references[-2].patch_mask)
+    assert 0 < found.references[-2].patch_mask.sum() < found.references[-2].patch_mask.size
     assert found.predict(photo).score == pytest.approx(expected.predict(photo).score, abs=1e-5)
 
 
