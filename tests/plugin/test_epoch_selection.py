@@ -17,8 +17,8 @@ from support.commands import CONFIGS
 from torch import nn
 
 from anomalib_nagl.core.layers import CrossAttention
-from anomalib_nagl.core.model import coreset
 from anomalib_nagl.core.variants import Variant
+from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.epoch_selection import KeptHead, ScoredEpisodes, ValidationScores, validation_scores
 
 REPRODUCE = Path(__file__).parents[2] / "examples/reproduce_paper.py"
