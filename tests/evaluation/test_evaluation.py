@@ -30,7 +30,7 @@ from anomalib_nagl.evaluation.scoring import Bench, learned, naive
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
 from anomalib_nagl.plugin.datasets import samples
-from anomalib_nagl.plugin.training import HeadTraining
+from anomalib_nagl.plugin.head_trainer import HeadTrainer
 from anomalib_nagl.references.sampling import Sample
 
 QUICK = (
@@ -227,25 +227,25 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_head(
     head = Head("nagl", "other_domains", "plate", 0)
     settings = [settings_of(drawn, tmp_path / name, epochs=3, episodes=16) for name in ("whole", "killed")]
     whole = read_head(train_head(settings[0], head)).state
-    after_epoch = HeadTraining.on_train_epoch_end
+    after_epoch = HeadTrainer.on_train_epoch_end
 
-    def die(self: HeadTraining) -> None:
-        if self.current_epoch == 2:
+    def die(self: HeadTrainer, trainer: Any, nagl: Any) -> None:
+        if trainer.current_epoch == 2:
             raise RuntimeError("killed")
-        after_epoch(self)
+        after_epoch(self, trainer, nagl)
 
     with monkeypatch.context() as patch:
-        patch.setattr(HeadTraining, "on_train_epoch_end", die)
+        patch.setattr(HeadTrainer, "on_train_epoch_end", die)
         with pytest.raises(RuntimeError, match="killed"):
             train_head(settings[1], head)
     assert not head_path(settings[1], head).exists()
     epochs: list[int] = []
 
-    def count(self: HeadTraining) -> None:
-        epochs.append(self.current_epoch)
-        after_epoch(self)
+    def count(self: HeadTrainer, trainer: Any, nagl: Any) -> None:
+        epochs.append(trainer.current_epoch)
+        after_epoch(self, trainer, nagl)
 
-    monkeypatch.setattr(HeadTraining, "on_train_epoch_end", count)
+    monkeypatch.setattr(HeadTrainer, "on_train_epoch_end", count)
     resumed = read_head(train_head(settings[1], head)).state
     assert epochs == [2]
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
