@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 
 FORMAT = "nagl-references-2"
 _TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
@@ -126,7 +126,7 @@ def write_pack(path: Path, pack: Pack) -> None:
     header["__metadata__"] = {**texts, "sha256": _digest(header, texts, body)}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    write_bytes(path, struct.pack("<Q", len(encoded)) + encoded + body)
+    atomic_write_bytes(path, struct.pack("<Q", len(encoded)) + encoded + body)
 
 
 def read_pack(path: Path, signature: Mapping[str, Any]) -> Pack:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 from anomalib_nagl.io.arrays import as_picture, decoder, eight_bit
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.files import write_bytes, write_in_one_step
+from anomalib_nagl.io.files import atomic_write, atomic_write_bytes
 
 RED = np.array([255, 0, 0], dtype=np.float32)
 
@@ -49,7 +49,7 @@ def predict(options: argparse.Namespace) -> None:
         _write_overlay(options.out / name, eight_bit(as_picture(path)).transpose(1, 2, 0), found)
         label = "" if found.label is None else int(found.label)
         writer.writerow([path.as_posix(), f"{found.score:.6f}", label, f"{found.map.max():.6f}", name])
-    write_bytes(options.out / "predictions.csv", table.getvalue().encode())
+    atomic_write_bytes(options.out / "predictions.csv", table.getvalue().encode())
     print(f"{len(pictures)} pictures: {options.out / 'predictions.csv'}")
 
 
@@ -168,7 +168,7 @@ def _write_overlay(path: Path, picture: NDArray[np.uint8], found: Prediction) ->
         mask = np.asarray(Image.fromarray(found.mask.astype(np.uint8) * 255).resize((width, height))) > 127
         drawn[_outline(mask)] = 255
     result = Image.fromarray(drawn.astype(np.uint8))
-    write_in_one_step(path, lambda file: result.save(file, format="PNG"))
+    atomic_write(path, lambda file: result.save(file, format="PNG"))
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from anomalib_nagl.edge.mining import Miner
 from anomalib_nagl.edge.runtime import REPLACEABLE, Requests, compile_graph, read_graph, with_reference_inputs
 from anomalib_nagl.io.arrays import as_mask, as_picture, content_hash, eight_bit, thumbnail
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.files import read_manifest
+from anomalib_nagl.io.export_manifest import read_export_manifest
 
 
 class Prediction(NamedTuple):
@@ -83,7 +83,7 @@ class NaglEdge:
         if requests < 1:
             raise EdgeError(f"found {requests} requests, expected at least 1: that many pictures are computed at once")
         path = Path(model)
-        self._manifest = read_manifest(path.with_suffix(".json"))
+        self._manifest = read_export_manifest(path.with_suffix(".json"))
         pack = read_pack(Path(references) if references else path.with_name("references.safetensors"), self.signature)
         self._core = ov.Core()
         self._config = {"CACHE_DIR": str(cache)} if cache else {}

@@ -31,7 +31,7 @@ from anomalib_nagl.evaluation.protocols import fixed
 from anomalib_nagl.evaluation.results import DONE, FAILED, NOT_RUN
 from anomalib_nagl.evaluation.scoring import Rule, learned, model_arguments, naive
 from anomalib_nagl.evaluation.settings import Settings
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.plugin.checkpoints import read_head
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.selection import Choice
@@ -76,7 +76,7 @@ def write_costs(settings: Settings, head: Path | None) -> Path:
     writer.writeheader()
     writer.writerows(rows)
     path = Path(settings.out) / COSTS
-    write_bytes(path, text.getvalue().encode())
+    atomic_write_bytes(path, text.getvalue().encode())
     return path
 
 

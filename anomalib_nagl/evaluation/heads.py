@@ -20,7 +20,7 @@ from anomalib_nagl.evaluation.categories import open_category
 from anomalib_nagl.evaluation.grid import Head
 from anomalib_nagl.evaluation.scoring import device, encode_category, model_arguments
 from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.plugin.token_store import PRECISIONS
@@ -82,7 +82,7 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
     if engine.trainer.interrupted:
         raise KeyboardInterrupt
     trained = Path(getattr(engine.trainer.checkpoint_callback, "best_model_path", ""))
-    write_bytes(final, trained.read_bytes())
+    atomic_write_bytes(final, trained.read_bytes())
 
 
 def _encode(settings: Settings, model: Nagl, sources: Mapping[str, AnomalibDataModule]) -> None:

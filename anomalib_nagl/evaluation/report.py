@@ -17,7 +17,7 @@ from anomalib_nagl.evaluation.plots import plot_categories, plot_curves, plot_sh
 from anomalib_nagl.evaluation.results import DONE
 from anomalib_nagl.evaluation.summary import read_results, sections
 from anomalib_nagl.evaluation.tables import read_costs, summarise, title, write_tables
-from anomalib_nagl.io.files import write_bytes, write_in_one_step
+from anomalib_nagl.io.files import atomic_write, atomic_write_bytes
 
 TERMS = (
     "Contact sheets in sheets/ show pictures of the data set: do not publish or commit them unless its terms allow it."
@@ -57,13 +57,13 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    write_bytes(path, content)
+    atomic_write_bytes(path, content)
     return path
 
 
 def _write_figure(path: Path, figure: Figure) -> Path:
     canvas = FigureCanvasAgg(figure)
-    write_in_one_step(path, canvas.print_png)
+    atomic_write(path, canvas.print_png)
     return path
 
 

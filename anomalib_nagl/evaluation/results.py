@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_nagl.evaluation.records import METRICS, Cell
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 
 DONE, NOT_RUN, FAILED = "done", "not run", "failed"
 CELL_FIELDS = tuple(field.name for field in fields(Cell))
@@ -82,7 +82,7 @@ def _row(values: Mapping[str, str]) -> Row:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replace the file in one step."""
-    write_bytes(path, (_line(COLUMNS) + "".join(row.line for row in rows)).encode())
+    atomic_write_bytes(path, (_line(COLUMNS) + "".join(row.line for row in rows)).encode())
 
 
 def append_row(path: Path, row: Row) -> None:

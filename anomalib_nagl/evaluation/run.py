@@ -24,7 +24,7 @@ from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.results import DONE, FAILED, Row, append_row, read_rows, write_rows
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.evaluation.workers import ERROR, ITEM, run_jobs
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 
 RESULTS = "results.csv"
 _NUMBERS = (  # settings that a number depends on; seeds, shots, models and the like only add rows
@@ -235,7 +235,7 @@ def _write_folder(settings: Settings) -> None:
         now["heads"] = {**before["heads"], **now["heads"]}
         for name in seeds:
             seeds[name] = max(seeds[name], before.get(name, 0))
-    write_bytes(path, json.dumps({**now, **seeds, "machine": _machine()}, indent=1).encode())
+    atomic_write_bytes(path, json.dumps({**now, **seeds, "machine": _machine()}, indent=1).encode())
 
 
 def _machine() -> str:

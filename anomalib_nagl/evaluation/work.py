@@ -19,7 +19,7 @@ from anomalib_nagl.evaluation.protocols import Draw, NotPossible
 from anomalib_nagl.evaluation.records import Cell, Scored
 from anomalib_nagl.evaluation.results import Row
 from anomalib_nagl.evaluation.scoring import Bench, join, learned, naive
-from anomalib_nagl.io.files import write_in_one_step
+from anomalib_nagl.io.files import atomic_write
 from anomalib_nagl.plugin.selection import Sample
 from anomalib_nagl.references.images import picture_hash
 
@@ -102,7 +102,7 @@ def _row(bench: Bench, cell: Cell, draws: tuple[Draw, ...], scored: Scored, star
     found = measure(scored)
     path = Path(bench.settings.out) / "scores" / f"{cell.key}.npz"
     known = [] if cell.abnormal != "real" else [sample.defect_type for draw in draws for sample in draw.abnormal]
-    write_in_one_step(path, partial(_write_scores, cell=cell, scored=scored, known=known))
+    atomic_write(path, partial(_write_scores, cell=cell, scored=scored, known=known))
     return Row(cell, "done", "", len(scored.names), found, time.perf_counter() - start)
 
 

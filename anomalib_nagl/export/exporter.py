@@ -18,7 +18,8 @@ from anomalib_nagl.encoders import VitEncoder
 from anomalib_nagl.export import openvino_graph
 from anomalib_nagl.export.companions import facts_of, pack_of
 from anomalib_nagl.export.graphs import ReferenceTensors, trace_detection, trace_mining
-from anomalib_nagl.io.files import file_hash, write_bytes, write_manifest
+from anomalib_nagl.io.export_manifest import write_export_manifest
+from anomalib_nagl.io.files import atomic_write_bytes, file_hash
 from anomalib_nagl.references.record import embed_manifest
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _write_companions(nagl: Any, path: Path) -> None:
     write_pack(path.with_name("references.safetensors"), pack_of(nagl))
     exported = {"references": file_hash(path.with_name("references.safetensors"))}
     files = [graph.with_suffix(suffix) for graph in (path, references) for suffix in (".xml", ".bin")]
-    write_manifest(path.with_suffix(".json"), files, facts_of(nagl) | exported)
+    write_export_manifest(path.with_suffix(".json"), files, facts_of(nagl) | exported)
 
 
 def _keep_taught(manifest: Path) -> None:
@@ -164,7 +165,7 @@ def _keep_taught(manifest: Path) -> None:
         return
     if json.loads(manifest.read_bytes()).get("references") != file_hash(pack):
         kept = pack.with_name("references.taught.safetensors")
-        write_bytes(kept, pack.read_bytes())
+        atomic_write_bytes(kept, pack.read_bytes())
         logger.warning("References were changed at %s after its export: they are kept in %s.", pack, kept)
 
 

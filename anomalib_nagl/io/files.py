@@ -1,21 +1,16 @@
-"""Files on the box: written in one step, read only when they are whole."""
+"""Files that are written in one step, and their hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from anomalib_nagl.io.errors import EdgeError
-
-FORMAT = 1
+from typing import BinaryIO
 
 
-def write_in_one_step(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it there; a failure leaves the old file alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -31,9 +26,9 @@ def write_in_one_step(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Put a whole file at ``path`` in one step."""
-    write_in_one_step(path, lambda file: file.write(content))
+    atomic_write(path, lambda file: file.write(content))
 
 
 def file_hash(path: Path) -> str:
@@ -43,44 +38,3 @@ def file_hash(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def write_manifest(path: Path, files: list[Path], facts: dict[str, Any]) -> None:
-    """Write the manifest of an exported model: its facts, and the hash of every file that must not change."""
-    content = {"format": FORMAT, **facts, "files": {file.name: file_hash(file) for file in files}}
-    write_bytes(path, json.dumps(content, indent=1).encode())
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a manifest and compare every file it lists; EdgeError names the first that is missing or was changed."""
-    if not path.is_file():
-        raise EdgeError(
-            f"found no {path.name} in {path.parent}, expected the one that was exported with the model: "
-            "copy the whole folder, or export again"
-        )
-    try:
-        content = json.loads(path.read_bytes())
-        found, files = content["format"], dict(content["files"])
-        missing = {"signature", "head_trained", "outputs"} - set(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise EdgeError(
-            f"found a manifest that cannot be read: {path} ({error}), expected the exported one: copy the folder again"
-        ) from error
-    if found != FORMAT:
-        raise EdgeError(f"found {path} of format {found}, expected {FORMAT}: export the model again")
-    if missing:
-        raise EdgeError(f"found {path} without {', '.join(sorted(missing))}, expected a whole one: export again")
-    for name, expected in files.items():
-        check_file(path.parent / name, expected)
-    return dict(content)
-
-
-def check_file(path: Path, expected: str) -> None:
-    """Raise EdgeError unless a file is there and has the hash that was recorded when it was written."""
-    if not path.is_file():
-        raise EdgeError(f"found no {path.name} in {path.parent}, expected the exported file: copy the whole folder")
-    if file_hash(path) != expected:
-        raise EdgeError(
-            f"found {path} with another content than was exported (truncated, edited, or of another export), expected "
-            f"SHA-256 {expected[:12]}...: copy the folder again, or export again"
-        )

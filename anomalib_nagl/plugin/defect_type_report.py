@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 
 FILE_NAME = "per_type.csv"
 BINS = 10_000  # of pixel scores in [0, 1]: pictures need not be kept. torchmetrics' binned AUROC loops over its bins.
@@ -76,7 +76,7 @@ class TypeResults:
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-        write_bytes(Path(folder) / FILE_NAME, text.getvalue().encode())
+        atomic_write_bytes(Path(folder) / FILE_NAME, text.getvalue().encode())
 
 
 def _auroc(counts: Tensor) -> float:

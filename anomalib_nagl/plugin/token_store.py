@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from anomalib_nagl.io.files import file_hash, write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes, file_hash
 
 logger = logging.getLogger(__name__)
 FORMAT = 1  # of the files; another number makes older ones be ignored
@@ -94,7 +94,7 @@ class FileStore:
             data = save({"tokens": one}, {"sha256": _hash(one), "picture": self.contents[row]})
             # On Windows a file cannot be replaced while another process reads what it has just written itself.
             with suppress(PermissionError):
-                write_bytes(self._path(row), data)
+                atomic_write_bytes(self._path(row), data)
 
     def share(self, add: Any) -> None:
         """Open what was written, here and by other processes; RuntimeError if a file is still not as it should be."""

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.references.folders import AbnormalFile, ReferenceFiles
 from anomalib_nagl.references.images import content_hash, load_mask, picture_hash
 
@@ -74,7 +74,7 @@ def write_manifest(manifest: Mapping[str, Any], folder: str | Path) -> Path:
     """Write ``references.json`` into a folder in one step, ``root`` as seen from there; returns its path."""
     path = Path(folder) / FILE_NAME
     root = _relative(Path(manifest["root"]).resolve(), path.parent.resolve()) if manifest["root"] else ""
-    write_bytes(path, (json.dumps({**manifest, "root": root}, indent=2) + "\n").encode())
+    atomic_write_bytes(path, (json.dumps({**manifest, "root": root}, indent=2) + "\n").encode())
     return path
 
 

@@ -34,7 +34,7 @@ from anomalib_nagl.core.calibration import held_out_scores, threshold
 from anomalib_nagl.core.functional import deviating_patches, image_score, mask_to_grid, nearest, unit
 from anomalib_nagl.core.model import ReferenceTokens
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
-from anomalib_nagl.io.files import write_bytes
+from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.references.images import load_image, load_mask
 from anomalib_nagl.references.reference_set import keep_thin
 from anomalib_nagl.references.synthetic import with_synthetic
@@ -287,7 +287,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, An
     writer = csv.DictWriter(text, list(columns))
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
+    atomic_write_bytes(path, text.getvalue().encode())
 
 
 def main() -> None:
