@@ -25,7 +25,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from anomalib_nagl.evaluation.baselines import PEERS, Peer, build_peer, unavailable
+from anomalib_nagl.evaluation.baselines import BASELINES, Baseline, build_baseline, unavailable
 from anomalib_nagl.evaluation.categories import load_category
 from anomalib_nagl.evaluation.protocols import fixed
 from anomalib_nagl.evaluation.results import DONE, FAILED, NOT_RUN
@@ -81,7 +81,7 @@ def write_costs(settings: Settings, head: Path | None) -> Path:
 
 
 def _row(settings: Settings, head: Path | None, model: str) -> dict[str, Any]:
-    reason = unavailable(model, settings) if model in PEERS else None
+    reason = unavailable(model, settings) if model in BASELINES else None
     if reason is not None:
         return {"model": model, "status": NOT_RUN, "reason": reason}
     context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
@@ -103,7 +103,7 @@ def _measure(settings: Settings, head: Path | None, model: str) -> dict[str, Any
     references = Choice(draw.normal, draw.abnormal).load()
     places = np.linspace(0, len(draw.queries) - 1, WARM_UP + QUERIES).astype(int)
     images = [load_image(draw.queries[place].image) for place in places]
-    subject = _peer(settings, model, references) if model in PEERS else _nagl(settings, head, model, references)
+    subject = _peer(settings, model, references) if model in BASELINES else _nagl(settings, head, model, references)
     empty = _buffers(subject.module)
     start = time.perf_counter()
     subject.take()
@@ -147,8 +147,8 @@ def _nagl(settings: Settings, head: Path | None, model: str, references: Referen
 
 
 def _peer(settings: Settings, name: str, references: ReferenceSet) -> Subject:
-    peer: Peer = build_peer(name, settings)
-    model = peer.module.model
+    baseline: Baseline = build_baseline(name, settings)
+    model = baseline.module.model
     encoders: dict[str, Callable[[Tensor], object]] = {
         "patchcore": lambda images: model.feature_extractor(images),
         "padim": lambda images: model.feature_extractor(images),
@@ -158,14 +158,14 @@ def _peer(settings: Settings, name: str, references: ReferenceSet) -> Subject:
     }
 
     def prepare(image: Tensor) -> Tensor:
-        return peer.prepare(image)[None]
+        return baseline.prepare(image)[None]
 
     def take() -> None:
-        peer.take_references(torch.cat([prepare(image) for image in references.normal]))
+        baseline.take_references(torch.cat([prepare(image) for image in references.normal]))
 
     trained = model.projector if name == "foundad" else None
     remark = "with 2 normal references, the fewest it takes" if name == "padim" else ""
-    return Subject(peer.module, take, prepare, peer.score, encoders[name], trained, remark)
+    return Subject(baseline.module, take, prepare, baseline.score, encoders[name], trained, remark)
 
 
 def _times(run: Callable[[Tensor], object], images: list[Tensor]) -> list[float]:

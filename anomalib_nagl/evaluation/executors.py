@@ -1,25 +1,28 @@
-"""Jobs over several processes, each with a pipe of its own, so that one that dies takes nothing with it."""
+"""Jobs through any ``concurrent.futures.Executor``; one that is killed takes no other with it.
+
+A factory gets the number of jobs to perform at a time and returns an executor as a context. ``local`` is the one that
+an evaluation uses unless ``evaluate`` is handed another, such as one of a cluster whose machines share the folder.
+"""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 import os
-import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from anomalib_nagl.evaluation.settings import Settings
-
-ITEM, END, ERROR = "item", "end", "error"
-LOG = "log.txt"
-# Loggers that would say the same for every head and unit, and the least that they may say.
+Job = TypeVar("Job")
+Factory = Callable[[int], AbstractContextManager[Executor]]
+KILLED = "its process was killed (out of memory?)"
+# Loggers that would say the same for every job, and the least that they may say.
 _NOISY = {
     "lightning.pytorch": logging.WARNING,
     "lightning.fabric": logging.WARNING,
@@ -27,106 +30,111 @@ _NOISY = {
     "anomalib": logging.WARNING,
     "timm": logging.ERROR,
     "anomalib_nagl": logging.WARNING,
-    "anomalib_nagl.plugin.adaptation": logging.ERROR,  # the naive rule has no head that could be trained
+    "anomalib_nagl.plugin.adaptation": logging.ERROR,  # that a head is not trained, of those that are never asked
 }
 
 
-class Message(NamedTuple):
-    """What came of a job: an ``item`` of its results, its ``end``, or an ``error`` with words."""
+class Outcome(NamedTuple, Generic[Job]):
+    """What came of a job: the value that it returned, or an error in words."""
 
-    job: Any
-    kind: str
-    content: Any
-
-
-def run_jobs(settings: Settings, jobs: Sequence[Any]) -> Iterator[Message]:
-    """Perform jobs (``units.perform``) over the processes of the settings; messages come as they happen."""
-    if settings.processes == 1 or len(jobs) < 2:
-        yield from _in_this_process(settings, jobs)
-    else:
-        yield from _spread(settings, list(jobs))
+    job: Job
+    value: Any
+    error: str | None = None
 
 
-def _in_this_process(settings: Settings, jobs: Sequence[Any]) -> Iterator[Message]:
-    from anomalib_nagl.evaluation.scoring import Bench
-    from anomalib_nagl.evaluation.units import perform
+def run_jobs(
+    work: Callable[[Job], Any], jobs: Iterable[Job], factory: Factory, at_once: int
+) -> Iterator[Outcome[Job]]:
+    """Perform jobs, so many at a time, and tell of each as it ends.
 
-    quiet()
-    bench = Bench(settings) if jobs else None
-    for job in jobs:
+    When a process is killed, its executor is lost. The jobs that were under way are performed again, each alone in a
+    new executor; the one whose process is killed then too has failed.
+    """
+    waiting = deque(jobs)
+    while waiting:
+        for job in (yield from _perform(work, waiting, factory, at_once)):
+            alone = deque([job])
+            if (yield from _perform(work, alone, factory, 1)) or alone:
+                yield Outcome(job, None, KILLED)
+
+
+def _perform(
+    work: Callable[[Job], Any], waiting: deque[Job], factory: Factory, at_once: int
+) -> Generator[Outcome[Job], None, list[Job]]:
+    """Perform jobs until none waits; returns those under way when a process was killed, the others still wait."""
+    running: dict[Future[tuple[Any, str | None]], Job] = {}
+    with factory(at_once) as executor:
         try:
-            for item in perform(bench, job):  # type: ignore[arg-type]
-                yield Message(job, ITEM, item)
-        except Exception as error:
-            yield Message(job, ERROR, _words(error))
-        else:
-            yield Message(job, END, None)
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    running[executor.submit(_attempt, work, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = Outcome(running[future], *future.result())
+                    del running[future]
+                    yield outcome
+        except BrokenExecutor:
+            return list(running.values())
+    return []
 
 
-def _spread(settings: Settings, jobs: list[Any]) -> Iterator[Message]:
-    waiting, processes = jobs[::-1], []
-    busy: dict[Connection, Any] = {}
+def _attempt(work: Callable[[Job], Any], job: Job) -> tuple[Any, str | None]:
     try:
-        while waiting or busy:
-            while waiting and len(busy) < settings.processes:
-                process, pipe = _start(settings)
-                processes.append(process)
-                pipe.send(waiting[-1])
-                busy[pipe] = waiting.pop()
-            for ready in cast(list[Connection], wait(list(busy))):
-                try:
-                    kind, content = ready.recv()
-                except (EOFError, ConnectionError):
-                    yield Message(busy.pop(ready), ERROR, "its process was killed (out of memory?)")
-                    continue  # another one is started above
-                yield Message(busy[ready], kind, content)
-                if kind == ITEM:
-                    continue
-                del busy[ready]
-                with suppress(ConnectionError):  # it died just now: another one gets the job
-                    if waiting:
-                        ready.send(waiting[-1])
-                        busy[ready] = waiting.pop()
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        return work(job), None
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return None, f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
 
 
-def _start(settings: Settings) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, settings), daemon=True)
-    process.start()
-    there.close()  # else nobody would notice that its other copy was closed
-    return process, here
+class InThisProcess(Executor):
+    """Performs each job when it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Perform a job; what it raises is raised here."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
-def _serve(pipe: Connection, settings: Settings) -> None:
-    """Perform jobs from a pipe until its other end is closed."""
+def local(processes: int, log: Path) -> Factory:
+    """Processes on this machine, which log into a file; one is this process itself."""
+
+    @contextmanager
+    def factory(at_once: int) -> Iterator[Executor]:
+        if processes == 1:
+            quiet()
+            yield InThisProcess()
+            return
+        before = set(multiprocessing.active_children())
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        with ProcessPoolExecutor(min(at_once, processes), context, _start, (log,)) as executor:
+            try:
+                yield executor
+            except BaseException:  # interrupted: nobody waits for what is under way
+                for process in set(multiprocessing.active_children()) - before:
+                    process.terminate()
+                raise
+
+    return factory
+
+
+def _start(log: Path) -> None:
+    """Prepare a process for jobs, and let it end with the one that started it."""
     import torch
 
-    from anomalib_nagl.evaluation.scoring import Bench
-    from anomalib_nagl.evaluation.units import perform
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent takes care
-    with (Path(settings.out) / LOG).open("a", encoding="utf-8") as log:  # the terminal shows the parent's progress
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
+    with log.open("a", encoding="utf-8") as file:  # the terminal shows the parent's progress
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
     torch.set_num_threads(1)
-    bench = Bench(settings)
-    with suppress(EOFError, ConnectionError):
-        while True:
-            job = pipe.recv()
-            try:
-                for item in perform(bench, job):
-                    pipe.send((ITEM, item))
-                pipe.send((END, None))
-            except ConnectionError:
-                raise
-            except Exception as error:
-                pipe.send((ERROR, _words(error)))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # the pipe of a pool stays open when its owner is killed: without this it would be waited for ever
 
 
 def quiet() -> None:
@@ -135,9 +143,3 @@ def quiet() -> None:
 
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(level)
-
-
-def _words(error: Exception) -> str:
-    """An error and where it was raised, in one line."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
