@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_nagl import Nagl
-from anomalib_nagl.plugin.selection import all_categories, expand_sources
+from anomalib_nagl.plugin.datasets import all_categories, expand_sources
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 METRICS = ("image_AUROC", "pixel_AUROC")

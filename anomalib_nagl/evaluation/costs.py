@@ -34,9 +34,9 @@ from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.plugin.checkpoints import read_head
 from anomalib_nagl.plugin.lightning_model import Nagl
-from anomalib_nagl.plugin.selection import Choice
 from anomalib_nagl.references.images import load_image
 from anomalib_nagl.references.reference_set import ReferenceSet
+from anomalib_nagl.references.sampling import SupportSet
 
 COSTS = "costs.csv"
 COLUMNS = ("model", "status", "reason", "ms_median", "ms_p95", "of_encoder", "s_references", "peak_mb", "state_mb")
@@ -100,7 +100,7 @@ def _measure(settings: Settings, head: Path | None, model: str) -> dict[str, Any
     normal = 2 if model == "padim" else 1
     category = load_category(settings, settings.evaluated[0])
     draw = fixed(category, normal, 1, 0, (normal, 1))
-    references = Choice(draw.normal, draw.abnormal).load()
+    references = SupportSet(draw.normal, draw.abnormal).load()
     places = np.linspace(0, len(draw.queries) - 1, WARM_UP + QUERIES).astype(int)
     images = [load_image(draw.queries[place].image) for place in places]
     subject = _peer(settings, model, references) if model in BASELINES else _nagl(settings, head, model, references)

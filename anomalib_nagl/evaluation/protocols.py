@@ -22,7 +22,7 @@ import numpy as np
 
 from anomalib_nagl.evaluation.categories import Category
 from anomalib_nagl.evaluation.records import GOOD
-from anomalib_nagl.plugin.selection import Sample
+from anomalib_nagl.references.sampling import Sample
 
 
 class NotPossible(ValueError):

@@ -25,10 +25,10 @@ from anomalib_nagl.evaluation.records import GOOD, Scored
 from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
 from anomalib_nagl.plugin.checkpoints import read_head
 from anomalib_nagl.plugin.lightning_model import Nagl
-from anomalib_nagl.plugin.selection import Choice
 from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_pictures
 from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
 from anomalib_nagl.references.reference_set import ReferenceSet, keep_thin, load_mask
+from anomalib_nagl.references.sampling import SupportSet
 from anomalib_nagl.references.synthetic import with_synthetic
 
 BATCH = 8
@@ -204,9 +204,9 @@ def encode_category(settings: Settings, model: Nagl, category: str, paths: list[
 def references(draw: Draw, synthetic: tuple[str, int, int] | None = None) -> ReferenceSet:
     """Read the references of a draw; ``synthetic`` is a kind, number and seed of abnormal ones instead of real ones."""
     if synthetic is None:
-        return Choice(draw.normal, draw.abnormal).load()
+        return SupportSet(draw.normal, draw.abnormal).load()
     kind, count, seed = synthetic
-    return with_synthetic(Choice(draw.normal, ()).load(), count, kind, seed)
+    return with_synthetic(SupportSet(draw.normal, ()).load(), count, kind, seed)
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

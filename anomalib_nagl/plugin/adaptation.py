@@ -11,13 +11,14 @@ from lightning.pytorch import LightningModule
 
 from anomalib_nagl.core.calibration import calibrate
 from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.plugin.datasets import choose_references, describe, hold_out
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
-from anomalib_nagl.plugin.selection import Choice, choose, describe, hold_out
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_manifest, write_manifest
 from anomalib_nagl.references.reference_set import ReferenceSet
+from anomalib_nagl.references.sampling import SupportSet
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,11 @@ class Adaptation(LightningModule):
     n_normal: int
     n_abnormal: int
     seed: int
+    strategy: str
     bank_limit: int | None
     references: list[dict[str, str]]
     manifest: dict[str, Any]
-    _held_out: Choice | None
+    _held_out: SupportSet | None
     _removed: int
     _threshold: str | float
 
@@ -83,7 +85,7 @@ class Adaptation(LightningModule):
                     "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
                     "--data.source, or --model.variant extended-proxies, which needs no head, or --model.n_abnormal 0"
                 )
-            self._held_out = choose(data, self.n_normal, self.n_abnormal, self.seed)
+            self._held_out = choose_references(data, self.n_normal, self.n_abnormal, self.seed, self.strategy)
         read_alike(data)
         if self._held_out is not None:
             self._removed = hold_out(data, self._held_out) or self._removed  # fit and test share the data
@@ -118,8 +120,9 @@ class Adaptation(LightningModule):
         if isinstance(data, ReferenceDataModule):
             self.set_references(data.reference_set(), data.plan.protocol(data.target), data.removed)
         elif data is not None and self._held_out is not None:
-            shots = {"n_normal": self.n_normal, "n_abnormal": self.n_abnormal, "seed": self.seed, "masks": "auto"}
-            self.set_references(self._held_out.load(), {"drawn_from": describe(data), **shots}, self._removed)
+            settings = {name: getattr(self, name) for name in ("n_normal", "n_abnormal", "seed", "strategy")}
+            record = {"drawn_from": describe(data), **settings, "masks": "auto"}
+            self.set_references(self._held_out.load(), record, self._removed)
 
     def _record_references(self) -> None:
         """Write ``references.json`` into the folder of this run."""

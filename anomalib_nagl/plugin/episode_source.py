@@ -11,8 +11,8 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_nagl.plugin.datasets import expand_sources
 from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler
-from anomalib_nagl.plugin.selection import expand_sources
 from anomalib_nagl.plugin.sources import apart, category_pool, split_categories, without_target
 from anomalib_nagl.plugin.token_cache import TokenEpisodes
 

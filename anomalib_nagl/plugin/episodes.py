@@ -17,8 +17,8 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_nagl.plugin.selection import Sample, spread_types
 from anomalib_nagl.references.reference_set import check_mask, keep_thin, load_image, load_mask
+from anomalib_nagl.references.sampling import Sample, spread_types
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def draw_episode(pools: Sequence[Pool], n_normal: int, n_abnormal: int, key: Seq
     of_kind = [sample for sample in pool.abnormal if sample.defect_type == kind]
     if len(of_kind) < n_abnormal + label:
         of_kind = list(pool.abnormal)
-    abnormal = spread_types(of_kind, n_abnormal + label, generator)
-    normal = spread_types(pool.normal, n_normal, generator)
+    abnormal = spread_types(of_kind, generator)[: n_abnormal + label]
+    normal = spread_types(pool.normal, generator)[:n_normal]
     if label:
         return Episode(abnormal[-1], 1, normal, abnormal[:-1], pool.name)
     taken = {sample.image for sample in normal}

@@ -19,17 +19,19 @@ from anomalib_nagl.core.variants import Quirks
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export.exporter import SafeExport
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
+from anomalib_nagl.plugin.datasets import exclude, find_copies
 from anomalib_nagl.plugin.defect_type_report import TypeResults
 from anomalib_nagl.plugin.epoch_selection import KeptHead
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 from anomalib_nagl.plugin.prediction import Scoring
 from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
-from anomalib_nagl.plugin.selection import Choice, exclude, find_copies
 from anomalib_nagl.plugin.token_cache import TokenTable
 from anomalib_nagl.plugin.token_store import PRECISIONS
 from anomalib_nagl.plugin.training import HeadTraining
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
+from anomalib_nagl.references.names import STRATEGIES, check_name
+from anomalib_nagl.references.sampling import SupportSet
 
 logger = logging.getLogger(__name__)
 # Buffers that checkpoints of the first days do not have.
@@ -47,9 +49,9 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``; ``extended-proxies`` compares
-    patches only and needs no head. ``seed`` decides the head's first weights, and with ``n_normal`` and ``n_abnormal``
-    the references when the data is not a ``ReferenceDataModule``. ``bank_limit`` keeps a coreset of so many normal
-    patches, for large reference sets.
+    patches only and needs no head. ``seed`` decides the head's first weights, and with ``n_normal``, ``n_abnormal``
+    and ``strategy`` (``sampling``) the references when the data is not a ``ReferenceDataModule``. ``bank_limit`` keeps
+    a coreset of so many normal patches, for large reference sets.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
@@ -73,6 +75,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         n_abnormal: int = 1,
         bank_limit: int | None = None,
         seed: int = 0,
+        strategy: str = "uniform",
         epochs: int = 20,
         learning_rate: float = 1e-4,
         token_cache: bool = True,
@@ -96,6 +99,8 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
         self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
+        check_name("strategy", strategy, STRATEGIES)
+        self.strategy = strategy
         self.epochs, self.learning_rate, self.kept = epochs, learning_rate, KeptHead(selection)
         if token_precision not in PRECISIONS:
             raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
@@ -104,7 +109,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         self._tokens: TokenTable | None = None
         self.references: list[dict[str, str]] = []
         self.manifest: dict[str, Any] = {}
-        self._held_out: Choice | None = None
+        self._held_out: SupportSet | None = None
         self._removed = 0
         self._type_results: TypeResults | None = None
         self._head_backbone: str | None = None

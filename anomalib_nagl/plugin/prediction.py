@@ -14,8 +14,8 @@ from torch import Tensor
 
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.core.reference_similarity import NearestReference, nearest_references
+from anomalib_nagl.plugin.datasets import samples
 from anomalib_nagl.plugin.defect_type_report import TypeResults
-from anomalib_nagl.plugin.selection import samples
 from anomalib_nagl.references.images import as_image
 
 

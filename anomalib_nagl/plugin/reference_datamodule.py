@@ -10,11 +10,12 @@ from typing import Any
 from anomalib.data import AnomalibDataModule
 from torch.utils.data import DataLoader
 
+from anomalib_nagl.plugin.datasets import exclude, find_copies, hold_out
 from anomalib_nagl.plugin.episode_source import EpisodeSource, as_datamodule
 from anomalib_nagl.plugin.reading import PictureFolder, read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
-from anomalib_nagl.plugin.selection import Choice, exclude, find_copies, hold_out
 from anomalib_nagl.references.reference_set import ReferenceSet
+from anomalib_nagl.references.sampling import SupportSet
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ class ReferenceDataModule(EpisodeSource):
 
     ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
     they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
-    from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones. References and
+    from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones, by
+    ``strategy`` (``sampling``). References and
     copies of them are taken out of validation and test. ``masks`` is read as in ``ReferenceSet.from_folder``;
     ``synthetic_abnormal`` more references are made of the normal ones (``synthetic.with_synthetic``). With
     ``references``, ``pictures`` to inspect, a folder or a file, may stand in for the target. The source
@@ -53,6 +55,7 @@ class ReferenceDataModule(EpisodeSource):
         validation_categories: list[str] | str | None = "auto",
         validation_episodes: int = 200,
         seed: int = 0,
+        strategy: str = "uniform",
         references: str | None = None,
         pictures: str | None = None,
         masks: str = "auto",
@@ -64,6 +67,7 @@ class ReferenceDataModule(EpisodeSource):
             n_normal=n_normal,
             n_abnormal=n_abnormal,
             seed=seed,
+            strategy=strategy,
             masks=masks,
             synthetic_abnormal=synthetic_abnormal,
             synthetic=synthetic,
@@ -79,7 +83,7 @@ class ReferenceDataModule(EpisodeSource):
         self.n_normal = 1 if n_normal is None else n_normal
         self.n_abnormal = max(1 if n_abnormal is None else n_abnormal, min(synthetic_abnormal, 1))
         self.take_source(source, source_categories, episodes, sampling, validation_categories, validation_episodes)
-        self.choice: Choice | None = None
+        self.support_set: SupportSet | None = None
         self.removed = 0
         self._recorded: list[Mapping[str, str]] | None = None
         if self.target.seed is None:
@@ -115,8 +119,8 @@ class ReferenceDataModule(EpisodeSource):
         self.val_data = copy.deepcopy(getattr(self.target, "val_data", self.target.test_data))
         read_alike(self)
         if self._recorded is None:
-            self.choice = self.plan.choose(self.target)
-            self.removed = hold_out(self, self.choice)
+            self.support_set = self.plan.choose(self.target)
+            self.removed = hold_out(self, self.support_set)
         else:
             self.removed = exclude(self, find_copies(self, self._recorded))
             logger.info("%d references of the checkpoint left the test set.", self.removed)
@@ -125,7 +129,7 @@ class ReferenceDataModule(EpisodeSource):
 
     def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
         """Leave out the references of a checkpoint, instead of choosing others, from the next ``setup`` on."""
-        self._recorded, self.choice, self._is_setup = list(records), None, False
+        self._recorded, self.support_set, self._is_setup = list(records), None, False
 
     def _create_test_split(self) -> None:
         """The target has split already."""
@@ -135,11 +139,11 @@ class ReferenceDataModule(EpisodeSource):
 
     def reference_set(self) -> ReferenceSet:
         """Read the chosen references; ValueError names the first file that will not do."""
-        if self.choice is None:
+        if self.support_set is None:
             self.setup()
-        if self.choice is None:
+        if self.support_set is None:
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
-        return self.plan.load(self.choice)
+        return self.plan.load(self.support_set)
 
     def val_dataloader(self) -> Any:
         """The target's validation pictures; a single one where none is needed, for references are taken then."""

@@ -9,15 +9,17 @@ from typing import Any
 
 from anomalib.data import AnomalibDataModule
 
+from anomalib_nagl.plugin.datasets import choose_references, describe
 from anomalib_nagl.plugin.reading import PictureFolder
-from anomalib_nagl.plugin.selection import Choice, Sample, choose, describe
 from anomalib_nagl.references.folders import ReferenceFiles, scan
+from anomalib_nagl.references.names import MASK_POLICIES, STRATEGIES, check_name
 from anomalib_nagl.references.record import Recorded, read_manifest
-from anomalib_nagl.references.reference_set import MASK_POLICIES, ReferenceSet
+from anomalib_nagl.references.reference_set import ReferenceSet
+from anomalib_nagl.references.sampling import Sample, SupportSet, draw
 from anomalib_nagl.references.synthetic import SYNTHETIC, check_synthetic, with_synthetic
 
 logger = logging.getLogger(__name__)
-_RECORDED = ("seed", "masks", "synthetic_abnormal", "synthetic")  # settings that a record brings along
+_RECORDED = ("seed", "strategy", "masks", "synthetic_abnormal", "synthetic")  # settings that a record brings along
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ReferencePlan:
     n_normal: int | None = None
     n_abnormal: int | None = None
     seed: int = 0
+    strategy: str = "uniform"
     masks: str = "auto"
     synthetic_abnormal: int = 0
     synthetic: str = "cut_paste"
@@ -38,8 +41,8 @@ class ReferencePlan:
 
     def __post_init__(self) -> None:
         """Check names."""
-        if self.masks not in MASK_POLICIES:
-            raise ValueError(f"found masks={self.masks!r}, expected one of {', '.join(MASK_POLICIES)}")
+        check_name("masks", self.masks, MASK_POLICIES)
+        check_name("strategy", self.strategy, STRATEGIES)
         check_synthetic(self.synthetic_abnormal, self.synthetic)
 
     @classmethod
@@ -65,6 +68,7 @@ class ReferencePlan:
             "n_normal": 1 if self.n_normal is None and self.files is None else self.n_normal,
             "n_abnormal": 1 if self.n_abnormal is None and self.files is None else self.n_abnormal,
             "seed": self.seed,
+            "strategy": self.strategy,
             "masks": self.masks,
             "synthetic_abnormal": self.synthetic_abnormal,
             "synthetic": self.synthetic,
@@ -76,21 +80,22 @@ class ReferencePlan:
         real = 1 if self.files is None else len(self.files.abnormal)
         return (real if self.n_abnormal is None else self.n_abnormal) + self.synthetic_abnormal
 
-    def choose(self, target: AnomalibDataModule) -> Choice:
+    def choose(self, target: AnomalibDataModule) -> SupportSet:
         """Pick the pictures, from the folder or from a set-up target; ValueError when there are too few."""
         if self.files is None and isinstance(target, PictureFolder):
-            return Choice((), ())  # a checkpoint brings the references
+            return SupportSet()  # a checkpoint brings the references
         if self.files is None:
             normal, abnormal = (1 if count is None else count for count in (self.n_normal, self.n_abnormal))
-            return choose(target, normal, abnormal, self.seed)
+            return choose_references(target, normal, abnormal, self.seed, self.strategy)
         files = self.files
         normal_pool = [Sample(path, None, "good") for path in files.normal]
         abnormal_pool = [Sample(*file) for file in files.abnormal]
-        return Choice.draw(normal_pool, abnormal_pool, self.n_normal, self.n_abnormal, self.seed, files.root)
+        counts = self.n_normal, self.n_abnormal
+        return draw(normal_pool, abnormal_pool, *counts, self.seed, self.strategy, files.root)
 
-    def load(self, choice: Choice) -> ReferenceSet:
+    def load(self, support: SupportSet) -> ReferenceSet:
         """Read the chosen pictures and add synthetic ones; ValueError names the first file that will not do."""
-        loaded = choice.load(self.masks)
+        loaded = support.load(self.masks)
         references = with_synthetic(loaded, self.synthetic_abnormal, self.synthetic, self.seed)
         if self.recorded is not None:
             now = {record["sha256"] for record in references.records()}

@@ -10,8 +10,8 @@ from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
+from anomalib_nagl.plugin.datasets import describe, resolved, samples
 from anomalib_nagl.plugin.episodes import Pool
-from anomalib_nagl.plugin.selection import describe, resolved, samples
 
 logger = logging.getLogger(__name__)
 HELD_OUT_SHARE = 5  # one category in so many is kept for validation

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from anomalib_nagl.core.functional import anomaly_map, binned_auroc, image_score, smoothing_matrix
 from anomalib_nagl.plugin.episodes import Pool, draw_published
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
-from anomalib_nagl.plugin.selection import Sample
+from anomalib_nagl.references.sampling import Sample
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -29,8 +29,9 @@ from anomalib_nagl.evaluation.results import Row, append_row, read_rows, write_r
 from anomalib_nagl.evaluation.scoring import Bench, learned, naive
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
-from anomalib_nagl.plugin.selection import Sample, samples
+from anomalib_nagl.plugin.datasets import samples
 from anomalib_nagl.plugin.training import HeadTraining
+from anomalib_nagl.references.sampling import Sample
 
 QUICK = (
     "evaluate", "--config", str(CONFIGS / "evaluate" / "quickstart.yaml"),

