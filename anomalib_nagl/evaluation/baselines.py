@@ -1,6 +1,6 @@
 """anomalib's own few-shot models on the same references, queries, input size and, where they take one, backbone.
 
-A model is built, trained and asked through its own class, without anomalib's engine around it: pictures are prepared as
+A model is built, trained and asked through its own class, without anomalib's engine around it: images are prepared as
 ours are, ``training_step`` and ``fit`` see the references, ``forward`` scores the queries.
 """
 
@@ -26,11 +26,11 @@ from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.encoders import weights as pretrained
 from anomalib_nagl.encoders.cnn import choose_stages
 from anomalib_nagl.encoders.timm_encoder import Backbone, quiet_loading
-from anomalib_nagl.evaluation.cached_features import ProductBlur, RememberedFeatures
+from anomalib_nagl.evaluation.cached_features import CachedFeatures, ProductBlur
+from anomalib_nagl.evaluation.names import BASELINES
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 from anomalib_nagl.references.images import load_image
 
-BASELINES = ("patchcore", "padim", "anomaly_dino", "winclip", "foundad")
 BATCH = 8
 PADIM_FEATURES = 100  # anomalib's number for its default backbone; for most others it has none
 DINO_DEFAULT, FOUNDAD_DEFAULT = "vit_small_patch14_dinov2", "vit_base_patch14_dinov2"  # as in anomalib
@@ -63,7 +63,7 @@ class BaselineError(RuntimeError):
 
 @dataclass
 class Baseline:
-    """One of anomalib's models, the transform of its pictures and the size (height, width) of the maps asked for."""
+    """One of anomalib's models, the transform of its images and the size (height, width) of the maps asked for."""
 
     name: str
     module: Any
@@ -157,8 +157,8 @@ def score_baseline(
 ) -> tuple[Tensor, Tensor]:
     """Image scores (P,) and anomaly maps (P, height, width) of P queries, given normal references; both are files.
 
-    PatchCore and PaDiM share the feature maps of pictures within a process, and blur with ``ProductBlur``. Raises
-    BaselineError when the model cannot work with these references, ValueError for none or for a file that is no picture.
+    PatchCore and PaDiM share the feature maps of images within a process, and blur with ``ProductBlur``. Raises
+    BaselineError when the model cannot work with these references, ValueError for none or for a file that is no image.
     """
     if not normal:
         raise BaselineError(f"anomalib's {name} needs a normal reference, and there is none")
@@ -168,12 +168,12 @@ def score_baseline(
         return baseline.prepare(load_image(path)).as_subclass(Tensor)
 
     def show(paths: Sequence[Path]) -> Tensor:
-        return torch.stack([read(path) for path in paths]) if remembered is None else remembered.show(paths, baseline.size)
+        return torch.stack([read(path) for path in paths]) if cached is None else cached.show(paths, baseline.size)
 
-    remembered = None
+    cached = None
     if name in ("patchcore", "padim"):
         model, key = baseline.module.model, (settings.backbone, settings.layers, baseline.size)
-        model.feature_extractor = remembered = RememberedFeatures(model.feature_extractor, read, key)
+        model.feature_extractor = cached = CachedFeatures(model.feature_extractor, read, key)
         model.anomaly_map_generator.blur = ProductBlur(model.anomaly_map_generator.blur)
     baseline.take_references(show(normal))
     parts = [baseline.score(show(queries[start : start + BATCH])) for start in range(0, len(queries), BATCH)]

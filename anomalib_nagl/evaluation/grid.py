@@ -45,8 +45,9 @@ def enumerate_cells(settings: Settings, categories: Mapping[str, Category]) -> l
 
 def _shots(settings: Settings, model: str) -> list[Shots]:
     listed = settings.parsed_shots
-    if model in settings.heads:
-        return [shots for shots in listed if shots.a]
+    if model in settings.heads:  # masks are guessed by comparison with normal references
+        guessed = settings.head(model).get("masks") == "guessed"
+        return [shots for shots in listed if shots.a and (shots.n or not guessed)]
     if model == "naive":
         return [shots for shots in listed if shots.a and shots.n]
     return [Shots(n, 0) for n in dict.fromkeys(shots.n for shots in listed) if n]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from anomalib_nagl.references.names import SYNTHETIC_METHODS
+
 BASELINES = ("patchcore", "padim", "anomaly_dino", "winclip", "foundad")
 PROTOCOLS = ("fixed", "unseen", "paper")
 SOURCES = ("other_domains", "same_domain", "same_object")
-ABNORMAL = ("real", "cut_paste", "perlin")
-STRATEGIES = ("uniform", "per_type", "published")
-MASKS = ("given", "guessed", "full_image")
+ABNORMAL = ("real", *SYNTHETIC_METHODS)
+STRATEGIES = ("uniform", "per_type")  # those whose larger sets of references contain the smaller
+MASKS = ("given", "guessed", "whole")
 
 # NAGL without training: heads that everybody has, and that read no other abnormal reference than real ones.
 UNTRAINED_HEADS: dict[str, dict[str, object]] = {

@@ -1,10 +1,8 @@
-"""Scoring the queries of a category on tokens: every picture is encoded once, whatever is asked of it afterwards."""
+"""Scoring the queries of a category on tokens: every image is encoded once, whatever is asked of it afterwards."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,101 +11,121 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, Resize
-from torchvision.tv_tensors import Mask
 
-from anomalib_nagl.core.functional import nearest, unit
-from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.bank.patch_masks import resize_mask
+from anomalib_nagl.core.fusion import WeightedFusion
+from anomalib_nagl.core.model import NaglModel, ReferenceTokens
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.evaluation.categories import Category, load_category
+from anomalib_nagl.evaluation.names import NAGL_ARGUMENTS
 from anomalib_nagl.evaluation.protocols import Draw
 from anomalib_nagl.evaluation.records import GOOD, Scored
-from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
+from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
+from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_pictures
 from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
-from anomalib_nagl.references.reference_set import ReferenceSet, keep_thin, load_mask
+from anomalib_nagl.references.images import load_image, load_mask, picture_hash
+from anomalib_nagl.references.prepare import prepare_references
+from anomalib_nagl.references.reference_set import check_mask
+from anomalib_nagl.references.sample import Sample
 from anomalib_nagl.references.sampling import SupportSet
 from anomalib_nagl.references.synthetic import with_synthetic
 
 BATCH = 8
-REMEMBERED = 256  # references whose tokens are kept
-
-Rule = Callable[[NaglModel, Tensor], Tensor]
+Size = tuple[int, int]
 
 
-def learned(model: NaglModel, tokens: Tensor) -> Tensor:
-    """Patch scores (B, M) of tokens (B, M, C) as ``Nagl`` computes them; without abnormal references, normal-only."""
-    return model.detect(tokens).score
-
-
-def naive(model: NaglModel, tokens: Tensor) -> Tensor:
-    """The rule without a head: patch scores (B, M) of tokens (B, M, C).
-
-    They are (similarity to the nearest marked defect patch + 1 - similarity to the nearest normal patch) / 2.
-    """
-    query = unit(tokens)
-    defects = model.abnormal_tokens[model.abnormal_marks > 0]
-    abnormal = nearest(query, unit(defects)[None]).similarity
-    return (abnormal + 1 - nearest(query, unit(model.normal_bank)[None]).similarity) / 2
-
-
-class Bench:
-    """What one process keeps between units: models, tokens and masks of categories."""
+class Scorer:
+    """What one process keeps between jobs: models, tokens and masks of categories."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metric_size = parse_image_size(settings.metric_size or _as_size(settings.image_size))
-        self._device = device()
+        self.metric_size = parse_image_size(_as_size(settings.metric_size or settings.image_size))
         self._categories: dict[str, Category] = {}
         self._models: dict[str, Nagl] = {}
         self._tables: dict[tuple[str, str], TokenTable] = {}
-        self._masks: dict[str, dict[str, Tensor]] = {}
-        self._remembered: OrderedDict[tuple[str, bytes], Tensor] = OrderedDict()
+        self._masks: dict[tuple[str, Size], Tensor] = {}
 
     def category(self, name: str) -> Category:
-        """The pictures of a category."""
+        """The images of a category."""
         if name not in self._categories:
             self._categories[name] = load_category(self.settings, name)
         return self._categories[name]
 
-    def untrained(self) -> Nagl:
-        """A model whose head is not asked."""
-        return self._model({})
+    @staticmethod
+    def content(sample: Sample) -> str:
+        """A hash by which copies of an image are known."""
+        return picture_hash(sample.image)
 
-    def trained(self, head: str, weights: Path) -> Nagl:
-        """A model with the arguments of a head of the settings, and the weights of a training."""
-        arguments = {k: v for k, v in self.settings.heads[head].items() if k not in EPISODE_ARGUMENTS}
-        model = self._model(arguments)
-        model.model.head.load_published(read_head(weights).state)
-        model.head_trained = True
-        return model
+    def model(self, name: str, weights: Path | None = None) -> Nagl:
+        """A head of the settings, with the weights of a training if it is trained."""
+        if name not in self._models:
+            model = build_head(self.settings, name)
+            model.model.encoder.ensure_weights()
+            self._models[name] = model.eval().to(device())
+        if weights is not None:
+            self._models[name].model.head.load_published(read_head(weights).state)
+        return self._models[name]
 
+    @torch.no_grad()
     def score(
-        self, model: Nagl, rule: Rule, category: Category, draw: Draw, synthetic: tuple[str, int, int] | None = None
+        self,
+        model: Nagl,
+        category: Category,
+        draw: Draw,
+        masks: str = "given",
+        synthetic: tuple[str, int, int] | None = None,
     ) -> Scored:
-        """Score the queries of a draw with its references.
-
-        ``synthetic`` is a kind, number and seed of abnormal references to make of the normal ones.
-        """
-        model.set_references(references(draw, synthetic))
-        rows = {sample.image: row for row, sample in enumerate(category.samples)}
-        places = torch.tensor([rows[sample.image] for sample in draw.queries])
-        table, scores, maps = self._table(model, category), [], []
-        with torch.no_grad():
-            for chunk in places.split(BATCH):
-                found: Any = model.model.predictions(rule(model.model, table[chunk].to(self._device)))
-                scores.append(found.pred_score.cpu())
-                maps.append(self.resized(found.anomaly_map[:, 0]).cpu())
+        """Score the queries of a draw with its references; see ``reference_tokens`` for these."""
+        core, table, scores, maps = model.model, self._table(model, category), [], []
+        select = partial(coreset, limit=model.bank_limit) if model.bank_limit else None
+        state = core.adapt(self.reference_tokens(model, category, draw, masks, synthetic), select)
+        for chunk in _rows(category, draw.queries).split(BATCH):
+            found = core.predictions(core.score(table[chunk].to(device()), state).score)
+            scores.append(found.pred_score.cpu())
+            maps.append(self.resized(found.anomaly_map[:, 0]).cpu())
         return self.scored(category, draw, torch.cat(scores), torch.cat(maps))
+
+    def reference_tokens(
+        self,
+        model: Nagl,
+        category: Category,
+        draw: Draw,
+        masks: str = "given",
+        synthetic: tuple[str, int, int] | None = None,
+    ) -> ReferenceTokens:
+        """Tokens of the references of a draw: rows of the category's table, with patch masks.
+
+        ``masks`` as in the settings. ``synthetic`` is a method, number and seed of abnormal references to make of the
+        normal ones; these alone are encoded here.
+        """
+        core, table = model.model, self._table(model, category)
+        normal = table[_rows(category, draw.normal)].to(device())
+        if synthetic is not None:
+            method, count, seed = synthetic
+            made = with_synthetic(SupportSet(draw.normal).load(), count, method, seed)
+            prepared = prepare_references(made, model.pre_processor.transform, core.encoder.image_size)
+            return core.reference_tokens(normal, core.encode(prepared.abnormal.to(device())), prepared.masks)
+        abnormal = table[_rows(category, draw.abnormal)].to(device())
+        known = [masks == "given" and sample.mask is not None for sample in draw.abnormal]
+        size = core.encoder.image_size
+        pixels = [
+            self._reference_mask(sample, size) if given else torch.ones(size, dtype=torch.uint8)
+            for sample, given in zip(draw.abnormal, known, strict=True)
+        ]
+        unmasked = torch.tensor([masks != "whole" and not given for given in known], dtype=torch.bool)
+        stacked = torch.stack(pixels) if pixels else torch.zeros(0, *size, dtype=torch.uint8)
+        return core.reference_tokens(normal, abnormal, stacked, unmasked)
 
     def scored(self, category: Category, draw: Draw, scores: Tensor, maps: Tensor) -> Scored:
         """Scores (P,) and maps (P, H, W) of the queries of a draw, with what is known of these."""
         names = tuple(category.short(sample) for sample in draw.queries)
         types = tuple(sample.defect_type for sample in draw.queries)
-        masks = torch.stack([self._mask(category, index, draw) for index in range(len(draw.queries))])
-        return Scored(names, types, scores.float(), self.resized(maps.float()), masks)
+        nothing = torch.zeros(self.metric_size, dtype=torch.uint8)
+        masks = [nothing if s.defect_type == GOOD else self._mask(s, self.metric_size) for s in draw.queries]
+        return Scored(names, types, scores.float(), self.resized(maps.float()), torch.stack(masks))
 
     def resized(self, maps: Tensor) -> Tensor:
         """Maps (P, H, W) at the size at which metrics are computed."""
@@ -115,58 +133,38 @@ class Bench:
             return maps
         return F.interpolate(maps[:, None], self.metric_size, mode="bilinear")[:, 0]
 
-    def _model(self, arguments: dict[str, Any]) -> Nagl:
-        key = repr(sorted(arguments.items()))
-        if key not in self._models:
-            model = Nagl(**model_arguments(self.settings, arguments), post_processor=False, evaluator=False,
-                         visualizer=False)  # fmt: skip
-            model.model.encoder.ensure_weights()
-            model.eval().to(self._device)
-            self._remember(model)
-            self._models[key] = model
-        return self._models[key]
-
-    def _remember(self, model: Nagl) -> None:
-        """Let a model encode each reference once, however many heads and numbers of references it is shown with."""
-        encode, recipe, known = model.model.encode, self._recipe(model), self._remembered
-
-        def lookup(images: Tensor) -> Tensor:
-            found = []
-            for image in images:
-                key = (recipe, hashlib.sha256(image.cpu().numpy().tobytes()).digest())
-                if key not in known:
-                    known[key] = encode(image[None])[0]
-                known.move_to_end(key)
-                found.append(known[key])
-            while len(known) > REMEMBERED:
-                known.popitem(last=False)
-            return torch.stack(found) if found else encode(images)
-
-        model.model.encode = lookup  # type: ignore[method-assign]
-
-    def _recipe(self, model: Nagl) -> str:
-        return recipe_hash(model.model.encoder.fingerprint(), model.pre_processor.config, torch.float32)
-
     def _table(self, model: Nagl, category: Category) -> TokenTable:
-        """Tokens of all pictures of a category, in files that processes share; float32, as the engine computes them."""
-        key = self._recipe(model), category.name
+        """Tokens of all images of a category, in files that processes share; float32, as the engine computes them."""
+        key = recipe(model, torch.float32), category.name
         if key not in self._tables:
             paths = [sample.image for sample in category.samples]
             self._tables[key] = encode_category(self.settings, model, category.name, paths, torch.float32)
         return self._tables[key]
 
-    def _mask(self, category: Category, index: int, draw: Draw) -> Tensor:
-        sample, known = draw.queries[index], self._masks.setdefault(category.name, {})
-        if sample.defect_type == GOOD and sample.mask is None:
-            return torch.zeros(self.metric_size, dtype=torch.uint8)
-        if sample.image not in known:
-            known[sample.image] = torch.zeros(self.metric_size, dtype=torch.uint8)
-            if sample.defect_type != GOOD:
-                known[sample.image] = resize_mask(load_mask(sample.mask, sample.image), self.metric_size)
-        return known[sample.image]
+    def _mask(self, sample: Sample, size: Size) -> Tensor:
+        """The mask of an abnormal image at a size (height, width), 0/1."""
+        if (sample.image, size) not in self._masks:
+            mask = load_mask(sample.mask, sample.image)
+            self._masks[sample.image, size] = torch.from_numpy(resize_mask(mask.numpy(), size)).to(torch.uint8)
+        return self._masks[sample.image, size]
+
+    def _reference_mask(self, sample: Sample, size: Size) -> Tensor:
+        if (sample.image, size) not in self._masks:  # checked once, as in any set of references
+            height, width = load_image(sample.image).shape[-2:]
+            check_mask(load_mask(sample.mask, sample.image), (height, width), sample.image)
+        return self._mask(sample, size)
 
 
-def model_arguments(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+def build_head(settings: Settings, name: str) -> Nagl:
+    """A head of the settings, not trained."""
+    model = Nagl(**model_arguments(settings, name), post_processor=False, evaluator=False, visualizer=False)
+    fusion = settings.head(name).get("fusion")
+    if fusion is not None:
+        model.model.head.fusion = WeightedFusion(*map(float, fusion))
+    return model
+
+
+def model_arguments(settings: Settings, name: str) -> dict[str, Any]:
     """Arguments of ``Nagl`` for a head: the common ones of the settings, and its own."""
     common = {
         "backbone": settings.backbone,
@@ -175,7 +173,7 @@ def model_arguments(settings: Settings, arguments: dict[str, Any]) -> dict[str, 
         "epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
     }
-    return {**common, **{k: v for k, v in arguments.items() if k not in EPISODE_ARGUMENTS}}
+    return {**common, **{key: value for key, value in settings.head(name).items() if key in NAGL_ARGUMENTS}}
 
 
 def device() -> torch.device:
@@ -183,47 +181,42 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def recipe(model: Nagl, dtype: torch.dtype) -> str:
+    """A hash of what the tokens of an image depend on, besides the image."""
+    return recipe_hash(model.model.encoder.fingerprint(), model.pre_processor.config, dtype)
+
+
 def encode_category(settings: Settings, model: Nagl, category: str, paths: list[str], dtype: torch.dtype) -> TokenTable:
-    """Tokens of pictures of a category, encoded unless an evaluation has them already.
+    """Tokens of images of a category, encoded unless an evaluation has them already.
 
     Of several processes that ask for a category at once, one encodes and the others wait for it.
     """
-    encoder, folder = model.model.encoder, Path(settings.out) / "tokens"
-    recipe = recipe_hash(encoder.fingerprint(), model.pre_processor.config, dtype)
+    encoder, folder, key = model.model.encoder, Path(settings.out) / "tokens", recipe(model, dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{recipe}-{category}.lock"):
+    with FileLock(folder / f".{key}-{category}.lock"):
         return encode_pictures(
             paths,
             model.pre_processor.transform,
-            lambda images: NaglModel.encode(model.model, images.to(device())),
-            partial(FileStore, folder, recipe, shape=(encoder.grid[0] * encoder.grid[1], encoder.dim), dtype=dtype),
+            lambda images: model.model.encode(images.to(device())),
+            partial(FileStore, folder, key, shape=(encoder.grid[0] * encoder.grid[1], encoder.dim), dtype=dtype),
             Processes(0, 1, lambda part: part),
         )
-
-
-def references(draw: Draw, synthetic: tuple[str, int, int] | None = None) -> ReferenceSet:
-    """Read the references of a draw; ``synthetic`` is a kind, number and seed of abnormal ones instead of real ones."""
-    if synthetic is None:
-        return SupportSet(draw.normal, draw.abnormal).load()
-    kind, count, seed = synthetic
-    return with_synthetic(SupportSet(draw.normal, ()).load(), count, kind, seed)
-
-
-def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask (H, W) at another size by nearest neighbour, 0/1; a thin defect is kept (``keep_thin``)."""
-    resized = Resize(list(size), interpolation=InterpolationMode.NEAREST)(Mask(mask)).as_subclass(Tensor)
-    return (keep_thin(resized, mask) != 0).to(torch.uint8)
 
 
 def join(parts: Sequence[Scored]) -> Scored:
     """Queries of several draws as one."""
     return Scored(
         tuple(name for part in parts for name in part.names),
-        tuple(kind for part in parts for kind in part.types),
+        tuple(defect_type for part in parts for defect_type in part.types),
         torch.cat([part.scores for part in parts]),
         torch.cat([part.maps for part in parts]),
         torch.cat([part.masks for part in parts]),
     )
+
+
+def _rows(category: Category, samples: Sequence[Sample]) -> Tensor:
+    rows = {sample.image: row for row, sample in enumerate(category.samples)}
+    return torch.tensor([rows[sample.image] for sample in samples], dtype=torch.long)
 
 
 def _as_size(given: int | list[int]) -> int | tuple[int, int]:

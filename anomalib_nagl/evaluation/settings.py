@@ -50,7 +50,7 @@ class Settings:
     A head is trained with its arguments of ``Nagl`` and of the episodes besides the common ones, on the sources; one
     whose ``variant`` has no proxies is not trained. ``trained_as`` scores with the training of another head, whose
     arguments it takes over unless it has its own. ``masks`` are those of the abnormal references: "given", "guessed"
-    from the images, or the "full_image". ``fusion`` are the weights of nearest defect patch and proxies.
+    from the images, or "whole" images. ``fusion`` are the weights of nearest defect patch and proxies.
 
     Raises ValueError on settings that contradict each other.
     """

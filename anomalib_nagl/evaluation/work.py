@@ -63,7 +63,8 @@ def _draws(scorer: Scorer, cell: Cell) -> tuple[Draw, ...]:
     real = cell.a if cell.abnormal == "real" else 0
     if cell.protocol == "paper":
         return protocols.paper(category, cell.n, real, cell.reference_seed)
-    return (protocols.fixed(category, cell.n, real, cell.reference_seed, settings.largest, settings.strategy),)
+    shots = (cell.n, real, cell.reference_seed)
+    return (protocols.fixed(category, *shots, settings.largest, settings.strategy, scorer.content),)
 
 
 def _score(scorer: Scorer, cell: Cell, draws: tuple[Draw, ...]) -> Scored:
