@@ -93,7 +93,7 @@ class Baseline:
 
     @torch.no_grad()
     def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image scores (B,) and anomaly maps (B, height, width) of prepared queries; BaselineError if one is no number."""
+        """Image scores (B,) and anomaly maps (B, height, width) of prepared queries; BaselineError if any is NaN."""
         found = self.module.model(images)
         scores, maps = found.pred_score.reshape(-1).float(), found.anomaly_map.float().reshape(len(images), 1, -1)
         maps = maps.reshape(len(images), 1, *found.anomaly_map.shape[-2:])

@@ -115,9 +115,7 @@ def _measure(settings: Settings, head: Path | None, model: str) -> dict[str, Any
     references = SupportSet(draw.normal, draw.abnormal).load()
     places = np.linspace(0, len(draw.queries) - 1, WARM_UP + QUERIES).astype(int)
     images = [load_image(draw.queries[place].image) for place in places]
-    subject = (
-        _baseline(settings, model, references) if model in BASELINES else _head(settings, head, model, references)
-    )
+    subject = _baseline(settings, model, references) if model in BASELINES else _head(settings, head, model, references)
     empty = _buffers(subject.module)
     start = time.perf_counter()
     subject.take()

@@ -42,9 +42,7 @@ class Outcome(NamedTuple, Generic[Job]):
     error: str | None = None
 
 
-def run_jobs(
-    work: Callable[[Job], Any], jobs: Iterable[Job], factory: Factory, at_once: int
-) -> Iterator[Outcome[Job]]:
+def run_jobs(work: Callable[[Job], Any], jobs: Iterable[Job], factory: Factory, at_once: int) -> Iterator[Outcome[Job]]:
     """Perform jobs, so many at a time, and tell of each as it ends.
 
     When a process is killed, its executor is lost. The jobs that were under way are performed again, each alone in a

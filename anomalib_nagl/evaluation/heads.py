@@ -52,9 +52,7 @@ def train_head(settings: Settings, head: TrainingJob, callbacks: Sequence[Callba
     return final
 
 
-def _train(
-    settings: Settings, head: TrainingJob, work: Path, final: Path, callbacks: Sequence[Callback]
-) -> None:
+def _train(settings: Settings, head: TrainingJob, work: Path, final: Path, callbacks: Sequence[Callback]) -> None:
     # Imported late: anomalib's engine must not be imported while the plugin is being registered.
     from anomalib.engine import Engine
 

@@ -175,9 +175,7 @@ def print_plan(settings: Settings, console: Console) -> None:
     """What would be computed."""
     plan = make_plan(settings)
     left = plan.left
-    console.print(
-        f"{len(plan.cells)} cells in {settings.out}, {len(left)} to compute", soft_wrap=True, highlight=False
-    )
+    console.print(f"{len(plan.cells)} cells in {settings.out}, {len(left)} to compute", soft_wrap=True, highlight=False)
     table = Table()
     for column in ("model", "cells", "to compute", "remarks"):
         table.add_column(column, justify="right" if column in ("cells", "to compute") else "left", overflow="fold")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anomalib_nagl.bank.patch_masks import resize_mask
 from anomalib_nagl.core.fusion import WeightedFusion
-from anomalib_nagl.core.model import NaglModel, ReferenceTokens
+from anomalib_nagl.core.model import ReferenceTokens
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.evaluation.categories import Category, load_category
 from anomalib_nagl.evaluation.names import NAGL_ARGUMENTS
