@@ -1,7 +1,7 @@
 """How much a head loses when what it learnt from, or is shown, is further from the target, as a table.
 
-A generalization gap is the metric in the favourable setting minus that in the other one, of cells with the same references and the
-same seed of the training.
+A generalization gap is the metric in the favourable setting minus that in the other one, of cells with the same
+references and the same seed of the training.
 """
 
 from __future__ import annotations
@@ -152,10 +152,9 @@ def measure(gap: Gap, rows: pd.DataFrame, metric: str) -> Found:
 def _paired(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Differences, as ``value``, of rows that agree in category and seeds: ``left`` minus ``right``."""
     on = ["category", *SEEDS]
-    left, right = (
-        rows[[*on, metric]].rename(columns={metric: side}) for rows, side in ((first, "left"), (second, "right"))
-    )
-    both = left.merge(right, on=on, validate="many_to_one").dropna(subset=["left", "right"])
+    left = first[[*on, metric]].rename(columns={metric: "left"})
+    right = second[[*on, metric]].rename(columns={metric: "right"})
+    both = left.merge(right, on=on, validate="many_to_one").dropna()
     return both.assign(value=both["left"] - both["right"])
 
 

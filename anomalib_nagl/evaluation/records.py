@@ -20,9 +20,9 @@ class Cell:
     """One number of each metric: a model on a target category, with one draw of references, under one protocol.
 
     ``domain`` is that of the category. ``n`` and ``a`` count normal and abnormal references. ``training_seed`` is -1
-    for models that are not trained. ``source`` says what the head was trained on: ``other_domains``, ``same_domain`` (the
-    other categories of the target's domain) or ``same_object`` (the target category itself). ``abnormal`` says where
-    the abnormal references come from: ``real``, ``cut_paste`` or ``perlin``.
+    for models that are not trained. ``source`` says what the head was trained on: ``other_domains``, ``same_domain``
+    (the other categories of the target's domain) or ``same_object`` (the target category itself). ``abnormal`` says
+    where the abnormal references come from: ``real``, ``cut_paste`` or ``perlin``.
     """
 
     model: str

@@ -39,13 +39,10 @@ def write_report(folder: Path) -> list[Path]:
     sheets, notes = _write_sheets(frame, settings, folder)
     for note in notes:
         _log.warning(note)
-    tables = (
-        write_tables(frame, summary, read_costs(folder / COSTS), settings)
-        + "\n## Contact sheets\n\n"
-        + "".join(f"- {note}\n" for note in notes)
-    )
+    remarks = "".join(f"- {note}\n" for note in notes)
+    tables = write_tables(frame, summary, read_costs(folder / COSTS), settings)
     texts = {
-        "tables.md": tables,
+        "tables.md": f"{tables}\n## Contact sheets\n\n{remarks}",
         "summary.csv": summary.to_csv(index=False, lineterminator="\n"),
         "gaps.md": write_gaps(frame, folder),
     }

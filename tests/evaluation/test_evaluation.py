@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from anomalib.data.utils import LabelName
+from anomalib_nagl.evaluation.scoring import Bench, learned, naive
 from support.commands import CONFIGS
 
 from anomalib_nagl import cli
@@ -26,7 +27,6 @@ from anomalib_nagl.evaluation.grid import Head, enumerate_cells, group_units
 from anomalib_nagl.evaluation.heads import head_path, train_head
 from anomalib_nagl.evaluation.records import GOOD, METRICS, Cell
 from anomalib_nagl.evaluation.results import Row, append_row, read_rows, write_rows
-from anomalib_nagl.evaluation.scoring import Bench, learned, naive
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
 from anomalib_nagl.plugin.datasets import samples
