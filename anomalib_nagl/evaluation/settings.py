@@ -190,6 +190,7 @@ class Settings:
                 f"found selection=paper in {place}, expected best or last: it selects on the target, which an "
                 "evaluation must not look at"
             )
+        Variant.parse(arguments.get("variant", "extended"))
         _check_names(f"{place}.masks", [arguments.get("masks", "given")], MASKS)
         trainings = [name for name, given in self.heads.items() if name != head and "trained_as" not in given]
         if "trained_as" in arguments:
