@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from anomalib_nagl.references.names import SYNTHETIC_METHODS
 
 BASELINES = ("patchcore", "padim", "anomaly_dino", "winclip", "foundad")
@@ -26,3 +28,8 @@ NAGL_ARGUMENTS = (
 EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
 SCORING_ARGUMENTS = ("trained_as", "masks", "fusion")
 HEAD_ARGUMENTS = NAGL_ARGUMENTS + EPISODE_ARGUMENTS + SCORING_ARGUMENTS
+
+
+def has_proxies(variant: str) -> bool:
+    """Whether a variant of the head has learned proxies, all that is trained; its spelling is checked elsewhere."""
+    return re.findall(r"[+-]proxies", variant.replace(" ", ""))[-1:] != ["-proxies"]

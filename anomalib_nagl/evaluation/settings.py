@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.evaluation.names import (
     ABNORMAL,
     BASELINES,
@@ -17,6 +16,7 @@ from anomalib_nagl.evaluation.names import (
     SOURCES,
     STRATEGIES,
     UNTRAINED_HEADS,
+    has_proxies,
 )
 
 
@@ -97,6 +97,7 @@ class Settings:
         for name, arguments in self.heads.items():
             self._check_head(name, arguments)
         self._check_sources()
+        self._check_variants()
 
     @property
     def known_models(self) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ class Settings:
 
     def is_trained(self, model: str) -> bool:
         """Whether a model is a head that is trained on the sources."""
-        return model in self.heads and Variant.parse(self.head(model).get("variant", "extended")).proxies
+        return model in self.heads and has_proxies(self.head(model).get("variant", "extended"))
 
     def training_of(self, model: str) -> str:
         """The head whose training a trained model scores with."""
@@ -177,6 +178,14 @@ class Settings:
                     "category of a domain for same_domain): add one to domains, or leave heads out of models"
                 )
 
+    def _check_variants(self) -> None:
+        variants = [arguments["variant"] for arguments in self.heads.values() if "variant" in arguments]
+        if variants:  # last, as these need torch
+            from anomalib_nagl.core.variants import Variant
+
+            for variant in variants:
+                Variant.parse(variant)
+
     def _check_head(self, head: str, arguments: dict[str, Any]) -> None:
         place = f"heads.{head}"
         for name in arguments:
@@ -190,7 +199,6 @@ class Settings:
                 f"found selection=paper in {place}, expected best or last: it selects on the target, which an "
                 "evaluation must not look at"
             )
-        Variant.parse(arguments.get("variant", "extended"))
         _check_names(f"{place}.masks", [arguments.get("masks", "given")], MASKS)
         trainings = [name for name, given in self.heads.items() if name != head and "trained_as" not in given]
         if "trained_as" in arguments:
