@@ -203,11 +203,11 @@ class Settings:
         trainings = [name for name, given in self.heads.items() if name != head and "trained_as" not in given]
         if "trained_as" in arguments:
             _check_names(f"{place}.trained_as", [arguments["trained_as"]], trainings)
-        fusion = arguments.get("fusion", [0, 0])
-        if len(fusion) != 2 or any(weight < 0 for weight in fusion):
+        fusion = arguments.get("fusion", [0.5, 0.25])
+        if len(fusion) != 2 or min(fusion) < 0 or not any(fusion):
             raise ValueError(
-                f"found {place}.fusion={fusion}, expected two weights of at least 0, such as [0.5, 0.25]: of the "
-                "nearest defect patch and of the proxies"
+                f"found {place}.fusion={fusion}, expected two weights of at least 0, not both, such as "
+                "[0.5, 0.25]: of the nearest defect patch and of the proxies"
             )
 
 

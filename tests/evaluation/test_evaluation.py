@@ -160,7 +160,7 @@ def test_the_naive_rule_is_what_it_says(drawn: Path, finished: Path) -> None:
 def test_masks_and_fusion_of_a_head_are_those_of_its_settings(drawn: Path, finished: Path) -> None:
     patches = {"variant": "extended-proxies"}
     heads = {"given": patches, "guessed": {**patches, "masks": "guessed"}, "whole": {**patches, "masks": "whole"},
-             "weighted": {"trained_as": "nagl", "fusion": [0.0, 0.0]}, "nagl": {}}  # fmt: skip
+             "weighted": {"trained_as": "nagl", "fusion": [1e-9, 0.0]}, "nagl": {}}  # fmt: skip
     scorer = Scorer(settings_of(drawn, finished, heads=heads, models=list(heads)))
     category = scorer.category("plate")
     draw = protocols.fixed(category, 2, 2, 0, (2, 2))._replace(queries=category.defects[:4])
@@ -173,7 +173,7 @@ def test_masks_and_fusion_of_a_head_are_those_of_its_settings(drawn: Path, finis
     assert 0 < masks["guessed"] < masks["whole"]
     normal_only = scorer.score(scorer.model("normal_only"), category, draw._replace(abnormal=()))
     weightless = scorer.score(scorer.model("weighted", finished / HEAD), category, draw)
-    # Weights of zero leave 1 - similarity to the normal bank, which has the surroundings of the defects too.
+    # Without weight on the defects this is 1 - similarity to the normal bank, which has the surroundings of the defects too.
     assert (weightless.scores <= normal_only.scores + 1e-6).all()
 
 
