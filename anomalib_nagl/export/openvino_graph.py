@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from anomalib_nagl.export.graphs import MARKERS
 
 Arrays = Mapping[str, NDArray[Any]]
-CALIBRATION = 300  # pictures; what anomalib and NNCF recommend
+CALIBRATION = 300  # images; what anomalib and NNCF recommend
 
 
 def bake_onnx(path: Path, constants: Arrays, image: str = "input") -> None:
@@ -52,18 +52,47 @@ def bake(model: Any, constants: Arrays) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def references_graph(detection: Any, mining: Any) -> Any:
-    """Join the encoder of a detection graph and the mining graph: ``references.xml``.
+def encoder_graph(detection: Any) -> Any:
+    """The encoder of a detection graph alone: image (B, 3, H, W) of any size -> tokens (B, M, C)."""
+    import openvino as ov
 
-    Inputs image and mask of one picture give tokens and marks; normal_bank, abnormal_tokens and abnormal_marks of all
-    pictures give residual_proxies. The bank is all patches that count as normal. The two halves share nothing.
+    graph = detection.clone()
+    graph.input("input").set_names({"image"})
+    return ov.Model([graph.output("tokens").get_node()], [graph.input("image").get_node()], "encoder")
+
+
+def scorer_graph(detection: Any) -> Any:
+    """All of a detection graph that comes after the encoder: tokens (B, M, C) and references -> outputs."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    graph = detection.clone()
+    made = graph.output("tokens").get_node().input_value(0)
+    shape = made.get_partial_shape()
+    parameter = ops.parameter(ov.PartialShape([-1, *list(shape)[1:]]), ov.Type.f32, name="tokens_input")
+    outputs = [port.get_node() for port in graph.outputs if not set(MARKERS) & port.get_names()]
+    # The number of images may be read from the image: tokens have the same first side.
+    image = graph.input("input").get_node().output(0)
+    sizes = [target for target in image.get_target_inputs() if target.get_node().get_type_name() == "ShapeOf"]
+    for target in [*made.get_target_inputs(), *sizes]:
+        target.replace_source_output(parameter.output(0))
+    made.set_names(set())
+    parameter.output(0).set_names({"tokens"})
+    references = [port.get_node() for port in graph.inputs if "input" not in port.get_names()]
+    return ov.Model(outputs, [parameter, *references], "scorer")
+
+
+def references_graph(mining: Any, encoder: Any | None) -> Any:
+    """``references.xml``: what runs when references change.
+
+    normal_bank, abnormal_tokens and abnormal_patch_mask of all images give residual_proxies; with an ``encoder``,
+    which is exact where that of queries is compressed, image gives tokens. The two halves share nothing.
     """
     import openvino as ov
 
-    encoder = detection.clone()
-    encoder.input("input").set_names({"image"})
-    results = [encoder.output("tokens").get_node(), *mining.get_results()]
-    return ov.Model(results, [encoder.input("image").get_node(), *mining.get_parameters()], "references")
+    halves = [mining] if encoder is None else [encoder, mining]
+    results = [result for half in halves for result in half.get_results()]
+    return ov.Model(results, [node for half in halves for node in half.get_parameters()], "references")
 
 
 def outside_encoder(model: Any) -> list[str]:
@@ -107,13 +136,13 @@ def compress_weights(model: Any, exact: list[str]) -> Any:
         return nncf.compress_weights(model, ignored_scope=nncf.IgnoredScope(names=kept, validate=False))
 
 
-def quantise(model: Any, exact: list[str], pictures: Iterable[Any], constants: Arrays, transformer: bool) -> Any:
-    """Let the encoder compute in 8-bit integers but for depthwise convolutions, calibrated with pictures (3, H, W)."""
+def quantise(model: Any, exact: list[str], images: Iterable[Any], constants: Arrays, transformer: bool) -> Any:
+    """Let the encoder compute in 8-bit integers but for depthwise convolutions, calibrated with images (3, H, W)."""
     import nncf
 
     kept = exact + _of_type(model, "GroupConvolution")
     inputs = {name: np.ascontiguousarray(value) for name, value in constants.items()}
-    data = nncf.Dataset(list(pictures), lambda picture: {"input": picture[None], **inputs})
+    data = nncf.Dataset(list(images), lambda image: {"input": image[None], **inputs})
     with _quiet():
         return nncf.quantize(
             model,
@@ -139,18 +168,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def calibration_pictures(datamodule: Any) -> Iterator[NDArray[np.float32]]:
-    """Up to ``CALIBRATION`` validation pictures (3, H, W), the set that anomalib calibrates with."""
-    datamodule.setup("fit")
-    left = CALIBRATION
-    for batch in datamodule.val_dataloader():
-        for image in batch.image[:left]:
-            yield image.numpy()
-            left -= 1
-        if left <= 0:
-            return
 
 
 def save(model: Any, path: Path, exact: Iterable[str] = ()) -> None:

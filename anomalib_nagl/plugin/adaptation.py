@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule
 
 from anomalib_nagl.core.calibration import calibrate
 from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.datasets import choose_references, describe, hold_out
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.reading import read_alike
@@ -108,9 +110,10 @@ class Adaptation(LightningModule):
         with torch.inference_mode(False), torch.no_grad():
             prepared = prepare_references(references, transform, self.model.encoder.image_size)
             normal, abnormal, masks, pictures, unmasked = (tensor.to(self.device) for tensor in prepared)
-            tokens = self.model.set_references(normal, abnormal, masks, pictures, unmasked, self.bank_limit)
+            select = partial(coreset, limit=self.bank_limit) if self.bank_limit else None
+            tokens = self.model.set_references(normal, abnormal, masks, pictures, unmasked, select)
             if isinstance(self.post_processor, ReferencePostProcessor) and self.post_processor.from_references:
-                self.post_processor.calibrate(calibrate(self.model, tokens))
+                self.post_processor.calibrate(calibrate(self.model, tokens, self.model.state))
         self.references = references.records()
         self.manifest = make_manifest(self.references, protocol, removed)
 

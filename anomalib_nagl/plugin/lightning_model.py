@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib import LearningType
+from anomalib.data import InferenceBatch
+from anomalib.deploy.export import CompressionType
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
@@ -15,9 +19,10 @@ from torch import nn
 
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
-from anomalib_nagl.core.variants import Quirks
+from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.encoders import parse_image_size
-from anomalib_nagl.export.exporter import SafeExport
+from anomalib_nagl.export.exporter import Options
+from anomalib_nagl.plugin import exporting
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
 from anomalib_nagl.plugin.datasets import exclude, find_copies
 from anomalib_nagl.plugin.defect_type_report import TypeResults
@@ -34,13 +39,11 @@ from anomalib_nagl.references.names import STRATEGIES, check_name
 from anomalib_nagl.references.sampling import SupportSet
 
 logger = logging.getLogger(__name__)
-# Buffers that checkpoints of the first days do not have.
-_LATER = ("normal_owner", "abnormal_tokens", "abnormal_marks", "abnormal_located", "defect_bank")
 _STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
 # anomalib's own mixin overrides Lightning's to_onnx too, hence the ignored type.
-class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[misc]
+class Nagl(HeadTraining, Scoring, AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
@@ -90,7 +93,7 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
     ) -> None:
         image_size = parse_image_size(image_size)  # the plain form is what goes into a checkpoint
         head = str(head) if head is not None else None
-        self.adapts = self.head_trained = head is not None or not Quirks.parse(variant).proxies
+        self.adapts = self.head_trained = head is not None or not Variant.parse(variant).proxies
         self._size = image_size
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
@@ -149,6 +152,45 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         """Score a batch of the target, for thresholds and score ranges by anomalib's rule."""
         return AnomalibModule.test_step(self, batch, 0, *args, **kwargs)
 
+    def forward(self, batch: torch.Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
+        """Score RGB images (B, 3, H, W) in [0, 1] of any size, pre- and post-processing included."""
+        del args, kwargs
+        prepared = self.pre_processor(batch) if self.pre_processor else batch
+        found = InferenceBatch(**self.model(prepared)._asdict())
+        return self.post_processor(found) if self.post_processor else found
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Write ``weights/torch/NAME.pt``; RuntimeError without references."""
+        return exporting.to_torch(self, export_root, model_file_name)
+
+    def to_onnx(  # type: ignore[override]  # as anomalib's own
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Write ``weights/onnx/NAME.onnx``, see ``exporting.to_onnx``."""
+        return exporting.to_onnx(self, export_root, model_file_name, input_size, kwargs)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: Any = None,
+        metric: Any = None,
+        task: Any = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write ``weights/openvino/NAME.xml`` and what the box needs, see ``exporting.to_openvino``."""
+        request = exporting.CompressionRequest(compression_type, datamodule, metric, task, max_drop)
+        options = Options(input_size, onnx_kwargs or {}, ov_kwargs or {})
+        return exporting.to_openvino(self, export_root, model_file_name, options, request)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save plain data only, and nothing that refers to other files."""
         super().on_save_checkpoint(checkpoint)
@@ -173,8 +215,6 @@ class Nagl(HeadTraining, Scoring, SafeExport, AnomalibModule):  # type: ignore[m
         self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
         self.loss = NaglLoss(settings["variant"])
         self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
-        for name in _LATER:
-            checkpoint["state_dict"].setdefault(f"model.{name}", getattr(self.model, name))
         self.hparams.update(settings)
         self.head_trained = bool(checkpoint["nagl"]["head_trained"])
         self.references = list(checkpoint["nagl"]["references"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from anomalib.data import InferenceBatch
 from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -54,8 +55,8 @@ class Scoring(LightningModule):
         picture = as_image(image)
         batch = picture[None].to(self.device)
         tokens = self.model.encode(self.pre_processor(batch) if self.pre_processor else batch)
-        score = self.model.detect(tokens).score
-        raw: Any = self.model.predictions(score)
+        score = self.model.score(tokens).score
+        raw: Any = InferenceBatch(**self.model.predictions(score)._asdict())
         found = self.post_processor(raw) if self.post_processor else raw
         size = (picture.shape[-2], picture.shape[-1])
         whole = F.interpolate(found.anomaly_map, size, mode="bilinear").cpu()[0, 0]
@@ -77,7 +78,7 @@ class Scoring(LightningModule):
         """
         del batch_idx, dataloader_idx
         tokens = self.model.encode(batch.image)
-        score = self.model.detect(tokens).score
+        score = self.model.score(tokens).score
         batch = batch.update(**self.model.predictions(score)._asdict())
         batch.reference_similarity = self.model.similarity(tokens, score)
         batch.nearest_reference = nearest_references(batch.reference_similarity, self.references)

@@ -92,7 +92,7 @@ class HeadTraining(Adaptation):
         """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
         if not self._trains:
             return None
-        return published_optimizer(self.model.head, self.learning_rate, self.loss.quirks.decay_all)
+        return published_optimizer(self.model.head, self.learning_rate, self.loss.variant.decay_all)
 
     def on_train_start(self) -> None:
         """Encode every picture of the source once."""

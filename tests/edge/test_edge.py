@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from support.exported import PICTURE, assert_like_torch, make_model, picture, pixels, reference_set, teach
 
 from anomalib_nagl import Nagl, ReferenceSet
+from anomalib_nagl.bank.patch_masks import guess_patch_mask
 from anomalib_nagl.edge import EdgeError, NaglEdge
-from anomalib_nagl.edge.mining import most_deviating_patches
 from anomalib_nagl.io.arrays import as_picture, content_hash
 from anomalib_nagl.io.files import file_hash
 from anomalib_nagl.references.images import load_image
@@ -124,7 +124,7 @@ def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Pa
     edge_model.set_references(given)
     patches = core.abnormal_tokens.shape[1]
     assert len(core.normal_bank) > patches
-    assert len(core.defect_bank) == int(core.abnormal_marks.sum()) > 1
+    assert len(core.defect_bank) == int(core.abnormal_patch_mask.sum()) > 1
     edge_model.set_references(ReferenceSet(given.normal, given.abnormal, (mask,)))
     assert len(core.normal_bank) == patches
     assert len(core.residual_proxies)
@@ -149,8 +149,8 @@ def test_without_a_mask_the_most_deviating_patches_count(exported: Path) -> None
     assert 1 <= marked.sum() < marked.size / 2
     bank = np.eye(3, dtype=np.float32)
     tokens = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0.2, 0], [-1, 0, 0.1], [-1, 0.2, 0]], np.float32)
-    assert most_deviating_patches(tokens, bank).tolist() == [0, 0, 0, 1, 1]
-    assert most_deviating_patches(np.ones((4, 3), np.float32), bank).sum() == 4  # nothing stands out
+    assert guess_patch_mask(tokens, bank).tolist() == [0, 0, 0, 1, 1]
+    assert guess_patch_mask(np.ones((4, 3), np.float32), bank).sum() == 4  # nothing stands out
     for name in ("normal 0",):
         detector.remove(name)
     with pytest.raises(EdgeError, match="without a mask and no normal reference"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.exported import PICTURE, defect_mask, picture, pixels, teach
 
-from anomalib_nagl.bank.bank_file import read_pack, write_pack
+from anomalib_nagl.bank.bank_file import read_bank, write_bank
 from anomalib_nagl.edge import EdgeError, NaglEdge
 
 
@@ -30,7 +30,7 @@ def other_signature(key: str) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         manifest = path.with_name("model.json")
         content = json.loads(manifest.read_text())
-        content["signature"][key] = {"grid": [8, 8]}.get(key, "another")
+        content["compatibility"][key] = {"grid": [8, 8]}.get(key, "another")
         manifest.write_text(json.dumps(content))
 
     return change
@@ -58,10 +58,10 @@ def test_spoilt_files_are_refused_by_name(box: Path, name: str, spoil: Callable[
 
 
 def test_a_pack_of_another_head_changes_nothing(exported: Path, tmp_path: Path) -> None:
-    own = NaglEdge(exported).signature
-    pack = read_pack(exported.with_name("references.safetensors"), own)
+    own = NaglEdge(exported).compatibility
+    pack = read_bank(exported.with_name("references.safetensors"), own)
     foreign = tmp_path / "foreign.safetensors"
-    write_pack(foreign, replace(pack, signature={**own, "backbone": "another one"}))
+    write_bank(foreign, replace(pack, signature={**own, "backbone": "another one"}))
     detector = NaglEdge(exported)
     with pytest.raises(EdgeError, match=r"backbone .* instead of"):
         detector.load(foreign)

@@ -173,7 +173,7 @@ def test_masks_and_fusion_of_a_head_are_those_of_its_settings(drawn: Path, finis
     assert 0 < masks["guessed"] < masks["whole"]
     normal_only = scorer.score(scorer.model("normal_only"), category, draw._replace(abnormal=()))
     weightless = scorer.score(scorer.model("weighted", finished / HEAD), category, draw)
-    # Without weight on the defects this is 1 - similarity to the normal bank, which has the surroundings of the defects too.
+    # Without weight on the defects this is 1 - similarity to the normal bank, with the surroundings of the defects.
     assert (weightless.scores <= normal_only.scores + 1e-6).all()
 
 
