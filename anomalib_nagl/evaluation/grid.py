@@ -46,7 +46,7 @@ def enumerate_cells(settings: Settings, categories: Mapping[str, Category]) -> l
 def _shots(settings: Settings, model: str) -> list[Shots]:
     listed = settings.parsed_shots
     if model in settings.heads:  # masks are guessed by comparison with normal references
-        guessed = settings.head(model).get("masks") == "guessed"
+        guessed = settings.masks_of(model) == "guessed"
         return [shots for shots in listed if shots.a and (shots.n or not guessed)]
     if model == "naive":
         return [shots for shots in listed if shots.a and shots.n]
@@ -61,8 +61,8 @@ def _cells(settings: Settings, model: str, category: str, shots: Shots, seed: in
         for source in (settings.sources if trained else ["other_domains"])
         if not trained or settings.sources_of(source, category)
         for abnormal in (settings.abnormal if model in settings.heads else ["real"])
-        # Synthetic references are made of normal ones; the published rule knows none.
-        if abnormal == "real" or (shots.n and protocol != "paper")
+        # Synthetic references are made of normal ones, with their masks; the published rule knows none.
+        if abnormal == "real" or (shots.n and protocol != "paper" and settings.masks_of(model) == "given")
         for training_seed in (range(settings.training_seeds) if trained else [-1])
     ]
 

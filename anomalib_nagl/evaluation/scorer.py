@@ -79,11 +79,12 @@ class Scorer:
         synthetic: tuple[str, int, int] | None = None,
     ) -> Scored:
         """Score the queries of a draw with its references; see ``reference_tokens`` for these."""
-        core, table, scores, maps = model.model, self._table(model, category), [], []
+        core, scores, maps = model.model, [], []
         select = partial(coreset, limit=model.bank_limit) if model.bank_limit else None
         state = core.adapt(self.reference_tokens(model, category, draw, masks, synthetic), select)
-        for chunk in _rows(category, draw.queries).split(BATCH):
-            found = core.predictions(core.score(table[chunk].to(device()), state).score)
+        for start in range(0, len(draw.queries), BATCH):
+            tokens = self.tokens(model, category, draw.queries[start : start + BATCH])
+            found = core.predictions(core.score(tokens, state).score)
             scores.append(found.pred_score.cpu())
             maps.append(self.resized(found.anomaly_map[:, 0]).cpu())
         return self.scored(category, draw, torch.cat(scores), torch.cat(maps))
@@ -101,14 +102,13 @@ class Scorer:
         ``masks`` as in the settings. ``synthetic`` is a method, number and seed of abnormal references to make of the
         normal ones; these alone are encoded here.
         """
-        core, table = model.model, self._table(model, category)
-        normal = table[_rows(category, draw.normal)].to(device())
+        core, normal = model.model, self.tokens(model, category, draw.normal)
         if synthetic is not None:
             method, count, seed = synthetic
             made = with_synthetic(SupportSet(draw.normal).load(), count, method, seed)
             prepared = prepare_references(made, model.pre_processor.transform, core.encoder.image_size)
             return core.reference_tokens(normal, core.encode(prepared.abnormal.to(device())), prepared.masks)
-        abnormal = table[_rows(category, draw.abnormal)].to(device())
+        abnormal = self.tokens(model, category, draw.abnormal)
         known = [masks == "given" and sample.mask is not None for sample in draw.abnormal]
         size = core.encoder.image_size
         pixels = [
@@ -133,13 +133,14 @@ class Scorer:
             return maps
         return F.interpolate(maps[:, None], self.metric_size, mode="bilinear")[:, 0]
 
-    def _table(self, model: Nagl, category: Category) -> TokenTable:
-        """Tokens of all images of a category, in files that processes share; float32, as the engine computes them."""
+    def tokens(self, model: Nagl, category: Category, samples: Sequence[Sample]) -> Tensor:
+        """Tokens (P, M, C) of some images of a category, all of which are encoded once; float32, as by the engine."""
         key = recipe(model, torch.float32), category.name
         if key not in self._tables:
             paths = [sample.image for sample in category.samples]
             self._tables[key] = encode_category(self.settings, model, category.name, paths, torch.float32)
-        return self._tables[key]
+        rows = [category.rows[sample.image] for sample in samples]
+        return self._tables[key][torch.tensor(rows, dtype=torch.long)].to(device())
 
     def _mask(self, sample: Sample, size: Size) -> Tensor:
         """The mask of an abnormal image at a size (height, width), 0/1."""
@@ -212,11 +213,6 @@ def join(parts: Sequence[Scored]) -> Scored:
         torch.cat([part.maps for part in parts]),
         torch.cat([part.masks for part in parts]),
     )
-
-
-def _rows(category: Category, samples: Sequence[Sample]) -> Tensor:
-    rows = {sample.image: row for row, sample in enumerate(category.samples)}
-    return torch.tensor([rows[sample.image] for sample in samples], dtype=torch.long)
 
 
 def _as_size(given: int | list[int]) -> int | tuple[int, int]:

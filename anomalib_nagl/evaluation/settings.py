@@ -121,6 +121,10 @@ class Settings:
         """The head whose training a trained model scores with."""
         return str(self.heads[model].get("trained_as") or model)
 
+    def masks_of(self, model: str) -> str:
+        """Which masks of abnormal references a head is shown."""
+        return str(self.head(model).get("masks", "given"))
+
     @property
     def parsed_shots(self) -> list[Shots]:
         """Numbers of references."""

@@ -75,8 +75,7 @@ def _score(scorer: Scorer, cell: Cell, draws: tuple[Draw, ...]) -> Scored:
     training = training_job(settings, cell)
     model = scorer.model(cell.model, None if training is None else head_path(settings, training))
     synthetic = None if cell.abnormal == "real" else (cell.abnormal, cell.a, cell.reference_seed)
-    masks = settings.head(cell.model).get("masks", "given")
-    return join([scorer.score(model, category, draw, masks, synthetic) for draw in draws])
+    return join([scorer.score(model, category, draw, settings.masks_of(cell.model), synthetic) for draw in draws])
 
 
 def _score_baseline(scorer: Scorer, cell: Cell, draw: Draw) -> Scored:

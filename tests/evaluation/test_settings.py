@@ -39,7 +39,7 @@ QUICK = (
         (("--domains", "{parts: [plate]}"), "no category to train heads on.*second domain"),
         (("--domains", "{a: [plate], b: [plate]}"), "plate in domains, expected every category once"),
         (("--sources", "[same_domain]"), "sources=same_domain, expected a second domain"),
-        (("--shots", "[1+24]"), "24 defective pictures of category 'plate'.*more than 24"),
+        (("--shots", "[1+24]"), "24 abnormal images of category 'plate'.*more than 24"),
         (("--format", "DrawnPicture"), "format='DrawnPicture'.*did you mean 'DrawnPictures'"),
         (("--domains", "{parts: [plate], a: [clot]}", "--targets", "[clot]"), "no drawn category 'clot'"),
     ],
