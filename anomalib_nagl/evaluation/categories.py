@@ -66,7 +66,7 @@ def open_category(settings: Settings, name: str, part: str = "all") -> AnomalibD
         )
     arguments: dict[str, Any] = {"root": settings.data, "category": name}
     module = kind(**arguments)
-    # Rendered categories are known by name; of the others, a missing folder would make anomalib download a whole data set.
+    # Rendered categories are known by name; anomalib would download a data set in which another has no folder.
     if settings.format != "DrawnPictures" and name not in (known := all_categories(module)):
         raise ValueError(
             f"found no category {name!r} in {settings.data}, expected one of {', '.join(known)}{suggest(name, known)}"

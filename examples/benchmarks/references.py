@@ -66,7 +66,7 @@ def decisions(scorer: Scorer, model: Nagl, category: Category, draw: Draw) -> It
 
 @torch.no_grad()
 def nearest(scorer: Scorer, model: Nagl, category: Category, draw: Draw, seed: int) -> Row:
-    """Shares of queries whose nearest reference has their label, or their defect type, with a reference of each type."""
+    """Shares of queries whose nearest reference has their label, or their type, with one reference of each type."""
     candidates = order(category.defects, "uniform", seed, ABNORMAL)
     shown = {sample.defect_type: sample for sample in reversed(candidates)}
     draw = draw._replace(
