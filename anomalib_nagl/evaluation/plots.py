@@ -86,25 +86,18 @@ def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Fi
         axis.grid(axis="y", alpha=0.3)
     for axis in axes[2:]:
         axis.set_xlabel("shots (normal + abnormal references)")
-    _legend(figure, models, looks, hollow if len(hollow) < len(models) else set())
+    marked = hollow if len(hollow) < len(models) else set()
+    note = "Hollow: reads no abnormal references, drawn at every shot with the same n." if marked else ""
+    _legend(figure, [_line(name, looks[name], looks[name].marker, name in marked) for name in models], note)
     return figure
 
 
 def _errorbar(axis: Axes, places: NDArray[Any], found: Sequence[Entry], look: Style, model: str, hollow: bool) -> None:
     axis.errorbar(
-        places,
-        [entry.mean for entry in found],
-        yerr=np.nan_to_num([entry.spread for entry in found]),
-        color=look.colour,
-        marker=look.marker,
-        markerfacecolor="white" if hollow else look.colour,
-        linestyle=look.dash,
-        label=model,
-        linewidth=1.5,
-        markersize=5.5,
-        capsize=2.5,
-        elinewidth=1,
-    )
+        places, [entry.mean for entry in found], yerr=np.nan_to_num([entry.spread for entry in found]), label=model,
+        color=look.colour, marker=look.marker, markerfacecolor="white" if hollow else look.colour, linestyle=look.dash,
+        linewidth=1.5, markersize=5.5, capsize=2.5, elinewidth=1,
+    )  # fmt: skip
 
 
 def _four(title: str) -> tuple[Figure, list[Axes]]:
@@ -113,23 +106,16 @@ def _four(title: str) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(2, 2).flat)
 
 
-def _legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style], hollow: set[str]) -> None:
+def _line(name: str, look: Style, marker: str = "", hollow: bool = False) -> Line2D:
+    """How a model is drawn, for a legend."""
+    face = "white" if hollow else look.colour
+    return Line2D([], [], color=look.colour, linestyle=look.dash, label=name, marker=marker, markerfacecolor=face)
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D | Patch], note: str = "") -> None:
     """One legend below all axes, where it covers nothing."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=looks[name].colour,
-            marker=looks[name].marker,
-            linestyle=looks[name].dash,
-            label=name,
-            markerfacecolor="white" if name in hollow else looks[name].colour,
-        )
-        for name in models
-    ]
-    note = "Hollow: reads no abnormal references, drawn at every shot with the same n." if hollow else ""
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(5, len(models)), frameon=False, title=note,
+        handles=handles, loc="outside lower center", ncols=min(5, max(1, len(handles))), frameon=False, title=note,
         title_fontsize=8.5, fontsize=10,
     )  # fmt: skip
 
@@ -162,13 +148,8 @@ def plot_categories(rows: pd.DataFrame, looks: Mapping[str, Style], shots: tuple
         axis.axvline(len(counted) - 0.5, color="0.6", linewidth=0.8)
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
-    _square_legend(figure, list(models), looks)
+    _legend(figure, [Patch(color=looks[name].colour, label=name) for name in models])
     return figure
-
-
-def _square_legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style]) -> None:
-    handles = [Patch(color=looks[name].colour, label=name) for name in models]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, max(1, len(models))), frameon=False)
 
 
 def mean_curve(curves: pd.DataFrame, grid: Floats) -> tuple[Floats, Floats]:
@@ -218,18 +199,11 @@ def plot_curves(
             mean, spread = mean_curve(curves, grid)
             drawn[model] = axis.plot(grid, mean, color=look.colour, linestyle=look.dash, label=model, linewidth=1.5)
             if not np.isnan(spread).any():
-                axis.fill_between(
-                    grid,
-                    np.clip(mean - spread, 0, 1),
-                    np.clip(mean + spread, 0, 1),
-                    color=look.colour,
-                    alpha=0.15,
-                    lw=0,
-                )
+                low, high = np.clip([mean - spread, mean + spread], 0, 1)
+                axis.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
         axis.set(title=name, xlabel="false positive rate", ylabel=label, xlim=(0, limit), ylim=(0, 1.01))
         axis.grid(alpha=0.3)
     if not drawn:
         return None
-    handles = [Line2D([], [], color=looks[name].colour, linestyle=looks[name].dash, label=name) for name in drawn]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(drawn)), frameon=False)
+    _legend(figure, [_line(name, looks[name]) for name in drawn])
     return figure
