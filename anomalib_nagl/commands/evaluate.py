@@ -10,7 +10,8 @@ from pathlib import Path
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 from rich.console import Console
 
-from anomalib_nagl.evaluation.settings import Settings, suggest
+from anomalib_nagl.evaluation.settings import Settings
+from anomalib_nagl.io.errors import suggest
 
 OWN = ("config", "dry_run", "report")
 INTERRUPTED = 130
