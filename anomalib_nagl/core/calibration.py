@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_nagl.core.functional import anomaly_map, clear_of, image_score
-from anomalib_nagl.core.head import Learned, NaglHead
-from anomalib_nagl.core.model import NaglModel, ReferenceTokens
+from anomalib_nagl.core.functional import anomaly_map, away_from_mask, image_score
+from anomalib_nagl.core.head import NaglHead
+from anomalib_nagl.core.model import AdaptedState, NaglModel, ReferenceTokens
 
 # A picture is held out block by block, so many a side. Larger blocks deviate more; the higher threshold they give is
 # needed where no abnormal reference raises it.
@@ -33,8 +33,8 @@ class HeldOut(NamedTuple):
     abnormal: Tensor
 
 
-def held_out_scores(head: NaglHead, tokens: ReferenceTokens, learned: Learned, grid: tuple[int, int]) -> HeldOut:
-    """Score references as if they were new; ``learned`` is what the head made of them.
+def held_out_scores(head: NaglHead, tokens: ReferenceTokens, state: AdaptedState, grid: tuple[int, int]) -> HeldOut:
+    """Score references as if they were new; ``state`` is what was made of them.
 
     Each normal picture is scored block by block, by all normal patches but those of the block: of the other pictures
     and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: the few
@@ -42,16 +42,15 @@ def held_out_scores(head: NaglHead, tokens: ReferenceTokens, learned: Learned, g
     the abnormal ones are held out likewise, and their marked patches do not count. Of an abnormal reference every
     other marked patch is held out, and then the rest, as far as known defects are compared with at all.
     """
-    normal, abnormal, marked, located = tokens
+    normal, abnormal, marked, localized = tokens
     known = len(normal) > 0
     images, hidden = (normal, None) if known else (abnormal, marked > 0)
     blocks = BLOCKS if len(abnormal) else BLOCKS_ALONE
-    clear = clear_of(marked, grid) & located[:, None] & (known and head.quirks.context)
-    rest = learned._replace(bank=abnormal[clear])
+    away = away_from_mask(marked, grid) & localized[:, None] & (known and head.variant.context)
+    rest = state.replace(normal_bank=abnormal[away])
     scores = [_score_blocks(head, images, hidden, i, rest, grid, blocks) for i in range(len(images))]
-    return HeldOut(
-        torch.stack(scores), _score_abnormal(head, abnormal, (marked > 0) & located[:, None], learned, grid, known)
-    )
+    defects = _score_abnormal(head, abnormal, (marked > 0) & localized[:, None], state, grid)
+    return HeldOut(torch.stack(scores), defects)
 
 
 def _score_blocks(
@@ -59,13 +58,13 @@ def _score_blocks(
     images: Tensor,
     hidden: Tensor | None,
     index: int,
-    learned: Learned,
+    state: AdaptedState,
     grid: tuple[int, int],
     blocks: int,
 ) -> Tensor:
     """Patch scores (M,) of one of the images (n, M, C), by their patches that are not ``hidden`` (n, M).
 
-    The bank of ``learned`` is what other pictures add to them.
+    The normal bank of ``state`` is what other images add to them.
     """
     query = images[index]
     rows, cols = torch.meshgrid(*(torch.arange(side) * blocks // side for side in grid), indexing="ij")
@@ -75,32 +74,31 @@ def _score_blocks(
     for number in range(blocks * blocks):
         allowed = usable.clone()
         allowed[index] &= block != number
-        bank = torch.cat([images[allowed], learned.bank])
+        bank = torch.cat([images[allowed], state["normal_bank"]])
         if len(bank):
-            found = _detect(head, query[None], learned._replace(bank=bank), grid, hidden is None)
+            found = _score(head, query[None], state.replace(normal_bank=bank), grid)
             score[block == number] = found[0][block == number]
     return score if hidden is None else score.masked_fill(hidden[index], float(score.min()))
 
 
 def _score_abnormal(
-    head: NaglHead, images: Tensor, marked: Tensor, learned: Learned, grid: tuple[int, int], known: bool
+    head: NaglHead, images: Tensor, marked: Tensor, state: AdaptedState, grid: tuple[int, int]
 ) -> Tensor:
     """Patch scores (a, M) of abnormal references (a, M, C): none of their marked patches is compared with itself."""
-    score = _detect(head, images, learned, grid, known)
-    for i in range(len(images) if head.quirks.defects else 0):
+    score = _score(head, images, state, grid)
+    for i in range(len(images) if head.variant.defects else 0):
         places = marked[i].nonzero()[:, 0]
         for part in (places[::2], places[1::2]):
             others = marked.clone()
             others[i, part] = False
             if len(part) and bool(others.any()):
-                left = learned._replace(defects=images[others])
-                score[i, part] = _detect(head, images[i : i + 1], left, grid, known)[0, part]
+                left = state.replace(defect_bank=images[others])
+                score[i, part] = _score(head, images[i : i + 1], left, grid)[0, part]
     return score
 
 
-def _detect(head: NaglHead, images: Tensor, learned: Learned, grid: tuple[int, int], known: bool) -> Tensor:
-    bank, proxies, defects = (part[None] for part in learned)
-    return head.detect(images, bank, proxies, grid, defects, normal_known=known).score
+def _score(head: NaglHead, images: Tensor, state: AdaptedState, grid: tuple[int, int]) -> Tensor:
+    return head.score(images, state.batched(), grid).score
 
 
 def threshold(normal: Tensor, abnormal: Tensor) -> float:
@@ -124,13 +122,12 @@ def shown_width(middle: float, *scores: Tensor) -> float:
 
 
 @torch.no_grad()
-def calibrate(model: NaglModel, tokens: ReferenceTokens) -> Calibration:
-    """Raw thresholds for images and pixels from the references alone.
+def calibrate(model: NaglModel, tokens: ReferenceTokens, state: AdaptedState) -> Calibration:
+    """Raw thresholds for images and pixels from the references alone; ``state`` is what was made of them.
 
     Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
     """
-    learned = Learned(model.normal_bank, model.residual_proxies, model.defect_bank)
-    held_out = held_out_scores(model.head, tokens, learned, model.encoder.grid)
+    held_out = held_out_scores(model.head, tokens, state, model.encoder.grid)
     normal, abnormal = (image_score(scores) for scores in held_out)
     normal_map, abnormal_map = (
         anomaly_map(scores, model.smooth_down, model.smooth_right).flatten() for scores in held_out

@@ -23,7 +23,7 @@ class Match(NamedTuple):
     patch: Tensor
 
 
-def unit(tokens: Tensor) -> Tensor:
+def l2_normalize(tokens: Tensor) -> Tensor:
     """Scale tokens (..., C) to Euclidean length 1; a zero token stays zero."""
     return F.normalize(tokens, dim=-1, eps=1e-12)
 
@@ -56,7 +56,7 @@ def nearest(tokens: Tensor, bank: Tensor, valid: Tensor | None = None, masked: f
     return best
 
 
-def take(bank: Tensor, index: Tensor) -> Tensor:
+def gather_patches(bank: Tensor, index: Tensor) -> Tensor:
     """Pick patches (B, L, C) by their index (B, L) from a bank (B, K, C), or (1, K, C) when all images share it."""
     if bank.shape[0] == 1:
         return bank[0][index]
@@ -66,7 +66,9 @@ def take(bank: Tensor, index: Tensor) -> Tensor:
 def mean_similarity(tokens: Tensor, proxies: Tensor) -> Tensor:
     """Mean over proxies (B, Q, C) of (1 + cosine) / 2 for tokens (B, M, C): the abnormal map of section 8, (B, M)."""
     # The mean of unit proxies commutes with the dot product, which spares the (M, Q) matrix.
-    return (1 + (unit(tokens) @ unit(proxies).mean(dim=1, keepdim=True).transpose(1, 2)).squeeze(-1)) / 2
+    return (
+        1 + (l2_normalize(tokens) @ l2_normalize(proxies).mean(dim=1, keepdim=True).transpose(1, 2)).squeeze(-1)
+    ) / 2
 
 
 def sine_position(grid: tuple[int, int], dim: int, masked: Tensor | None = None) -> Tensor:
@@ -112,21 +114,10 @@ def mask_to_grid(mask: Tensor, grid: tuple[int, int], shifted: bool = False) -> 
     return count[..., :rows, :cols].reshape(*mask.shape[:2], -1)
 
 
-def clear_of(marked: Tensor, grid: tuple[int, int]) -> Tensor:
+def away_from_mask(marked: Tensor, grid: tuple[int, int]) -> Tensor:
     """Which patches are neither marked nor next to a marked one: (..., M) -> bool (..., M)."""
     cells = (marked > 0).float().reshape(-1, 1, *grid)
     return F.max_pool2d(cells, 3, stride=1, padding=1).reshape(marked.shape) == 0
-
-
-def deviating_patches(deviation: Tensor) -> Tensor:
-    """Guess the abnormal patches of an image without a mask: (..., M) deviations -> 0/1 floats (..., M).
-
-    Marked are those at least half-way from the median to the largest, which is always one of them. The deviation is
-    1 - cosine similarity to the nearest normal patch; any rising straight line of it gives the same answer.
-    """
-    largest = deviation.amax(dim=-1, keepdim=True)
-    middle = deviation.quantile(0.5, dim=-1, keepdim=True)  # the mean of both middle ones, as NumPy's median
-    return (deviation >= (largest + middle) / 2).to(deviation.dtype)
 
 
 def top_mean(score: Tensor, count: int) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from anomalib_nagl.core.functional import image_score, top_mean
 from anomalib_nagl.core.head import NaglMaps
-from anomalib_nagl.core.variants import Quirks
+from anomalib_nagl.core.variants import Variant
 
 TEMPERATURE = 10.0  # steepness of the corrected logits: a similarity gap of 0.3 means 95 % certainty
 TOP_COUNT = 20  # patches in the published training score
@@ -35,7 +35,7 @@ class NaglLoss(nn.Module):
 
     def __init__(self, variant: str = "paper") -> None:
         super().__init__()
-        self.quirks = Quirks.parse(variant)
+        self.variant = Variant.parse(variant)
 
     def forward(self, maps: NaglMaps, query_mask: Tensor, label: Tensor, grid: tuple[int, int]) -> Losses:
         """Compare maps with 0/1 pixel masks (B, H, W) and labels (B,), 1 for abnormal."""
@@ -45,7 +45,7 @@ class NaglLoss(nn.Module):
         pixel = F.interpolate(pixel, size=query_mask.shape[-2:], mode="bilinear")
         query_mask = query_mask.to(pixel)
         target = torch.stack([1 - query_mask, query_mask], dim=1)
-        if not self.quirks.similarity_logits:
+        if not self.variant.similarity_logits:
             image, pixel = ((value - 0.5) * TEMPERATURE for value in (image, pixel))
         parts = (
             F.cross_entropy(image, label.long()),
@@ -56,7 +56,7 @@ class NaglLoss(nn.Module):
 
     def training_score(self, score: Tensor) -> Tensor:
         """Image score (B,) that is supervised, of patch scores (B, M); ValueError if there are too few patches."""
-        if not self.quirks.top_twenty:
+        if not self.variant.top_twenty:
             return image_score(score)
         if score.shape[-1] < TOP_COUNT:
             raise ValueError(

@@ -1,23 +1,20 @@
-"""Encoder, head and the references as buffers: all that runs at test time, and all that is exported."""
+"""Encoder, head and the adapted state: encode, adapt, score, three steps that can be taken apart."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from anomalib.data import InferenceBatch
-from anomalib.models.components import DynamicBufferMixin, KCenterGreedy
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anomalib_nagl.core.functional import (
-    anomaly_map,
-    deviating_patches,
-    image_score,
-    mask_to_grid,
-    nearest,
-    smoothing_matrix,
-    unit,
-)
+from anomalib_nagl.bank import adapted
+from anomalib_nagl.bank.adapted import Dimensions, ReferencePatches
+from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask
+from anomalib_nagl.core.functional import anomaly_map, image_score, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
 from anomalib_nagl.encoders import Encoder, build_encoder
@@ -25,25 +22,57 @@ from anomalib_nagl.encoders import Encoder, build_encoder
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
 ENCODE_BATCH = 8
 
+Select = Callable[[Tensor], Tensor]  # a coreset: indices of the normal patches (K, C) that are kept
+
 
 class ReferenceTokens(NamedTuple):
     """Tokens (n, M, C) and (a, M, C) of references, and which patches (a, M) of the abnormal ones are abnormal.
 
-    ``located`` (a,) are those whose mask was given and tells where the defect is.
+    ``localized`` (a,) are those whose mask was given and tells where the defect is.
     """
 
     normal: Tensor
     abnormal: Tensor
-    marked: Tensor
-    located: Tensor
+    patch_mask: Tensor
+    localized: Tensor
 
 
-class NaglModel(DynamicBufferMixin, nn.Module):
+class ImageScores(NamedTuple):
+    """Image scores (B,) and anomaly maps (B, 1, H, W); larger is more anomalous."""
+
+    pred_score: Tensor
+    anomaly_map: Tensor
+
+
+@dataclass(frozen=True)
+class AdaptedState:
+    """All that a query is compared with: the tensors of ``bank.adapted.TENSORS`` by name.
+
+    ``owners`` (P,) says whose the first patches of the normal bank are, those of normal references.
+    """
+
+    tensors: Mapping[str, Tensor]
+    owners: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One of the tensors."""
+        return self.tensors[name]
+
+    def replace(self, **tensors: Tensor) -> AdaptedState:
+        """The same with other tensors in place of some."""
+        return AdaptedState({**self.tensors, **tensors}, self.owners)
+
+    def batched(self) -> dict[str, Tensor]:
+        """The tensors with a first side of 1, as the head takes them."""
+        return {name: tensor[None] for name, tensor in self.tensors.items()}
+
+
+class NaglModel(nn.Module):
     """NAGL over a frozen encoder.
 
-    References enter through ``set_references`` alone. Residual mining sees references only, so its result is a
-    constant: the bank of normal patches, the residual proxies and the patches of known defects are all that a query
-    needs; the pictures are kept for people.
+    ``encode`` makes tokens of images, ``adapt`` an ``AdaptedState`` of the tokens of references, ``score`` patch scores
+    of the tokens of queries. None of them changes the model: ``use`` puts a state into its buffers, which go into
+    checkpoints and exported files. Images of references are kept for people alone.
     """
 
     def __init__(self, encoder: Encoder, head: NaglHead) -> None:
@@ -53,33 +82,33 @@ class NaglModel(DynamicBufferMixin, nn.Module):
                 f"found a head of width {head.dim} for an encoder of width {encoder.dim}, expected the same"
             )
         self.encoder, self.head = encoder, head
-        height, width = encoder.image_size
-        rows, cols = encoder.grid
+        (height, width), (rows, cols) = encoder.image_size, encoder.grid
         sigma = SIGMA * min(height, width) / SIGMA_SIDE
         self.register_buffer("smooth_down", smoothing_matrix(rows, height, sigma), persistent=False)
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
-        self.register_buffer("normal_bank", torch.empty(0, head.dim))
-        self.register_buffer("residual_proxies", torch.empty(0, head.dim))
-        self.register_buffer("defect_bank", torch.empty(0, head.dim))
-        # Whose the patches of the bank are: those of normal references, which come first.
-        self.register_buffer("normal_owner", torch.empty(0, dtype=torch.long))
+        for tensor in adapted.TENSORS:
+            self.register_buffer(tensor.name, torch.from_numpy(tensor.empty(self.dimensions)))
+        self.register_buffer("normal_owners", torch.empty(0, dtype=torch.long))
+        # What the state was made of: to show, to add a reference on a box, to say which one a query is like.
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
-        # What residual mining read: to add a reference to an exported model, and to say which one a query resembles.
         self.register_buffer("abnormal_tokens", torch.empty(0, rows * cols, head.dim))
-        self.register_buffer("abnormal_marks", torch.empty(0, rows * cols))
-        self.register_buffer("abnormal_located", torch.empty(0, dtype=torch.bool))
+        self.register_buffer("abnormal_patch_mask", torch.empty(0, rows * cols))
+        self.register_buffer("abnormal_localized", torch.empty(0, dtype=torch.bool))
         self.smooth_down: Tensor
         self.smooth_right: Tensor
         self.normal_bank: Tensor
-        self.residual_proxies: Tensor
-        self.defect_bank: Tensor
-        self.normal_owner: Tensor
+        self.normal_owners: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
         self.abnormal_tokens: Tensor
-        self.abnormal_marks: Tensor
-        self.abnormal_located: Tensor
+        self.abnormal_patch_mask: Tensor
+        self.abnormal_localized: Tensor
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """Width of tokens and number of proxies."""
+        return Dimensions(self.head.dim, self.head.learnable_proxies.num_embeddings)
 
     @property
     def has_references(self) -> bool:
@@ -90,6 +119,11 @@ class NaglModel(DynamicBufferMixin, nn.Module):
     def n_normal(self) -> int:
         """Number of normal references."""
         return len(self.reference_images) - len(self.reference_masks)
+
+    @property
+    def state(self) -> AdaptedState:
+        """What is in the buffers."""
+        return AdaptedState({tensor.name: getattr(self, tensor.name) for tensor in adapted.TENSORS}, self.normal_owners)
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (..., M, C) of normalised images (..., 3, H, W), without gradients."""
@@ -110,109 +144,135 @@ class NaglModel(DynamicBufferMixin, nn.Module):
         return self.head(query_tokens.squeeze(1), normal_tokens, abnormal_tokens, abnormal_mask, grid)
 
     @torch.no_grad()
+    def encode_references(
+        self, normal: Tensor, abnormal: Tensor, masks: Tensor, unmasked: Tensor | None = None
+    ) -> ReferenceTokens:
+        """Encode references: normalised images (n, 3, H, W) and (a, 3, H, W), masks (a, H, W) of the same size.
+
+        For those that are ``unmasked`` (a,) the abnormal patches are guessed (``bank.patch_masks``). Raises ValueError
+        if one is, and no normal reference is there to compare with.
+        """
+        return self.reference_tokens(self.encode(normal), self.encode(abnormal), masks, unmasked)
+
+    def reference_tokens(
+        self, normal: Tensor, abnormal: Tensor, masks: Tensor, unmasked: Tensor | None = None
+    ) -> ReferenceTokens:
+        """The same for tokens (n, M, C) and (a, M, C) that are there already."""
+        guessed = [False] * len(abnormal) if unmasked is None else unmasked.tolist()
+        if any(guessed) and not len(normal):
+            raise ValueError(
+                "found abnormal references without masks and no normal one to compare with, expected either: "
+                "add masks or a normal image"
+            )
+        grid, shifted, known = self.encoder.grid, self.head.variant.shifted_grid, _array(normal.flatten(0, 1))
+        marked = [
+            guess_patch_mask(_array(tokens), known) if guess else patch_mask(mask.cpu().numpy(), grid, shifted)
+            for tokens, mask, guess in zip(abnormal, masks, guessed, strict=True)
+        ]
+        stacked = np.stack(marked) if marked else np.zeros((0, grid[0] * grid[1]), np.float32)
+        localized = ~torch.tensor(guessed, dtype=torch.bool) & torch.from_numpy(~(stacked > 0).all(axis=1))
+        return ReferenceTokens(normal, abnormal, torch.from_numpy(stacked).to(normal), localized.to(normal.device))
+
+    @torch.no_grad()
+    def adapt(self, tokens: ReferenceTokens, select: Select | None = None) -> AdaptedState:
+        """Make of references what a query is compared with; ``select`` keeps some of the normal patches.
+
+        What is decided once is decided on the CPU in float32, by the rules of ``bank.adapted``, as on the box. Raises
+        ValueError when there are no references, or no normal patch among them.
+        """
+        patches, owners = self._patches(tokens, select)
+        like = tokens.normal
+        state = {name: torch.from_numpy(array).to(like) for name, array in adapted.assemble(patches).items()}
+        proxies = torch.from_numpy(np.zeros((self.dimensions.proxies, self.dimensions.width), np.float32)).to(like)
+        if len(tokens.abnormal) and self.head.variant.proxies:
+            abnormal, marked = tokens.abnormal[None], tokens.patch_mask[None]
+            proxies = self.head.mine(abnormal, marked, state["normal_bank"][None], None, self.encoder.grid)[0]
+        return AdaptedState({**state, "residual_proxies": proxies}, owners.to(like.device))
+
+    def _patches(self, tokens: ReferenceTokens, select: Select | None) -> tuple[ReferencePatches, Tensor]:
+        """References as the rules read them, and whose the normal patches are."""
+        count, cells = tokens.normal.shape[:2]
+        kept = torch.arange(count * cells) if select is None else select(tokens.normal.flatten(0, 1)).cpu()
+        owners = kept // cells
+        normal = _array(tokens.normal.flatten(0, 1))
+        parts = tuple(normal[kept[owners == i].numpy()] for i in range(count))
+        arrays = _array(tokens.abnormal), _array(tokens.patch_mask), tokens.localized.cpu().numpy()
+        return ReferencePatches(parts, *arrays, self.encoder.grid, self.head.variant.context), owners
+
+    def use(self, state: AdaptedState, tokens: ReferenceTokens, images: Tensor, masks: Tensor) -> None:
+        """Put a state into the buffers, with the n + a reference images (3, H, W) as uint8 and the masks (a, H, W).
+
+        Masks that were guessed are shown as the patches that they are.
+        """
+        for name, tensor in state.tensors.items():
+            setattr(self, name, tensor)
+        self.normal_owners = state.owners
+        _, self.abnormal_tokens, self.abnormal_patch_mask, self.abnormal_localized = tokens
+        self.reference_images, self.reference_masks = images, masks.bool()
+
+    @torch.no_grad()
     def set_references(
         self,
         normal: Tensor,
         abnormal: Tensor,
         masks: Tensor,
-        pictures: Tensor,
+        images: Tensor,
         unmasked: Tensor | None = None,
-        bank_limit: int | None = None,
+        select: Select | None = None,
     ) -> ReferenceTokens:
-        """Adapt to new references, replacing the old ones.
-
-        Normalised images (n, 3, H, W) and (a, 3, H, W), 0/1 masks (a, H, W), and the same n + a images as uint8
-        pictures to show. Images that are ``unmasked`` (a,) get the mask that ``deviating_patches`` finds. Queries are
-        compared with a coreset of ``bank_limit`` patches of normal references if there are more. Raises ValueError if
-        there are no references, or no normal patch among them.
-        """
-        grid, quirks = self.encoder.grid, self.head.quirks
-        normal_tokens, abnormal_tokens = self.encode(normal), self.encode(abnormal)
-        marked = normal_tokens.new_zeros(0, grid[0] * grid[1])
-        if len(abnormal):
-            marked = mask_to_grid(masks[None].float(), grid, quirks.shifted_grid)[0]
+        """Encode, adapt and use references, replacing the old ones; see these three for arguments and errors."""
+        tokens = self.encode_references(normal, abnormal, masks, unmasked)
         if unmasked is not None and bool(unmasked.any()):
-            found = self._find_defects(normal_tokens, abnormal_tokens[unmasked])
-            marked[unmasked] = found
             masks = masks.clone()
-            masks[unmasked] = _patches_to_pixels(found, grid, (masks.shape[-2], masks.shape[-1])).to(masks.dtype)
-        located = ~marked.bool().all(dim=1) if unmasked is None else ~marked.bool().all(dim=1) & ~unmasked
-        tokens = ReferenceTokens(normal_tokens, abnormal_tokens, marked, located)
-        bank, self.residual_proxies, self.defect_bank = self.head.learn(*tokens, grid)
-        own = normal_tokens.shape[:2].numel() or len(bank)
-        kept = coreset(bank[:own], bank_limit if len(normal) else None)
-        self.normal_bank, self.normal_owner = torch.cat([bank[kept], bank[own:]]), kept // (grid[0] * grid[1])
-        self.abnormal_tokens, self.abnormal_marks, self.abnormal_located = abnormal_tokens, marked, located
-        self.reference_images = pictures
-        self.reference_masks = masks.bool()
+            size = masks.shape[-2], masks.shape[-1]
+            masks[unmasked] = patches_to_pixels(tokens.patch_mask[unmasked], self.encoder.grid, size).to(masks.dtype)
+        self.use(self.adapt(tokens, select), tokens, images, masks)
         return tokens
 
-    @staticmethod
-    def _find_defects(normal: Tensor, abnormal: Tensor) -> Tensor:
-        """Patches (a, M) of abnormal tokens (a, M, C) that deviate most from the normal ones (n, M, C)."""
-        if not len(normal):
-            raise ValueError(
-                "found abnormal references without masks and no normal one to compare with, expected either: "
-                "add masks or a normal picture"
-            )
-        similarity = nearest(unit(abnormal), unit(normal.flatten(0, 1))[None]).similarity
-        return deviating_patches(1 - similarity)
+    def forward(self, images: Tensor) -> ImageScores:
+        """Score normalised images (B, 3, H, W); RuntimeError when no references were set."""
+        return self.predictions(self.score(self.encoder(images)).score)
 
-    def forward(self, images: Tensor) -> InferenceBatch:
-        """Score normalised images (B, 3, H, W): scores (B,) and maps (B, 1, H, W), larger is more anomalous.
+    def score(self, tokens: Tensor, state: AdaptedState | None = None) -> NaglMaps:
+        """Score the patches of encoded images (B, M, C) by a state, or by the one in the buffers.
 
-        Raises RuntimeError when no references were set.
+        Raises RuntimeError when there is none.
         """
-        return self.predictions(self.detect(self.encoder(images)).score)
-
-    def detect(self, tokens: Tensor) -> NaglMaps:
-        """Score the patches of encoded images (B, M, C); RuntimeError when no references were set."""
-        if not self.has_references:
+        if state is None and not self.has_references:
             raise RuntimeError(
-                "found no references, expected at least one picture: run `anomalib train` first (with a trained "
+                "found no references, expected at least one image: run `anomalib train` first (with a trained "
                 "head it only takes references), load a checkpoint that has them (--ckpt_path), or call set_references"
             )
-        return self.head.detect(
-            tokens,
-            self.normal_bank[None],
-            self.residual_proxies[None],
-            self.encoder.grid,
-            self.defect_bank[None],
-            normal_known=self.n_normal > 0,
-        )
+        return self.head.score(tokens, (state or self.state).batched(), self.encoder.grid)
 
-    def predictions(self, score: Tensor) -> InferenceBatch:
+    def predictions(self, score: Tensor) -> ImageScores:
         """Image scores and anomaly maps of patch scores (B, M)."""
-        return InferenceBatch(
-            pred_score=image_score(score), anomaly_map=anomaly_map(score, self.smooth_down, self.smooth_right)
-        )
+        return ImageScores(image_score(score), anomaly_map(score, self.smooth_down, self.smooth_right))
 
     def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
         """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
-        normal = OwnedPatches(self.normal_bank[: len(self.normal_owner)], self.normal_owner, self.n_normal)
-        marked = self.abnormal_marks > 0
+        normal = OwnedPatches(self.normal_bank[: len(self.normal_owners)], self.normal_owners, self.n_normal)
+        marked = self.abnormal_patch_mask > 0
         abnormal = OwnedPatches(self.abnormal_tokens[marked], marked.nonzero()[:, 0], len(self.reference_masks))
         return reference_similarity(tokens, score, normal, abnormal)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take buffers of any number of references."""
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != buffer.shape:
+                setattr(self, name, buffer.new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
-def _patches_to_pixels(marked: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().float().cpu().numpy()
+
+
+def patches_to_pixels(marked: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Whole patches (a, M) as pixels (a, H, W)."""
     cells = marked.unflatten(-1, grid)
     return cells.repeat_interleave(size[0] // grid[0], dim=-2).repeat_interleave(size[1] // grid[1], dim=-1)
-
-
-def coreset(bank: Tensor, limit: int | None) -> Tensor:
-    """Indices of at most ``limit`` patches of a bank (K, C), spread out by anomalib's greedy selection.
-
-    The same ones each time; all of them without a limit.
-    """
-    if not limit or len(bank) <= limit:
-        return torch.arange(len(bank), device=bank.device)
-    sampler = KCenterGreedy(unit(bank), (limit + 0.5) / len(bank))
-    sampler.model.random_state = 0  # of its projection, which no other seed reaches
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return torch.tensor(sampler.select_coreset_idxs(), device=bank.device).sort().values
 
 
 def build_model(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_nagl.core.functional import unit
+from anomalib_nagl.core.functional import l2_normalize
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ def reference_similarity(tokens: Tensor, score: Tensor, normal: OwnedPatches, ab
     and -1 where no patch of a reference was kept.
     """
     top = score.topk(max(int(0.01 * score.shape[-1]), 1), dim=-1).indices
-    query = unit(tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1])))
+    query = l2_normalize(tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1])))
     found = []
     for patches, owner, count in (normal, abnormal):
         if count:
-            cosine = query @ unit(patches).T
+            cosine = query @ l2_normalize(patches).T
             least = cosine.new_full((*cosine.shape[:-1], count), -1.0)
             found.append(least.scatter_reduce(-1, owner.expand_as(cosine), cosine, "amax").mean(1))
     return torch.cat(found, dim=-1)

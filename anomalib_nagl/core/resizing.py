@@ -1,4 +1,4 @@
-"""Resizing of images and masks: as the published code does, and as plain matrix products for an exported file."""
+"""Resizing of images: as the published code does, and as plain matrix products for an exported file."""
 
 from __future__ import annotations
 
@@ -70,28 +70,3 @@ def cubic_matrix(source: int, target: int, like: Tensor) -> Tensor:
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weight = torch.where(distance < 1, near, far)
     return weight / weight.sum(dim=1, keepdim=True)
-
-
-def mask_to_input(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring a mask (H, W) to the network input (height, width): 0/1, non-zero stays non-zero.
-
-    Nearest neighbour with source index t * H // height, in integers so that every runtime picks the same pixel. If that
-    loses a thin defect, every pixel is marked that a part of it falls on (``keep_thin`` does the same in one process).
-    """
-    marked = (mask != 0).to(torch.float32)
-    rows, cols = (
-        torch.arange(target, device=mask.device) * source // target
-        for source, target in zip(mask.shape, size, strict=True)
-    )
-    nearest = marked[rows[:, None], cols]
-    touched = _overlap(mask.shape[0], size[0], marked) @ marked @ _overlap(mask.shape[1], size[1], marked).T
-    return torch.where(nearest.sum() > 0, nearest, (touched > 0).to(torch.float32))
-
-
-def _overlap(source: int, target: int, like: Tensor) -> Tensor:
-    """0/1 (target, source): which source pixels a target pixel covers any part of, along one axis."""
-    place = torch.arange(source, device=like.device)
-    first = torch.arange(target, device=like.device)[:, None]
-    length = place[-1:] + 1  # a tensor, so that a dynamic size stays in an exported graph
-    inside = (place * target < (first + 1) * length) & ((place + 1) * target > first * length)
-    return inside.to(like.dtype)

@@ -1,9 +1,20 @@
-"""Where the published code, a sound implementation and this package part: a named switch for each difference."""
+"""Where the published code, a sound implementation and this package part: a named switch for each difference.
+
+``Variant`` is also the only place that acts on the switches of the forward pass: the head asks it for neighbours,
+positions, masks and fusion.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from anomalib_nagl.core.functional import l2_normalize, mask_to_grid, nearest, sine_position
+from anomalib_nagl.core.fusion import PUBLISHED, Fusion, WeightedFusion
 
 _SWITCHES = {
     "Q1": "mixed_masks",
@@ -27,7 +38,7 @@ _BASES = ("paper", "corrected", "extended")
 
 
 @dataclass(frozen=True)
-class Quirks:
+class Variant:
     """Switches of behaviour: ``paper`` has every quirk (specification, 15), ``corrected`` none.
 
     ``extended`` is ``corrected`` with our own two additions. All three have the learned proxies.
@@ -50,7 +61,7 @@ class Quirks:
     proxies: bool  # the learned proxies are; without them nothing is trained
 
     @classmethod
-    def parse(cls, variant: str) -> Quirks:
+    def parse(cls, variant: str) -> Variant:
         """Read a base, optionally with single switches: ``extended``, ``paper-Q1``, ``corrected+Q4+context``.
 
         Raises ValueError for anything else, with the names that exist.
@@ -63,8 +74,8 @@ class Quirks:
                 f"- and one of {', '.join(_SWITCHES)}"
             )
         on = {name: base == ("extended" if name in _OURS else "paper") for name in _SWITCHES.values()}
-        quirks = cls(**{**on, "proxies": True})
-        changed = replace(quirks, **{_SWITCHES[c[1:]]: c[0] == "+" for c in changes})
+        switches = cls(**{**on, "proxies": True})
+        changed = replace(switches, **{_SWITCHES[c[1:]]: c[0] == "+" for c in changes})
         if changed.context and changed.zero_masked:
             raise ValueError(
                 f"found variant {variant!r}, expected no context with Q11, by which masked patches compete: add -Q11"
@@ -74,3 +85,49 @@ class Quirks:
                 f"found variant {variant!r}, expected proxies, defects or both in the abnormal map: add +defects"
             )
         return changed
+
+    def fusion(self) -> Fusion:
+        """The rule that scores patches: the published one, or ours when known defects are compared with."""
+        return WeightedFusion() if self.defects else PUBLISHED
+
+    def grid_mask(self, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Mark the patches that hold an abnormal pixel: masks (B, k, H, W) -> (B, k, M) (Q5)."""
+        return mask_to_grid(mask, grid, self.shifted_grid)
+
+    def neighbour(self, tokens: Tensor, bank: Tensor, allowed: Tensor | None) -> Tensor:
+        """Place (B, L) of the bank patch that a residual is taken to (section 5, Q4)."""
+        if self.dot_matching:
+            return nearest(tokens, bank, allowed).patch
+        return nearest(l2_normalize(tokens), l2_normalize(bank), allowed).patch
+
+    def usable(self, allowed: Tensor | None, normal_known: bool) -> Tensor | None:
+        """Patches that a residual may be taken to: the published code ignores masks of normal references (Q11)."""
+        return None if self.zero_masked and normal_known else allowed
+
+    def masked_similarity(self, normal_known: bool) -> float:
+        """With what similarity masked normal patches compete (Q11)."""
+        return 0.0 if self.zero_masked and normal_known else -math.inf
+
+    def mining_positions(self, marked: Tensor, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """Positions (B, a * M, C) of the keys of residual mining, for marked patches (B, a, M) (section 6, Q2, Q3).
+
+        ``like`` are the abnormal tokens (B, a, M, C).
+        """
+        position = sine_position(grid, like.shape[-1], marked != 0 if self.normal_positions else None).to(like)
+        position = position.expand_as(like)
+        return (position.transpose(1, 2) if self.interleaved_positions else position).flatten(1, 2)
+
+    def mining_bias(self, marked: Tensor, proxies: int, heads: int) -> Tensor:
+        """Attention bias (B * heads, Q, L) that lets residual mining see the marked patches (B, L) only (Q1, Q6)."""
+        samples = torch.arange(marked.shape[0] * heads, device=marked.device)
+        samples = samples % marked.shape[0] if self.mixed_masks else samples // heads
+        if self.soft_mask:
+            bias = -1e9 * (1 - marked)
+        else:
+            bias = torch.zeros_like(marked).masked_fill(~visible(marked), -math.inf)
+        return bias[samples][:, None].expand(-1, proxies, -1)
+
+
+def visible(marked: Tensor) -> Tensor:
+    """Patches (B, L) that count as the defect. Nothing marked: all, as an empty softmax would be NaN."""
+    return (marked > 0) | ~(marked > 0).any(dim=1, keepdim=True)

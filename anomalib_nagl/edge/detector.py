@@ -13,10 +13,11 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.bank_file import Pack, Reference, read_pack, write_pack
-from anomalib_nagl.edge.mining import Miner
-from anomalib_nagl.edge.runtime import REPLACEABLE, Requests, compile_graph, read_graph, with_reference_inputs
-from anomalib_nagl.io.arrays import as_mask, as_image, content_hash, eight_bit, thumbnail
+from anomalib_nagl.bank.bank import Bank, Reference
+from anomalib_nagl.bank.bank_file import read_bank, write_bank
+from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
+from anomalib_nagl.edge.runtime import Requests, compile_graph, read_graph
+from anomalib_nagl.io.arrays import as_image, as_mask, content_hash, eight_bit, thumbnail
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import read_export_manifest
 
@@ -46,25 +47,22 @@ class Thresholds(NamedTuple):
 class _State:
     """One set of references, in the form a request takes. It is replaced as a whole and never changed."""
 
-    pack: Pack
+    bank: Bank
     tensors: dict[str, ov.Tensor] = field(repr=False)
 
     @classmethod
-    def of(cls, pack: Pack) -> _State:
-        kinds = np.array([bool(pack.normal), bool(pack.abnormal)], dtype=np.float32)
-        arrays = (pack.normal_bank(), pack.residual_proxies, pack.defect_bank(), kinds, pack.thresholds)
+    def of(cls, bank: Bank) -> _State:
+        arrays = {**bank.state(), "thresholds": bank.thresholds}
         # The tensors own a copy: no request can outlive what it reads.
-        copies = {
-            name: ov.Tensor(np.ascontiguousarray(a, np.float32)) for name, a in zip(REPLACEABLE, arrays, strict=True)
-        }
-        return cls(pack, copies)
+        return cls(bank, {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()})
 
 
 class NaglEdge:
     """An exported detector on OpenVINO alone.
 
-    ``model`` is the exported ``model.xml``; its manifest, ``references.xml`` and ``references.safetensors`` lie beside
-    it. ``references`` is another reference pack to start with. ``precision`` f32 gives torch's answer; None leaves the
+    ``model`` is the exported ``model.xml``; its manifest, the graphs ``encoder.xml``, ``scorer.xml`` and
+    ``references.xml``, and the bank ``references.safetensors`` lie beside it. ``references`` is another reference bank
+    to start with. ``precision`` f32 gives torch's answer; None leaves the
     choice to the device. Up to ``requests`` pictures are computed at once. ``cache`` is a folder for compiled
     graphs, for a faster start. All methods may be called from any thread: every prediction uses the
     references from before or from after a change, never a mix. Raises EdgeError when a file is missing, truncated,
@@ -84,7 +82,8 @@ class NaglEdge:
             raise EdgeError(f"found {requests} requests, expected at least 1: that many pictures are computed at once")
         path = Path(model)
         self._manifest = read_export_manifest(path.with_suffix(".json"))
-        pack = read_pack(Path(references) if references else path.with_name("references.safetensors"), self.signature)
+        bank_path = Path(references) if references else path.with_name("references.safetensors")
+        bank = read_bank(bank_path, self.compatibility)
         self._core = ov.Core()
         self._config = {"CACHE_DIR": str(cache)} if cache else {}
         config: dict[str, Any] = {**self._config, "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT"}
@@ -92,47 +91,58 @@ class NaglEdge:
             config["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
-        graph = with_reference_inputs(read_graph(self._core, path))
-        self._requests = Requests(compile_graph(self._core, graph, device, config), requests)
-        self._miner = Miner(self._core, path.with_name("references.xml"), self._config)
+        encoder, scorer = (path.with_name(f"{name}.xml") for name in ("encoder", "scorer"))
+        self._encoders, self._scorers = (
+            Requests(compile_graph(self._core, read_graph(self._core, graph), device, config), requests)
+            for graph in (encoder, scorer)
+        )
+        self._references = ReferenceEncoder(self._core, encoder, path.with_name("references.xml"), self._config)
         self._change = threading.Lock()
-        self._state = _State.of(pack)
+        self._state = _State.of(bank)
 
     @property
-    def signature(self) -> dict[str, Any]:
-        """Backbone, head, grid and sizes of the model, which a reference pack has to share."""
-        return dict(self._manifest["signature"])
+    def compatibility(self) -> dict[str, Any]:
+        """Backbone, head, grid and sizes of the model, which a reference bank has to share."""
+        return dict(self._manifest["compatibility"])
 
     @property
     def references(self) -> tuple[Reference, ...]:
         """The pictures that are compared with."""
-        return self._state.pack.references
+        return self._state.bank.references
 
     @property
     def thresholds(self) -> Thresholds:
         """The raw thresholds in use; those of the export until ``set_thresholds`` or ``load`` changes them."""
-        image, pixel = self._state.pack.thresholds.tolist()
+        image, pixel = self._state.bank.thresholds.tolist()
         return Thresholds(image, pixel)
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
         """Change the raw threshold of image scores or of pixels; normalised scores move along, as in torch."""
         with self._change:
-            old = self._state.pack.thresholds
+            old = self._state.bank.thresholds
             new = [was if now is None else now for was, now in zip(old, (image, pixel), strict=True)]
-            self._state = _State.of(replace(self._state.pack, thresholds=np.array(new, dtype=np.float32)))
+            self._state = _State.of(replace(self._state.bank, thresholds=np.array(new, dtype=np.float32)))
 
     def predict(self, image: Any) -> Prediction:
-        """Score a picture: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
-        picture = as_image(image)
-        return _prediction(self._requests.infer(self._inputs(picture)))
+        """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
+        return self.score(self.encode(image))
+
+    def encode(self, image: Any) -> NDArray[np.float32]:
+        """Patch tokens (M, C) of an image; they stay the same whatever is taught afterwards."""
+        tokens: NDArray[np.float32] = self._encoders.infer(_image(image))["tokens"]
+        return tokens[0]
+
+    def score(self, tokens: NDArray[np.float32]) -> Prediction:
+        """Score an image by its tokens (M, C) from ``encode``: again after a lesson, without encoding again."""
+        # The state is read once: everything in the request comes from the same set of references.
+        return _prediction(self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **self._state.tensors}))
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Score many pictures in order, up to ``requests`` of them at once.
 
         Pictures are taken as they are needed, and each is compared with the references of that moment.
         """
-        inputs = (self._inputs(as_image(image)) for image in images)
-        return map(_prediction, self._requests.stream(inputs))
+        return (self.score(found["tokens"][0]) for found in self._encoders.stream(_image(image) for image in images))
 
     def add_normal(self, image: Any, name: str | None = None) -> None:
         """Compare with one more normal picture from the next prediction on."""
@@ -142,7 +152,7 @@ class NaglEdge:
         """Learn a defect from a picture, effective at the next prediction.
 
         ``mask`` (H, W) is non-zero on the defect, or the path of a file (``read_mask``); without one the patches count
-        that deviate most from the normal references (``most_deviating_patches``). Raises EdgeError when the name is
+        that deviate most from the normal references (``bank.patch_masks``). Raises EdgeError when the name is
         taken, when the mask is empty or of another size, or when a picture without a mask comes before any normal one.
         """
         picture, name = as_image(image), self._named(name, image)
@@ -150,7 +160,8 @@ class NaglEdge:
             warnings.warn(
                 "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
             )
-        self._add("abnormal", picture, None if mask is None else as_mask(mask, image, picture.shape[1:], name), name, defect_type)
+        given = None if mask is None else as_mask(mask, image, picture.shape[1:], name)
+        self._add("abnormal", picture, given, name, defect_type)
 
     def remove(self, name: str) -> None:
         """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""
@@ -162,39 +173,34 @@ class NaglEdge:
             self._take(kept)
 
     def save(self, path: str | Path) -> None:
-        """Write references and thresholds to a reference pack, in one step."""
-        write_pack(Path(path), self._state.pack)
+        """Write references and thresholds to a reference bank, in one step."""
+        write_bank(Path(path), self._state.bank)
 
     def load(self, path: str | Path) -> None:
-        """Replace references and thresholds by those of a pack; EdgeError unless it was made for this model."""
-        state = _State.of(read_pack(Path(path), self.signature))
+        """Replace references and thresholds by those of a bank; EdgeError unless it was made for this model."""
+        state = _State.of(read_bank(Path(path), self.compatibility))
         with self._change:
             self._state = state
-
-    def _inputs(self, picture: NDArray[np.float32]) -> dict[str, ov.Tensor]:
-        # The state is read once: everything else in the request comes from the same set.
-        return {"input": ov.Tensor(picture[None]), **self._state.tensors}
 
     def _add(
         self, kind: str, picture: NDArray[np.float32], mask: NDArray[np.float32] | None, name: str, defect: str
     ) -> None:
         pixels = eight_bit(picture)
-        tokens, marks = self._miner.encode(picture, mask)
+        tokens = self._references.encode(picture)
         with self._change:
             if name in {one.name for one in self.references}:
                 raise EdgeError(f"found a reference named {name!r} already, expected another name: remove it first")
-            if kind == "normal":
-                marks = np.zeros_like(marks)
-            elif mask is None:
-                marks = self._miner.most_deviating(tokens, self._state.pack)
-            located = mask is not None and not marks.all()
-            new = Reference(kind, name, defect, content_hash(picture), thumbnail(pixels), tokens, marks, located)
+            marked = np.zeros(len(tokens), np.float32)
+            if kind == "abnormal":
+                marked = self._references.patch_mask(tokens, mask, self._state.bank)
+            localized = mask is not None and not marked.all()
+            new = Reference(kind, name, defect, content_hash(picture), thumbnail(pixels), tokens, marked, localized)
             self._take((*self.references, new))
 
     def _take(self, references: tuple[Reference, ...]) -> None:
         """Compute what a set of references amounts to, then let it replace the old one."""
-        pack = replace(self._state.pack, references=references)
-        self._state = _State.of(replace(pack, residual_proxies=self._miner.mine(pack)))
+        bank = replace(self._state.bank, references=references)
+        self._state = _State.of(replace(bank, residual_proxies=self._references.mine(bank)))
 
     def _named(self, name: str | None, image: Any) -> str:
         if name is not None:
@@ -203,6 +209,10 @@ class NaglEdge:
             return Path(image).as_posix()
         taken = {one.name for one in self.references}
         return next(text for i in range(len(taken) + 1) if (text := f"reference {i}") not in taken)
+
+
+def _image(image: Any) -> dict[str, ov.Tensor]:
+    return {"image": ov.Tensor(as_image(image)[None])}
 
 
 def _prediction(outputs: dict[str, Any]) -> Prediction:

@@ -1,4 +1,4 @@
-"""Exported graphs in OpenVINO: references as inputs, and a fixed number of infer requests for any number of threads."""
+"""Exported graphs in OpenVINO, and a fixed number of infer requests of each for any number of threads."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from anomalib_nagl.io.errors import EdgeError
-
-# Constants of model.xml that are inputs on the box.
-REPLACEABLE = ("normal_bank", "residual_proxies", "defect_bank", "reference_kinds", "thresholds")
-OPTIONAL = (
-    "residual_proxies",
-    "defect_bank",
-    "thresholds",
-)  # not of every variant; nothing is normalised and nothing labelled
-GROWING = ("normal_bank", "defect_bank")
 
 
 def read_graph(core: ov.Core, path: Path) -> ov.Model:
@@ -44,33 +35,6 @@ def compile_graph(core: ov.Core, model: ov.Model, device: str, config: Mapping[s
             f"found no way to compile the model for device {device!r} with {dict(config)} ({reason}), expected one of "
             f"{', '.join(core.available_devices)}: choose another device, or precision None"
         ) from error
-
-
-def with_reference_inputs(model: ov.Model) -> ov.Model:
-    """Turn the baked references of a detection graph into inputs of the same names.
-
-    They are plain constants in the file, so that any program can use it; here they arrive with every request. Hence a
-    request sees one set of references and never a mix.
-    """
-    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-    for name in REPLACEABLE:
-        if name not in nodes:
-            if name in OPTIONAL:
-                continue
-            raise EdgeError(
-                f"found a model without the constant {name!r}, expected one that this package exported: export it again"
-            )
-        node = nodes[name]
-        shape = list(node.output(0).shape)
-        shape = [-1, *shape[1:]] if name in GROWING else shape
-        parameter = ops.parameter(ov.PartialShape(shape), ov.Type.f32, name=f"{name}_input")
-        parameter.output(0).set_names({name})
-        node.output(0).set_names(set())
-        for target in list(node.output(0).get_target_inputs()):
-            target.replace_source_output(parameter.output(0))
-        model.add_parameters([parameter])
-    model.validate_nodes_and_infer_types()
-    return model
 
 
 def part_of(model: ov.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> ov.Model:

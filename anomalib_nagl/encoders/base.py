@@ -27,8 +27,11 @@ class Encoder(nn.Module):
         dim: width C of a token.
         mean: per channel, subtracted from RGB in [0, 1].
         std: per channel, divides the difference.
+        is_transformer: whether patches attend to each other, which quantisation wants to know.
         config: plain data with which ``build_encoder`` can do without a ``local-dir:`` folder, None for others.
     """
+
+    is_transformer = False
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ class VitEncoder(TimmEncoder):
         position_table: the published table (1, P + native rows * columns, C), P entries for prefix tokens, or None.
     """
 
+    is_transformer = True
+
     position_table: nn.Parameter | None
 
     def __init__(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, Resize
 from torchvision.tv_tensors import Mask
 
-from anomalib_nagl.core.functional import nearest, unit
+from anomalib_nagl.core.functional import l2_normalize, nearest
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.evaluation.categories import Category, load_category
@@ -39,7 +39,7 @@ Rule = Callable[[NaglModel, Tensor], Tensor]
 
 def learned(model: NaglModel, tokens: Tensor) -> Tensor:
     """Patch scores (B, M) of tokens (B, M, C) as ``Nagl`` computes them; without abnormal references, normal-only."""
-    return model.detect(tokens).score
+    return model.score(tokens).score
 
 
 def naive(model: NaglModel, tokens: Tensor) -> Tensor:
@@ -47,10 +47,10 @@ def naive(model: NaglModel, tokens: Tensor) -> Tensor:
 
     They are (similarity to the nearest marked defect patch + 1 - similarity to the nearest normal patch) / 2.
     """
-    query = unit(tokens)
-    defects = model.abnormal_tokens[model.abnormal_marks > 0]
-    abnormal = nearest(query, unit(defects)[None]).similarity
-    return (abnormal + 1 - nearest(query, unit(model.normal_bank)[None]).similarity) / 2
+    query = l2_normalize(tokens)
+    defects = model.abnormal_tokens[model.abnormal_patch_mask > 0]
+    abnormal = nearest(query, l2_normalize(defects)[None]).similarity
+    return (abnormal + 1 - nearest(query, l2_normalize(model.normal_bank)[None]).similarity) / 2
 
 
 class Bench:

@@ -27,7 +27,7 @@ _NOISY = {
     "anomalib": logging.WARNING,
     "timm": logging.ERROR,
     "anomalib_nagl": logging.WARNING,
-    "anomalib_nagl.plugin.adaptation": logging.ERROR,  # the naive rule has no head that could be trained
+    "anomalib_nagl.plugin.reference_adapter": logging.ERROR,  # the naive rule has no head that could be trained
 }
 
 

@@ -1,37 +1,42 @@
-"""What an exported model tells the box: the facts of its manifest, and its references as a pack."""
+"""What an exported model tells the box: the facts of its manifest, and its references as a bank."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from anomalib_nagl.bank.bank_file import Pack, Reference
+from anomalib_nagl.bank.bank import Bank, Reference
 from anomalib_nagl.core.head import NaglHead
-from anomalib_nagl.core.model import NaglModel
-from anomalib_nagl.export.graphs import DetectionGraph, ReferenceTensors
+from anomalib_nagl.export.exportable import Exportable
 from anomalib_nagl.io.arrays import thumbnail
 
+_FACTS = ("kind", "defect_type", "sha256")
 
-def facts_of(nagl: Any) -> dict[str, Any]:
-    """Facts of a ``Nagl`` model for the manifest."""
+
+def facts_of(exportable: Exportable) -> dict[str, Any]:
+    """Facts of a model for the manifest."""
     return {
-        "signature": signature_of(nagl),
-        "head_trained": nagl.head_trained,
-        "outputs": DetectionGraph(nagl).output_names[:-2],
+        "compatibility": compatibility_of(exportable),
+        "head_trained": exportable.head_trained,
+        "outputs": list(exportable.outputs),
     }
 
 
-def signature_of(nagl: Any) -> dict[str, Any]:
-    """What a reference pack must share with a model: backbone, head, grid and sizes."""
-    model: NaglModel = nagl.model
+def compatibility_of(exportable: Exportable) -> dict[str, Any]:
+    """What a reference bank must share with a model: backbone, head, grid and sizes."""
+    model = exportable.model
+    variant = model.head.variant
     return {
         "backbone": f"{model.encoder.name.rpartition('/')[2]} {model.encoder.fingerprint()}",
         "head": _head_hash(model.head),
-        "variant": str(nagl.hparams["variant"]),
-        "context": model.head.quirks.context,
+        "variant": exportable.variant,
+        "context": variant.context,
+        "shifted_grid": variant.shifted_grid,
+        "proxies": variant.proxies,
         "grid": list(model.encoder.grid),
         "image_size": list(model.encoder.image_size),
         "dim": model.head.dim,
@@ -39,59 +44,47 @@ def signature_of(nagl: Any) -> dict[str, Any]:
     }
 
 
-def pack_of(nagl: Any) -> Pack:
-    """The references of a ``Nagl`` model; RuntimeError if its checkpoint is too old to hold their tokens."""
-    model: NaglModel = nagl.model
-    tensors = ReferenceTensors.of(nagl)
-    abnormal = len(model.reference_masks)
-    normal = len(model.reference_images) - abnormal
-    if not len(model.abnormal_tokens) == len(model.abnormal_located) == abnormal:
-        raise RuntimeError(
-            "found references without their tokens, expected both: take the references anew with `anomalib train "
-            "--model.head`"
-        )
-    patches = model.encoder.grid[0] * model.encoder.grid[1]
-    owner = model.normal_owner.cpu()  # a coreset holds fewer than all patches of a picture
-    bank = [tensors.normal_bank[: len(owner)][owner == i] for i in range(normal)]
-    tokens = [*bank, *model.abnormal_tokens.cpu()]
-    marks = [torch.zeros(patches)] * normal + list(model.abnormal_marks.cpu())
-    located = [False] * normal + model.abnormal_located.tolist()
+def bank_of(exportable: Exportable) -> Bank:
+    """The references of a model."""
+    model = exportable.model
+    abnormal, normal = len(model.reference_masks), model.n_normal
+    owners = model.normal_owners.cpu()  # a coreset holds fewer than all patches of an image
+    own = model.normal_bank[: len(owners)].cpu()
+    tokens = [*(own[owners == i] for i in range(normal)), *model.abnormal_tokens.cpu()]
+    unmarked = torch.zeros(model.encoder.grid[0] * model.encoder.grid[1])
+    masks = [unmarked] * normal + list(model.abnormal_patch_mask.cpu())
+    localized = [False] * normal + model.abnormal_localized.tolist()
     references = tuple(
         Reference(
-            **record,
-            thumbnail=thumbnail(picture.cpu().numpy()),
-            tokens=one.detach().numpy(),
-            marks=marked.numpy(),
-            located=known,
+            **facts,
+            thumbnail=thumbnail(image.cpu().numpy()),
+            tokens=patches.detach().numpy(),
+            patch_mask=marked.numpy(),
+            localized=known,
         )
-        for record, picture, one, marked, known in zip(
-            _named_records(nagl.references, normal, abnormal),
-            model.reference_images,
-            tokens,
-            marks,
-            located,
-            strict=True,
+        for facts, image, patches, marked, known in zip(
+            _named(exportable.entries, normal, abnormal), model.reference_images, tokens, masks, localized, strict=True
         )
     )
-    proxies, thresholds = tensors.residual_proxies.detach().numpy(), tensors.thresholds.numpy()
-    return Pack(references, proxies, thresholds, signature_of(nagl))
+    proxies = model.state["residual_proxies"].detach().cpu().numpy()
+    return Bank(references, proxies, np.array(exportable.thresholds, np.float32), compatibility_of(exportable))
 
 
-def _named_records(records: list[dict[str, str]], normal: int, abnormal: int) -> list[dict[str, str]]:
-    """Records of all references under names of their own, made up where the model was given tensors alone."""
-    if len(records) != normal + abnormal:
+def _named(entries: list[dict[str, str]], normal: int, abnormal: int) -> list[dict[str, str]]:
+    """Facts of all references under names of their own, made up where the model was given tensors alone."""
+    if len(entries) != normal + abnormal:
         kinds = ["normal"] * normal + ["abnormal"] * abnormal
-        records = [
+        entries = [
             {"kind": kind, "name": f"{kind} {i}", "defect_type": "", "sha256": ""} for i, kind in enumerate(kinds)
         ]
     taken: set[str] = set()
     named = []
-    for record in records:
-        name, count = record["name"], 2
+    for entry in entries:
+        name, count = entry["name"], 2
         while name in taken:
-            name, count = f"{record['name']} ({count})", count + 1
+            name, count = f"{entry['name']} ({count})", count + 1
         taken.add(name)
-        named.append({**{key: record[key] for key in ("kind", "defect_type", "sha256")}, "name": name})
+        named.append({**{key: entry[key] for key in _FACTS}, "name": name})
     return named
 
 

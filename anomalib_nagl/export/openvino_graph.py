@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from anomalib_nagl.export.graphs import MARKERS
 
 Arrays = Mapping[str, NDArray[Any]]
-CALIBRATION = 300  # pictures; what anomalib and NNCF recommend
+CALIBRATION = 300  # images; what anomalib and NNCF recommend
+SCORER = "scorer/"  # begins the names of what compares, in a joined graph
 
 
 def bake_onnx(path: Path, constants: Arrays, image: str = "input") -> None:
@@ -52,25 +53,53 @@ def bake(model: Any, constants: Arrays) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def references_graph(detection: Any, mining: Any) -> Any:
-    """Join the encoder of a detection graph and the mining graph: ``references.xml``.
+def join(encoder: Any, scorer: Any) -> Any:
+    """One detection graph of copies of both: input (images) and references -> outputs, then ``MARKERS``."""
+    import openvino as ov
 
-    Inputs image and mask of one picture give tokens and marks; normal_bank, abnormal_tokens and abnormal_marks of all
-    pictures give residual_proxies. The bank is all patches that count as normal. The two halves share nothing.
+    encoder, scorer = encoder.clone(), scorer.clone()
+    for node in scorer.get_ordered_ops():  # both were traced, with the same names
+        node.set_friendly_name(f"{SCORER}{node.get_friendly_name()}")
+    image, tokens = encoder.input("image"), scorer.input("tokens").get_node()
+    image.set_names({"input"})
+    made = encoder.output("tokens").get_node().input_value(0)
+    for target in list(tokens.output(0).get_target_inputs()):
+        target.replace_source_output(made)
+    references = [node for node in scorer.get_parameters() if node.get_friendly_name() != tokens.get_friendly_name()]
+    return ov.Model([*scorer.get_results(), *encoder.get_results()], [image.get_node(), *references], "detection")
+
+
+def encoder_graph(detection: Any) -> Any:
+    """The encoder of a detection graph alone: image (B, 3, H, W) of any size -> tokens (B, M, C)."""
+    import openvino as ov
+
+    graph = detection.clone()
+    graph.input("input").set_names({"image"})
+    return ov.Model([graph.output("tokens").get_node()], [graph.input("image").get_node()], "encoder")
+
+
+def references_graph(mining: Any, encoder: Any | None) -> Any:
+    """``references.xml``: what runs when references change.
+
+    normal_bank, abnormal_tokens and abnormal_patch_mask of all images give residual_proxies; with an ``encoder``,
+    which is exact where that of queries is compressed, image gives tokens. The two halves share nothing.
     """
     import openvino as ov
 
-    encoder = detection.clone()
-    encoder.input("input").set_names({"image"})
-    results = [encoder.output("tokens").get_node(), *mining.get_results()]
-    return ov.Model(results, [encoder.input("image").get_node(), *mining.get_parameters()], "references")
+    halves = [mining] if encoder is None else [encoder, mining]
+    results = [result for half in halves for result in half.get_results()]
+    return ov.Model(results, [node for half in halves for node in half.get_parameters()], "references")
 
 
 def outside_encoder(model: Any) -> list[str]:
     """Names of all operators that are not part of the encoder: they compare, and must stay exact."""
     encoder = _ancestors(model.output("tokens")) - _ancestors(model.output("prepared"))
-    names = (node.get_friendly_name() for node in model.get_ordered_ops())
-    return [name for name in names if name not in encoder]
+    return [name for name in names(model) if name not in encoder]
+
+
+def names(model: Any) -> list[str]:
+    """Names of all operators."""
+    return [node.get_friendly_name() for node in model.get_ordered_ops()]
 
 
 def _ancestors(output: Any) -> set[str]:
@@ -107,13 +136,13 @@ def compress_weights(model: Any, exact: list[str]) -> Any:
         return nncf.compress_weights(model, ignored_scope=nncf.IgnoredScope(names=kept, validate=False))
 
 
-def quantise(model: Any, exact: list[str], pictures: Iterable[Any], constants: Arrays, transformer: bool) -> Any:
-    """Let the encoder compute in 8-bit integers but for depthwise convolutions, calibrated with pictures (3, H, W)."""
+def quantise(model: Any, exact: list[str], images: Iterable[Any], constants: Arrays, transformer: bool) -> Any:
+    """Let the encoder compute in 8-bit integers but for depthwise convolutions, calibrated with images (3, H, W)."""
     import nncf
 
     kept = exact + _of_type(model, "GroupConvolution")
     inputs = {name: np.ascontiguousarray(value) for name, value in constants.items()}
-    data = nncf.Dataset(list(pictures), lambda picture: {"input": picture[None], **inputs})
+    data = nncf.Dataset(list(images), lambda image: {"input": image[None], **inputs})
     with _quiet():
         return nncf.quantize(
             model,
@@ -139,18 +168,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def calibration_pictures(datamodule: Any) -> Iterator[NDArray[np.float32]]:
-    """Up to ``CALIBRATION`` validation pictures (3, H, W), the set that anomalib calibrates with."""
-    datamodule.setup("fit")
-    left = CALIBRATION
-    for batch in datamodule.val_dataloader():
-        for image in batch.image[:left]:
-            yield image.numpy()
-            left -= 1
-        if left <= 0:
-            return
 
 
 def save(model: Any, path: Path, exact: Iterable[str] = ()) -> None:

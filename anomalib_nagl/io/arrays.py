@@ -102,7 +102,7 @@ def _to_float(array: NDArray[Any], source: str) -> NDArray[np.float32]:
     return scaled if channels > 1 else np.repeat(scaled, 3, axis=0)
 
 
-def as_mask(mask: Any, image: Any, size: tuple[int, int], name: str) -> NDArray[np.float32]:
+def as_mask(mask: Any, image: Any, size: tuple[int, ...], name: str) -> NDArray[np.float32]:
     """A mask as float32 0/1 of its image's ``size`` (H, W), which has at least one pixel; EdgeError otherwise.
 
     ``mask`` is the path of a file or an array (H, W), non-zero on the defect. A file is turned as a file ``image`` is.
@@ -115,7 +115,7 @@ def as_mask(mask: Any, image: Any, size: tuple[int, int], name: str) -> NDArray[
     return array.astype(np.float32)
 
 
-def check_mask(mask: Any, size: tuple[int, int], name: str) -> None:
+def check_mask(mask: Any, size: tuple[int, ...], name: str) -> None:
     """Raise EdgeError unless a mask, array or tensor, has the size (H, W) of its image and at least one pixel."""
     if tuple(mask.shape) != tuple(size):
         raise EdgeError(

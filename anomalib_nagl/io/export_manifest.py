@@ -28,7 +28,7 @@ def read_export_manifest(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         found, files = content["format"], dict(content["files"])
-        missing = {"signature", "head_trained", "outputs"} - set(content)
+        missing = {"compatibility", "head_trained", "outputs"} - set(content)
     except (ValueError, KeyError, TypeError) as error:
         raise EdgeError(
             f"found a manifest that cannot be read: {path} ({error}), expected the exported one: copy the folder again"

@@ -38,3 +38,17 @@ def file_hash(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def atomic_files(folder: Path, write: Callable[[Path], Path]) -> Path:
+    """Let ``write`` fill an empty folder, then move its files into ``folder``, the one it names last; returns that one.
+
+    A failure leaves ``folder`` as it was.
+    """
+    new = next(path for path in (folder, *folder.parents) if path.is_dir())
+    with tempfile.TemporaryDirectory(dir=new, prefix=".export-") as temporary:
+        written = write(Path(temporary))
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(written.parent.iterdir(), key=lambda path: path == written):
+            os.replace(file, folder / file.name)
+    return folder / written.name

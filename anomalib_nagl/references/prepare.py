@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_nagl.core.resizing import mask_to_input
+from anomalib_nagl.bank.patch_masks import resize_mask
 from anomalib_nagl.references.reference_set import ReferenceSet
 
 
@@ -32,7 +32,10 @@ def prepare_references(references: ReferenceSet, transform: Transform, size: tup
     """Bring references of any size to the network input (height, width), as ``transform`` does with queries."""
     normal = [transform(image) for image in references.normal]
     abnormal = [transform(image) for image in references.abnormal]
-    masks = [torch.zeros(size) if mask is None else mask_to_input(mask, size) for mask in references.masks]
+    nothing = torch.zeros(size, dtype=torch.bool)
+    masks = [
+        nothing if mask is None else torch.from_numpy(resize_mask(mask.numpy(), size)) for mask in references.masks
+    ]
     shown = [
         (transforms.resize(image, list(size), antialias=True).clamp(0, 1) * 255).round().to(torch.uint8)
         for image in references.normal + references.abnormal

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anomalib_nagl.core.functional import image_score, unit
+from anomalib_nagl.core.functional import image_score, l2_normalize
 from anomalib_nagl.references.folders import Problem, ReferenceFiles
 from anomalib_nagl.references.images import image_hash, load_image, load_mask, read_header
 from anomalib_nagl.references.reference_set import check_mask
@@ -130,7 +130,7 @@ def quality(
 
 def _similarity(query: Tensor, normal: Tensor) -> Tensor:
     """Of every patch (M, C) of an image, (1 + cosine) / 2 to the most similar patch of each of n others: (M, n)."""
-    cosine = torch.einsum("mc,nkc->mnk", unit(query), unit(normal))
+    cosine = torch.einsum("mc,nkc->mnk", l2_normalize(query), l2_normalize(normal))
     return (1 + cosine.amax(-1)) / 2
 
 

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.references.folders import ReferenceFiles
@@ -21,7 +20,6 @@ from anomalib_nagl.references.sample import Sample
 
 FORMAT = "anomalib-nagl references 1"
 FILE_NAME = "references.json"
-RT_INFO = ("anomalib_nagl", "references")  # where an OpenVINO file keeps it; ONNX has flat names
 _SHOWN = 5
 
 
@@ -141,22 +139,3 @@ def _locate(relative: str, places: list[Path]) -> str | None:
         return None
     paths = [place / relative for place in places]
     return next((Path(os.path.normpath(path)).as_posix() for path in paths if path.is_file()), None)
-
-
-def embed_manifest(exported: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest into the metadata of an exported ``.onnx`` or ``.xml`` file; others are left as they are."""
-    text = json.dumps(manifest)
-    if exported.suffix == ".onnx":
-        import onnx
-
-        model = onnx.load(str(exported))
-        model.metadata_props.add(key=".".join(RT_INFO), value=text)
-        onnx.save(model, str(exported))
-    elif exported.suffix == ".xml":
-        tree = ElementTree.parse(exported)
-        node = tree.getroot()
-        for name in ("rt_info", RT_INFO[0]):
-            child = node.find(name)
-            node = ElementTree.SubElement(node, name) if child is None else child
-        ElementTree.SubElement(node, RT_INFO[1], {"value": text})
-        tree.write(exported, encoding="utf-8", xml_declaration=True)

@@ -166,9 +166,8 @@ def measure_box(path: Path, pictures: Pictures, options: argparse.Namespace) -> 
     detector = NaglEdge(path)
     first = _milliseconds(lambda: detector.add_abnormal(image, mask, "first"))
     encoding, adding, changing = [], [], []
-    picture = pictures.references.abnormal[0].numpy()
     for turn in range(options.repeats):
-        encoding.append(_milliseconds(lambda: detector._miner.encode(picture, mask.astype(np.float32))))
+        encoding.append(_milliseconds(lambda: detector.encode(image)))
         adding.append(_milliseconds(lambda name=f"{turn}": detector.add_abnormal(image, mask, name)))
         changing.append(_milliseconds(lambda name=f"{turn}": detector.remove(name)))
     encode, add = statistics.median(encoding), statistics.median(adding)

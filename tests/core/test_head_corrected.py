@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.adapted import adapted
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -19,7 +20,8 @@ from anomalib_nagl.core.functional import (
 )
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.losses import NaglLoss
-from anomalib_nagl.core.variants import Quirks
+from anomalib_nagl.core.model import ReferenceTokens
+from anomalib_nagl.core.variants import Variant
 
 GRID, DIM, PATCH = (3, 5), 24, 4
 
@@ -69,7 +71,7 @@ def naive(model: NaglHead, given: dict[str, Tensor], sample: int) -> tuple[Tenso
 
     places = [(shot, cell) for shot in range(len(abnormal)) for cell in range(len(query))]
     marked = [(shot, cell) for shot, cell in places if any_marked(shot, cell, 0)]
-    if model.quirks.context:
+    if model.variant.context:
         clear = [abnormal[shot, cell][None] for shot, cell in places if not any_marked(shot, cell, 1)]
         normal = torch.cat([normal, *clear])
     keys = [abnormal[shot, cell] + position[cell] for shot, cell in marked]
@@ -81,10 +83,10 @@ def naive(model: NaglHead, given: dict[str, Tensor], sample: int) -> tuple[Tenso
     s_n = torch.tensor([max((1 + cosine(x, y)) / 2 for y in normal) for x in query])
     s_a = torch.tensor([sum((1 + cosine(x, z)) / 2 for z in anomaly) / len(anomaly) for x in query])
     model.float()
-    if not model.quirks.defects:
+    if not model.variant.defects:
         return s_n, s_a, (s_a + 1 - s_n) / 2
     alike = torch.tensor([max((1 + cosine(x, abnormal[place])) / 2 for place in marked) for x in query])
-    if not model.quirks.proxies:
+    if not model.variant.proxies:
         return s_n, alike, (alike / 2 + 1 - s_n) / 1.5
     return s_n, (s_a + 2 * alike) / 3, (s_a / 4 + alike / 2 + 1 - s_n) / 1.75
 
@@ -109,10 +111,11 @@ def test_what_is_learned_is_all_that_a_query_needs(n: int, a: int) -> None:
     together = model(**given, grid=GRID)
     marked = mask_to_grid(given["abnormal_mask"], GRID) if a else torch.zeros(3, 0, GRID[0] * GRID[1])
     for sample in range(3):
-        located = torch.ones(a, dtype=torch.bool)
-        references = given["normal"][sample], given["abnormal"][sample], marked[sample], located
-        bank, proxies, defects = (part[None] for part in model.learn(*references, GRID))
-        alone = model.detect(given["query"][sample : sample + 1], bank, proxies, GRID, defects, normal_known=n > 0)
+        localized = torch.ones(a, dtype=torch.bool)
+        references = ReferenceTokens(given["normal"][sample], given["abnormal"][sample], marked[sample], localized)
+        state = adapted(model, references, GRID)
+        bank = state["normal_bank"][None]
+        alone = model.score(given["query"][sample : sample + 1], state.batched(), GRID)
         assert_close(alone.score[0], together.score[sample], atol=1e-5, rtol=0)
         if n:
             assert_close(bank[0, : n * len(given["query"][0])], given["normal"][sample].flatten(0, 1))
@@ -198,15 +201,15 @@ def test_bad_input_is_named(build, message: str) -> None:
 
 
 def test_variants_switch_single_quirks() -> None:
-    assert Quirks.parse("paper-Q1-Q2").mixed_masks is False
-    assert Quirks.parse("paper-Q1-Q2").interleaved_positions is False
-    assert Quirks.parse("paper-Q1").interleaved_positions is True
-    assert Quirks.parse("corrected + Q13").top_twenty is True
-    assert Quirks.parse("corrected+context+defects") == Quirks.parse("extended")
+    assert Variant.parse("paper-Q1-Q2").mixed_masks is False
+    assert Variant.parse("paper-Q1-Q2").interleaved_positions is False
+    assert Variant.parse("paper-Q1").interleaved_positions is True
+    assert Variant.parse("corrected + Q13").top_twenty is True
+    assert Variant.parse("corrected+context+defects") == Variant.parse("extended")
     with pytest.raises(ValueError, match="add -Q11"):
-        Quirks.parse("paper+context")
+        Variant.parse("paper+context")
     with pytest.raises(ValueError, match="add \\+defects"):
-        Quirks.parse("corrected-proxies")
+        Variant.parse("corrected-proxies")
 
 
 @pytest.mark.parametrize("quirk", ["Q1", "Q2", "Q3", "Q4", "Q5"])

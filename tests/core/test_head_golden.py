@@ -8,7 +8,7 @@ from support.goldens import CASES, GRID, MAPS, inputs, load, published_head
 from torch import Tensor
 from torch.testing import assert_close
 
-from anomalib_nagl.core.functional import mask_to_grid, nearest, sine_position, take
+from anomalib_nagl.core.functional import gather_patches, mask_to_grid, nearest, sine_position
 from anomalib_nagl.core.head import NaglMaps
 from anomalib_nagl.core.losses import NaglLoss
 
@@ -87,8 +87,10 @@ def test_intermediate_values(name: str) -> None:
     for tokens, kind in ((given["abnormal"].flatten(1, 2), "ref"), (given["query"], "query")):
         index = nearest(tokens, bank).patch
         assert torch.equal(index, case[f"out.{kind}_nn_index"].long())
-        assert_close((tokens - take(bank, index)).view_as(case[f"out.{kind}_residual"]), case[f"out.{kind}_residual"])
-    bias = head._mining_bias(marked.flatten(1))
+        assert_close(
+            (tokens - gather_patches(bank, index)).view_as(case[f"out.{kind}_residual"]), case[f"out.{kind}_residual"]
+        )
+    bias = head.variant.mining_bias(marked.flatten(1), 25, 4)
     assert torch.equal(bias[:, 0], case["out.rm_attn_mask"])
     assert torch.equal(bias[:, 0], bias[:, -1])
     position = sine_position(GRID, 384, marked != 0).transpose(1, 2).flatten(1, 2)

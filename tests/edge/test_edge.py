@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from support.exported import PICTURE, assert_like_torch, make_model, picture, pixels, reference_set, teach
 
 from anomalib_nagl import Nagl, ReferenceSet
+from anomalib_nagl.bank.patch_masks import guess_patch_mask
 from anomalib_nagl.edge import EdgeError, NaglEdge
-from anomalib_nagl.edge.mining import most_deviating_patches
 from anomalib_nagl.io.arrays import as_image, content_hash
 from anomalib_nagl.io.files import file_hash
 from anomalib_nagl.references.images import load_image
@@ -51,6 +51,7 @@ def test_changed_references_are_as_good_as_an_export(edge_model: Nagl, exported:
     assert "residual_proxies" in load_file(tmp_path / "part.safetensors")  # the library reads it too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "kinds"), [("paper", (2, 2)), ("paper", (0, 2)), ("corrected", (2, 0)), ("extended-proxies", (1, 1))]
 )
@@ -70,6 +71,7 @@ def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_p
     assert_like_torch(detector, model, tolerance)
 
 
+@pytest.mark.slow
 def test_it_equals_the_file_exported_with_those_references(tmp_path: Path) -> None:
     model = make_model("gabor", (128, 128))
     detector = NaglEdge(model.to_openvino(tmp_path / "before"))
@@ -124,7 +126,7 @@ def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Pa
     edge_model.set_references(given)
     patches = core.abnormal_tokens.shape[1]
     assert len(core.normal_bank) > patches
-    assert len(core.defect_bank) == int(core.abnormal_marks.sum()) > 1
+    assert len(core.defect_bank) == int(core.abnormal_patch_mask.sum()) > 1
     edge_model.set_references(ReferenceSet(given.normal, given.abnormal, (mask,)))
     assert len(core.normal_bank) == patches
     assert len(core.residual_proxies)
@@ -145,12 +147,12 @@ def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Pa
 def test_without_a_mask_the_most_deviating_patches_count(exported: Path) -> None:
     detector = NaglEdge(exported)
     detector.add_abnormal(pixels(picture(PICTURE, 21, defect=True)), name="scratch")
-    marked = detector.references[-1].marks
+    marked = detector.references[-1].patch_mask
     assert 1 <= marked.sum() < marked.size / 2
     bank = np.eye(3, dtype=np.float32)
     tokens = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0.2, 0], [-1, 0, 0.1], [-1, 0.2, 0]], np.float32)
-    assert most_deviating_patches(tokens, bank).tolist() == [0, 0, 0, 1, 1]
-    assert most_deviating_patches(np.ones((4, 3), np.float32), bank).sum() == 4  # nothing stands out
+    assert guess_patch_mask(tokens, bank).tolist() == [0, 0, 0, 1, 1]
+    assert guess_patch_mask(np.ones((4, 3), np.float32), bank).sum() == 4  # nothing stands out
     for name in ("normal 0",):
         detector.remove(name)
     with pytest.raises(EdgeError, match="without a mask and no normal reference"):

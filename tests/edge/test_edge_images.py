@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import nagl
 from support.exported import defect_mask, picture, pixels
 
-from anomalib_nagl.commands.edge import main as edge_command
 from anomalib_nagl.edge import EdgeError, NaglEdge
 from anomalib_nagl.io.arrays import as_image, as_mask, content_hash, eight_bit, read_image, read_mask
 from anomalib_nagl.references.images import content_hash as torch_hash
@@ -146,7 +146,7 @@ def test_commands_on_turned_and_deep_pictures(box: Path, tmp_path: Path) -> None
     expected = NaglEdge(box)
     scores = [expected.predict(p).score for p in (np.dstack([deep] * 3) / 65_535, photo)]
 
-    assert edge_command(["predict", str(box), str(parts), "--out", str(tmp_path / "before")]) == 0
+    assert nagl("edge", "predict", str(box), str(parts), "--out", str(tmp_path / "before")) == 0
     before = rows(tmp_path / "before")
     assert before["score"] == pytest.approx(scores, abs=2e-6)
     for name, shown in (("deep", np.dstack([seen[..., 0]] * 3)), ("photo", photo)):
@@ -158,11 +158,11 @@ def test_commands_on_turned_and_deep_pictures(box: Path, tmp_path: Path) -> None
         expected.add_abnormal(given, mask, name=name)
         marks = tmp_path / "mask.png" if name == "turned" else save(tmp_path / "upright.png", mask)
         options = ["--image", str(parts / file), "--mask", str(marks), "--name", name]
-        assert edge_command(["add-defect", str(box), *options]) == 0
+        assert nagl("edge", "add-defect", str(box), *options) == 0
     found = NaglEdge(box)
     assert [one.sha256 for one in found.references] == [one.sha256 for one in expected.references]
-    assert np.array_equal(found.references[-2].marks, expected.references[-2].marks)
-    assert 0 < found.references[-2].marks.sum() < found.references[-2].marks.size
+    assert np.array_equal(found.references[-2].patch_mask, expected.references[-2].patch_mask)
+    assert 0 < found.references[-2].patch_mask.sum() < found.references[-2].patch_mask.size
     assert found.predict(photo).score == pytest.approx(expected.predict(photo).score, abs=1e-5)
 
 
@@ -170,9 +170,9 @@ def test_commands_never_overwrite_pictures(box: Path, tmp_path: Path, capsys: py
     (parts := tmp_path / "parts").mkdir()
     save(parts / "a.png", RGB)
     content = (parts / "a.png").read_bytes()
-    assert edge_command(["predict", str(box), str(parts), "--out", str(parts)]) == 2
+    assert nagl("edge", "predict", str(box), str(parts), "--out", str(parts)) == 2
     assert "which would overwrite it" in capsys.readouterr().err
     assert (parts / "a.png").read_bytes() == content
     for arguments, message in ((["--device", "XYZ"], "expected one of CPU"), (["--requests", "0"], "at least 1")):
-        assert edge_command(["predict", str(box), str(parts), "--out", str(tmp_path / "out"), *arguments]) == 2
+        assert nagl("edge", "predict", str(box), str(parts), "--out", str(tmp_path / "out"), *arguments) == 2
         assert message in capsys.readouterr().err

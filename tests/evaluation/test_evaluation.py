@@ -30,7 +30,7 @@ from anomalib_nagl.evaluation.scoring import Bench, learned, naive
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
 from anomalib_nagl.plugin.datasets import samples
-from anomalib_nagl.plugin.training import HeadTraining
+from anomalib_nagl.plugin.head_trainer import HeadTrainer
 from anomalib_nagl.references.sampling import Sample
 
 QUICK = (
@@ -42,19 +42,9 @@ QUICK = (
 HEAD = "heads/nagl_other-domains_parts_0.ckpt"
 
 
-def evaluate(*arguments: object) -> int:
-    """Run ``anomalib-nagl`` with these arguments in this process."""
-    before = sys.argv
-    sys.argv = ["anomalib-nagl", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            raise ValueError(end.code) from None
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
+def evaluate(name: str, *arguments: object) -> int:
+    """Run a command in this process; its errors are raised."""
+    return cli.load(name)([str(argument) for argument in arguments])
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -169,8 +159,8 @@ def test_the_naive_rule_is_what_it_says(drawn: Path, finished: Path) -> None:
     scored = bench.score(model, rule, category, draw)
     tokens, core = seen[0].double(), model.model
     cosine = torch.nn.functional.cosine_similarity
-    defects, normal = core.abnormal_tokens[core.abnormal_marks > 0].double(), core.normal_bank.double()
-    assert 0 < len(defects) < core.abnormal_marks.numel()
+    defects, normal = core.abnormal_tokens[core.abnormal_patch_mask > 0].double(), core.normal_bank.double()
+    assert 0 < len(defects) < core.abnormal_patch_mask.numel()
     for i, query in enumerate(tokens):
         near = [(1 + cosine(query[:, None], bank[None], dim=-1).max(1).values) / 2 for bank in (defects, normal)]
         patch = (near[0] + 1 - near[1]) / 2
@@ -183,6 +173,7 @@ def test_the_naive_rule_is_what_it_says(drawn: Path, finished: Path) -> None:
     assert not torch.allclose(normal_only.scores, scored.scores)
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_with_what_is_left(
     finished: Path, drawn: Path, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,25 +227,25 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_head(
     head = Head("nagl", "other_domains", "plate", 0)
     settings = [settings_of(drawn, tmp_path / name, epochs=3, episodes=16) for name in ("whole", "killed")]
     whole = read_head(train_head(settings[0], head)).state
-    after_epoch = HeadTraining.on_train_epoch_end
+    after_epoch = HeadTrainer.on_train_epoch_end
 
-    def die(self: HeadTraining) -> None:
-        if self.current_epoch == 2:
+    def die(self: HeadTrainer, trainer: Any, nagl: Any) -> None:
+        if trainer.current_epoch == 2:
             raise RuntimeError("killed")
-        after_epoch(self)
+        after_epoch(self, trainer, nagl)
 
     with monkeypatch.context() as patch:
-        patch.setattr(HeadTraining, "on_train_epoch_end", die)
+        patch.setattr(HeadTrainer, "on_train_epoch_end", die)
         with pytest.raises(RuntimeError, match="killed"):
             train_head(settings[1], head)
     assert not head_path(settings[1], head).exists()
     epochs: list[int] = []
 
-    def count(self: HeadTraining) -> None:
-        epochs.append(self.current_epoch)
-        after_epoch(self)
+    def count(self: HeadTrainer, trainer: Any, nagl: Any) -> None:
+        epochs.append(trainer.current_epoch)
+        after_epoch(self, trainer, nagl)
 
-    monkeypatch.setattr(HeadTraining, "on_train_epoch_end", count)
+    monkeypatch.setattr(HeadTrainer, "on_train_epoch_end", count)
     resumed = read_head(train_head(settings[1], head)).state
     assert epochs == [2]
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())

@@ -17,8 +17,8 @@ from support.commands import CONFIGS
 from torch import nn
 
 from anomalib_nagl.core.layers import CrossAttention
-from anomalib_nagl.core.model import coreset
-from anomalib_nagl.core.variants import Quirks
+from anomalib_nagl.core.variants import Variant
+from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.epoch_selection import KeptHead, ScoredEpisodes, ValidationScores, validation_scores
 
 REPRODUCE = Path(__file__).parents[2] / "examples/reproduce_paper.py"
@@ -94,10 +94,11 @@ def test_published_recipes_are_what_the_specification_says(config: str, shots: i
     model, data = cli.model, cli.datamodule
     assert (model.model.encoder.name, model.model.encoder.image_size) == ("vit_small_patch14_dinov2", (448, 448))
     assert model.model.head.learnable_proxies.num_embeddings == 25
-    assert model.model.head.quirks == Quirks.parse("paper")
+    assert model.model.head.variant == Variant.parse("paper")
     assert (model.learning_rate, model.epochs, model.selection) == (1e-5, 20, "paper")
-    assert (data.episodes, data.train_batch_size, data.sampling, data.n_abnormal) == (500, 8, "paper", 1)
-    assert (data.n_normal, data.validation_episodes, data.source_categories) == (shots, 2000, ["all"])
+    source = data.episode_source
+    assert (source.episodes, data.train_batch_size, source.sampling, data.n_abnormal) == (500, 8, "paper", 1)
+    assert (data.n_normal, source.validation_episodes, source.categories) == (shots, 2000, ("all",))
 
 
 def reproduce(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -121,9 +122,11 @@ def test_reproducing_without_the_data_says_what_is_missing(
     assert not list(folder.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_reproducing_runs_to_its_table_and_goes_on_after_a_stop(
     real_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(real_folder)
     quick = ("real_small", "--", "--model.epochs", 1, "--data.episodes", 8, "--data.validation_episodes", 16,
              "--model.image_size", 192)  # fmt: skip
     reproduce(monkeypatch, "--seeds", 1, *quick)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.deploy import OpenVINOInferencer
+from support.adapted import adapted
 from support.commands import anomalib
 from support.reference_folders import FOLDER, GABOR, copy_references
 
@@ -40,8 +41,8 @@ def test_blocks_are_scored_by_everything_else(n: int, a: int, blocks: int) -> No
     """Against a loop over single patches."""
     head, references = NaglHead(16, 5, 2, "corrected"), tokens(n, a)
     with torch.no_grad():
-        found = held_out_scores(head, references, head.learn(*references, GRID), GRID).normal
-        proxies = head.learn(*references, GRID).proxies
+        state = adapted(head, references, GRID)
+        found = held_out_scores(head, references, state, GRID).normal
     for image in range(n):
         for patch in (0, 9, 37, 63):
             row, col = divmod(patch, 8)
@@ -53,14 +54,15 @@ def test_blocks_are_scored_by_everything_else(n: int, a: int, blocks: int) -> No
             ]
             with torch.no_grad():
                 query = references.normal[image][None]
-                expected = head.detect(query, torch.stack(others)[None], proxies[None], GRID).score[0, patch]
+                left = state.replace(normal_bank=torch.stack(others))
+                expected = head.score(query, left.batched(), GRID).score[0, patch]
             assert found[image, patch] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_without_normal_references_the_rest_of_the_abnormal_ones_is_held_out() -> None:
     head, references = NaglHead(16, 5, 2, "corrected"), tokens(0, 2)
     with torch.no_grad():
-        found = held_out_scores(head, references, head.learn(*references, GRID), GRID)
+        found = held_out_scores(head, references, adapted(head, references, GRID), GRID)
     assert (found.normal[:, 20:24] == found.normal.min(1, keepdim=True).values).all()
     assert found.normal.isfinite().all()
 
@@ -85,6 +87,7 @@ def test_labels_of_test_pictures_do_not_matter(part: Path, drawn: Path) -> None:
     assert all(np.isfinite(list(found[0].values())))
 
 
+@pytest.mark.slow
 def test_the_same_number_acts_after_export_and_can_be_changed(part: Path) -> None:
     cli = anomalib("train", *GABOR, *FOLDER, "--data.n_abnormal", 0)
     checkpoint = Path(cli.engine.trainer.checkpoint_callback.best_model_path)

@@ -55,6 +55,7 @@ def test_giving_the_record_back_repeats_the_run(parts: Path) -> None:
     assert all(not Path(entry["path"]).is_absolute() for entry in found["references"])
 
 
+@pytest.mark.slow
 def test_the_record_travels_with_checkpoint_and_exported_files(parts: Path) -> None:
     cli = anomalib("train", *GABOR, *TARGET, "--data.n_abnormal", 0)
     checkpoint = Path(cli.engine.trainer.checkpoint_callback.best_model_path)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from anomalib.cli.cli import AnomalibCLI
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from anomalib_nagl import cli
+from support.places import CONFIGS
+
+__all__ = ["CONFIGS", "anomalib", "metrics", "nagl"]
 
 
 def anomalib(*arguments: object) -> AnomalibCLI:
     """Run ``anomalib ARGUMENTS``."""
     return AnomalibCLI(args=[str(argument) for argument in arguments])
+
+
+def nagl(*arguments: object) -> int:
+    """Run ``anomalib-nagl ARGUMENTS``; returns the exit status."""
+    return cli.run([str(argument) for argument in arguments])
 
 
 def metrics(cli: AnomalibCLI) -> dict[str, float]:

@@ -1,0 +1,51 @@
+"""What a model hands over to be exported; whoever wraps ``NaglModel`` (the anomalib plugin, a program) fills it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_nagl.bank.adapted import TENSORS
+from anomalib_nagl.core.model import NaglModel
+
+# Outputs: image scores (B,), labels (B,), maps (B, 1, H, W), masks (B, 1, H, W).
+Outputs = dict[str, Tensor]
+Finish = Callable[[Tensor, Tensor, Tensor], Outputs]
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A model with its references and all that belongs into an exported file.
+
+    ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input. ``finish`` makes the outputs
+    named ``outputs`` of image scores, anomaly maps and the raw ``thresholds`` (2,) of images and pixels. ``entries``
+    are facts of each reference (kind, name, defect_type, sha256), ``record`` says how they were chosen. Raises
+    RuntimeError for a model without references.
+    """
+
+    model: NaglModel
+    prepare: nn.Module
+    finish: Finish
+    outputs: tuple[str, ...]
+    thresholds: tuple[float, float]
+    variant: str
+    head_trained: bool
+    entries: list[dict[str, str]] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a model that has nothing to compare with."""
+        if not self.model.has_references:
+            raise RuntimeError(
+                "found a model without references, expected some before it is exported: run `anomalib train`, then "
+                "export its checkpoint with --ckpt_path"
+            )
+
+    def reference_tensors(self) -> dict[str, Tensor]:
+        """What exported graphs are given beside an image: the adapted state and the thresholds, on the CPU."""
+        state = {tensor.name: self.model.state[tensor.name].detach().cpu() for tensor in TENSORS}
+        return {**state, "thresholds": torch.tensor(self.thresholds)}

@@ -1,0 +1,130 @@
+"""anomalib's export commands with our graphs behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.deploy.export import CompressionType
+from anomalib.models.components.base.export_mixin import ExportMixin
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from anomalib_nagl.export.exportable import Exportable, Outputs
+from anomalib_nagl.export.exporter import Compression, Options, write_onnx, write_openvino
+from anomalib_nagl.io.files import atomic_files
+
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+THRESHOLDS = ("_image_threshold", "_pixel_threshold")  # buffers of anomalib's post-processor
+CALIBRATION = 300  # images; what anomalib and NNCF recommend
+METHODS = {CompressionType.FP16: "fp16", CompressionType.INT8: "int8", CompressionType.INT8_PTQ: "int8_ptq"}
+
+
+class CompressionRequest(NamedTuple):
+    """What anomalib's command line says about compressing a file; ``metric``, ``task`` and ``max_drop`` of INT8_ACQ."""
+
+    kind: CompressionType | None = None
+    datamodule: Any = None
+    metric: Any = None
+    task: Any = None
+    max_drop: float = 0.01
+
+
+class Finish(nn.Module):
+    """anomalib's post-processor as an exported graph runs it: thresholds are inputs."""
+
+    def __init__(self, post_processor: nn.Module | None) -> None:
+        super().__init__()
+        self.post_processor = post_processor
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs; a model without thresholds has no label and no mask."""
+        thresholding = self.post_processor is not None and bool(self.post_processor.enable_thresholding)
+        return OUTPUTS if thresholding else OUTPUTS[::2]
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """The raw thresholds of images and pixels; NaN where there is none."""
+        buffers = dict(self.post_processor.named_buffers()) if self.post_processor is not None else {}
+        image, pixel = (float(buffers.get(name, torch.tensor(torch.nan))) for name in THRESHOLDS)
+        return image, pixel
+
+    def forward(self, pred_score: Tensor, anomaly_map: Tensor, thresholds: Tensor) -> Outputs:
+        """Normalised scores, labels and masks of scores and maps, by thresholds (2,)."""
+        found = InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
+        if self.post_processor is not None:
+            values = {name: thresholds[i] for i, name in enumerate(THRESHOLDS)}
+            found = functional_call(self.post_processor, values, (found,))
+        return {name: value for name, value in found._asdict().items() if value is not None}
+
+
+def exportable(nagl: Any) -> Exportable:
+    """All that is exported of a ``Nagl``, which is put in evaluation mode; RuntimeError without references."""
+    finish = Finish(nagl.post_processor or None)
+    return Exportable(
+        model=nagl.eval().model,
+        prepare=nagl.pre_processor or nn.Identity(),
+        finish=finish,
+        outputs=finish.outputs,
+        thresholds=finish.thresholds,
+        variant=str(nagl.hparams["variant"]),
+        head_trained=nagl.head_trained,
+        entries=nagl.references,
+        record=nagl.manifest,
+    )
+
+
+def weights_folder(export_root: Path | str, kind: str) -> Path:
+    """Where anomalib writes exports of a kind."""
+    return Path(export_root) / "weights" / kind
+
+
+def calibration_images(datamodule: Any) -> Iterator[Any]:
+    """Up to ``CALIBRATION`` validation images (3, H, W), the set that anomalib calibrates with."""
+    datamodule.setup("fit")
+    left = CALIBRATION
+    for batch in datamodule.val_dataloader():
+        for image in batch.image[:left]:
+            yield image.numpy()
+            left -= 1
+        if left <= 0:
+            return
+
+
+def to_torch(nagl: Any, export_root: Path | str, name: str) -> Path:
+    """Write ``weights/torch/NAME.pt``; RuntimeError without references."""
+    exportable(nagl)
+    write = partial(ExportMixin.to_torch, nagl)
+    return atomic_files(weights_folder(export_root, "torch"), lambda folder: write(folder, name))
+
+
+def to_onnx(
+    nagl: Any, export_root: Path | str, name: str, input_size: tuple[int, int] | None, arguments: dict[str, Any]
+) -> Path:
+    """Write ``weights/onnx/NAME.onnx``; ``arguments`` go to ``torch.onnx.export``. Errors as of ``write_onnx``."""
+    path = weights_folder(export_root, "onnx") / f"{name}.onnx"
+    return write_onnx(exportable(nagl), path, Options(input_size, arguments))
+
+
+def to_openvino(nagl: Any, export_root: Path | str, name: str, options: Options, request: CompressionRequest) -> Path:
+    """Write ``weights/openvino/NAME.xml`` and what ``NaglEdge`` needs (``write_openvino``).
+
+    ``INT8`` compresses the weights of the encoder, ``INT8_PTQ`` quantises the encoder; ``INT8_ACQ`` is anomalib's own,
+    of the whole graph. RuntimeError without references, ValueError without data where it is needed.
+    """
+    ready = exportable(nagl)
+    kind, data = request.kind, request.datamodule
+    if data is None and kind in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ):
+        raise ValueError(f"found {kind} without data to calibrate with, expected a datamodule: add --data")
+    whole = None
+    if kind == CompressionType.INT8_ACQ:
+        arguments = (kind, data, request.metric, request.task, request.max_drop)
+        whole = lambda model: nagl._compress_ov_model(model, *arguments)  # noqa: E731  # anomalib's own step
+    images = calibration_images(data) if kind == CompressionType.INT8_PTQ else ()
+    path = weights_folder(export_root, "openvino") / f"{name}.xml"
+    return write_openvino(ready, path, Compression(METHODS.get(kind) if kind else None, images, whole), options)
