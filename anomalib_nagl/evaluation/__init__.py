@@ -1,4 +1,4 @@
-"""Protocols, peers and tables: what ``anomalib-nagl evaluate`` runs."""
+"""Protocols, baselines and tables: what ``anomalib-nagl evaluate`` runs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """anomalib's own few-shot models on the same references, queries, input size and, where they take one, backbone.
 
-A model is built, trained and asked through its own class, without anomalib's engine around it: pictures are prepared as
+A model is built, trained and asked through its own class, without anomalib's engine around it: images are prepared as
 ours are, ``training_step`` and ``fit`` see the references, ``forward`` scores the queries.
 """
 
@@ -26,11 +26,11 @@ from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.encoders import weights as pretrained
 from anomalib_nagl.encoders.cnn import choose_stages
 from anomalib_nagl.encoders.timm_encoder import Backbone, quiet_loading
-from anomalib_nagl.evaluation.cached_features import ProductBlur, RememberedFeatures
+from anomalib_nagl.evaluation.cached_features import CachedFeatures, ProductBlur
+from anomalib_nagl.evaluation.names import BASELINES
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 from anomalib_nagl.references.images import load_image
 
-PEERS = ("patchcore", "padim", "anomaly_dino", "winclip", "foundad")
 BATCH = 8
 PADIM_FEATURES = 100  # anomalib's number for its default backbone; for most others it has none
 DINO_DEFAULT, FOUNDAD_DEFAULT = "vit_small_patch14_dinov2", "vit_base_patch14_dinov2"  # as in anomalib
@@ -41,8 +41,8 @@ CLIP_SERVER, CLIP_FILES = "https://github.com", "vit_b_16_plus_240-laion400m_e31
 SILENT: dict[str, Any] = {"pre_processor": False, "post_processor": False, "evaluator": False, "visualizer": False}
 
 
-class PeerSettings(Protocol):
-    """What a peer needs to know of an evaluation's settings."""
+class BaselineSettings(Protocol):
+    """What a baseline needs to know of an evaluation's settings."""
 
     @property
     def backbone(self) -> str:
@@ -57,13 +57,13 @@ class PeerSettings(Protocol):
         """Pixels a side, or height and width."""
 
 
-class PeerError(RuntimeError):
-    """A peer cannot score queries with these references; the message says why."""
+class BaselineError(RuntimeError):
+    """A baseline cannot score queries with these references; the message says why."""
 
 
 @dataclass
-class Peer:
-    """One of anomalib's models, the transform of its pictures and the size (height, width) of the maps asked for."""
+class Baseline:
+    """One of anomalib's models, the transform of its images and the size (height, width) of the maps asked for."""
 
     name: str
     module: Any
@@ -75,7 +75,7 @@ class Peer:
         return self.transform(image)
 
     def take_references(self, images: Tensor) -> None:
-        """Learn from prepared normal references (n, 3, H, W); PeerError if that leaves nothing to score with."""
+        """Learn from prepared normal references (n, 3, H, W); BaselineError if that leaves nothing to score with."""
         with _same_chance(), contextlib.redirect_stderr(io.StringIO()):  # the coreset's progress bar
             self.module.train()
             if self.name == "winclip":
@@ -87,30 +87,30 @@ class Peer:
                 self.module.fit()
             self.module.eval()
         if self.name == "padim" and not bool(self.module.model.gaussian.inv_covariance.isfinite().all()):
-            raise PeerError(
+            raise BaselineError(
                 f"anomalib's PaDiM has no covariance from {len(images)} normal reference: it needs at least 2"
             )
 
     @torch.no_grad()
     def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image scores (B,) and anomaly maps (B, height, width) of prepared queries; PeerError if one is no number."""
+        """Image scores (B,) and anomaly maps (B, height, width) of prepared queries; BaselineError if any is NaN."""
         found = self.module.model(images)
         scores, maps = found.pred_score.reshape(-1).float(), found.anomaly_map.float().reshape(len(images), 1, -1)
         maps = maps.reshape(len(images), 1, *found.anomaly_map.shape[-2:])
         if maps.shape[-2:] != self.size:
             maps = F.interpolate(maps, size=self.size, mode="bilinear", align_corners=False)
         if not bool(scores.isfinite().all() and maps.isfinite().all()):
-            raise PeerError(f"anomalib's {self.name} gives scores that are not finite numbers")
+            raise BaselineError(f"anomalib's {self.name} gives scores that are not finite numbers")
         return scores, maps.squeeze(1)
 
 
-def unavailable(name: str, settings: PeerSettings) -> str | None:
-    """Say why a peer cannot run here, None if it can as far as is known without downloading; takes seconds at most.
+def unavailable(name: str, settings: BaselineSettings) -> str | None:
+    """Say why a baseline cannot run here, None if it can as far as is known without downloading; takes seconds at most.
 
     Raises ValueError for an unknown name or backbone.
     """
-    if name not in PEERS:
-        raise ValueError(f"found peer {name!r}, expected one of {', '.join(PEERS)}")
+    if name not in BASELINES:
+        raise ValueError(f"found baseline {name!r}, expected one of {', '.join(BASELINES)}")
     if name == "winclip":
         return _clip_unavailable()
     backbone = settings.backbone
@@ -123,8 +123,8 @@ def unavailable(name: str, settings: PeerSettings) -> str | None:
     return _weights_unavailable(backbone)
 
 
-def build_peer(name: str, settings: PeerSettings, category: str = "object") -> Peer:
-    """Build a peer that ``unavailable`` says nothing against; ``category`` is a word for WinCLIP's prompts.
+def build_baseline(name: str, settings: BaselineSettings, category: str = "object") -> Baseline:
+    """Build a baseline that ``unavailable`` says nothing against; ``category`` is a word for WinCLIP's prompts.
 
     PatchCore and PaDiM get the backbone of the settings and its stages, AnomalyDINO and FoundAD it if it is a DINO.
     WinCLIP has its own network and input size, and FoundAD's input is a multiple of its patch.
@@ -133,50 +133,50 @@ def build_peer(name: str, settings: PeerSettings, category: str = "object") -> P
     with _same_chance(), quiet_loading():
         if name == "winclip":
             clip = WinClip(class_name=category, **SILENT)
-            return Peer(name, clip, _transform((CLIP_SIDE, CLIP_SIDE), *CLIP_STATISTICS), size)
+            return Baseline(name, clip, _transform((CLIP_SIDE, CLIP_SIDE), *CLIP_STATISTICS), size)
         if name == "foundad":
             encoder, backbone = _foundad_backbone(settings.backbone)
             patch = int(encoder.rsplit("_", 1)[1])
             height, width = (side // patch * patch for side in size)
             found = FoundAD(encoder_name=encoder, image_size=min(height, width), **SILENT)
-            return Peer(name, found, _transform((height, width), *_statistics(backbone)), size)
+            return Baseline(name, found, _transform((height, width), *_statistics(backbone)), size)
         if name == "anomaly_dino":
             backbone = _dino_backbone(settings.backbone)
-            return Peer(
+            return Baseline(
                 name, AnomalyDINO(encoder_name=backbone, **SILENT), _transform(size, *_statistics(backbone)), size
             )
         layers, channels = _layers(settings.backbone, settings.layers)
         common = {"backbone": settings.backbone, "layers": layers, **SILENT}
         features = None if settings.backbone in ("resnet18", "wide_resnet50_2") else min(PADIM_FEATURES, channels)
         module = Patchcore(**common) if name == "patchcore" else Padim(n_features=features, **common)
-    return Peer(name, module, _transform(size, *_statistics(settings.backbone)), size)
+    return Baseline(name, module, _transform(size, *_statistics(settings.backbone)), size)
 
 
-def score_peer(
-    name: str, settings: PeerSettings, normal: Sequence[Path], queries: Sequence[Path], category: str = "object"
+def score_baseline(
+    name: str, settings: BaselineSettings, normal: Sequence[Path], queries: Sequence[Path], category: str = "object"
 ) -> tuple[Tensor, Tensor]:
     """Image scores (P,) and anomaly maps (P, height, width) of P queries, given normal references; both are files.
 
-    PatchCore and PaDiM share the feature maps of pictures within a process, and blur with ``ProductBlur``. Raises
-    PeerError when the model cannot work with these references, ValueError for none or for a file that is no picture.
+    PatchCore and PaDiM share the feature maps of images within a process, and blur with ``ProductBlur``. Raises
+    BaselineError when the model cannot work with these references, ValueError for none or for a file that is no image.
     """
     if not normal:
-        raise PeerError(f"anomalib's {name} needs a normal reference, and there is none")
-    peer = build_peer(name, settings, category)
+        raise BaselineError(f"anomalib's {name} needs a normal reference, and there is none")
+    baseline = build_baseline(name, settings, category)
 
     def read(path: Path) -> Tensor:
-        return peer.prepare(load_image(path)).as_subclass(Tensor)
+        return baseline.prepare(load_image(path)).as_subclass(Tensor)
 
     def show(paths: Sequence[Path]) -> Tensor:
-        return torch.stack([read(path) for path in paths]) if remembered is None else remembered.show(paths, peer.size)
+        return torch.stack([read(path) for path in paths]) if cached is None else cached.show(paths, baseline.size)
 
-    remembered = None
+    cached = None
     if name in ("patchcore", "padim"):
-        model, key = peer.module.model, (settings.backbone, settings.layers, peer.size)
-        model.feature_extractor = remembered = RememberedFeatures(model.feature_extractor, read, key)
+        model, key = baseline.module.model, (settings.backbone, settings.layers, baseline.size)
+        model.feature_extractor = cached = CachedFeatures(model.feature_extractor, read, key)
         model.anomaly_map_generator.blur = ProductBlur(model.anomaly_map_generator.blur)
-    peer.take_references(show(normal))
-    parts = [peer.score(show(queries[start : start + BATCH])) for start in range(0, len(queries), BATCH)]
+    baseline.take_references(show(normal))
+    parts = [baseline.score(show(queries[start : start + BATCH])) for start in range(0, len(queries), BATCH)]
     return torch.cat([scores for scores, _ in parts]), torch.cat([maps for _, maps in parts])
 
 

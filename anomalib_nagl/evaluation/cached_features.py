@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 LIMIT = 512 * 2**20  # bytes
 
 Maps = dict[str, Tensor]
-_memory: OrderedDict[Hashable, Maps] = OrderedDict()
+_cache: dict[Hashable, Maps] = {}
 
 
 class ProductBlur(nn.Module):
@@ -39,45 +38,36 @@ class ProductBlur(nn.Module):
         return F.conv1d(lines, kernel.view(1, 1, -1))[:, 0].T
 
 
-class RememberedFeatures(nn.Module):
+class CachedFeatures(nn.Module):
     """Stands in for the feature extractor of one of anomalib's models.
 
-    ``show`` says which pictures come next; the following ``forward`` returns their maps, whatever tensor it gets.
-    ``read`` makes a prepared picture (3, H, W) of a file; ``key`` has to differ where the maps of a file would.
+    ``show`` says which images come next; the following ``forward`` returns their maps, whatever tensor it gets.
+    ``read`` makes a prepared image (3, H, W) of a file; ``key`` has to differ where the maps of a file would.
     """
 
     def __init__(self, extractor: nn.Module, read: Callable[[Path], Tensor], key: Hashable) -> None:
         super().__init__()
-        # Halves the time of depthwise convolutions on CPUs, like a picture at a time instead of a batch.
+        # Halves the time of depthwise convolutions on CPUs, like an image at a time instead of a batch.
         self.extractor = extractor.to(memory_format=torch.channels_last)
         self.read, self.key = read, key
         self.shown: Maps = {}
 
     def show(self, paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
-        """Look up or compute the maps of some files; returns blanks (B, 3, height, width) in place of pictures."""
-        found = [self._maps(path) for path in paths]
-        self.shown = {layer: torch.stack([maps[layer] for maps in found]) for layer in found[0]}
+        """Look up or compute the maps of some files; returns blanks (B, 3, height, width) in place of images."""
+        maps = [self._maps(path) for path in paths]
+        self.shown = {layer: torch.stack([each[layer] for each in maps]) for layer in maps[0]}
         return torch.zeros(1).expand(len(paths), 3, *size)
 
     def forward(self, images: Tensor) -> Maps:
-        """Maps (B, C, h, w) by layer of the pictures shown last."""
+        """Maps (B, C, h, w) by layer of the images shown last."""
         return self.shown
 
     @torch.no_grad()
     def _maps(self, path: Path) -> Maps:
         place = (self.key, path)
-        if place not in _memory:
-            found = self.extractor(self.read(path)[None])
-            _memory[place] = {layer: each[0].contiguous() for layer, each in found.items()}
-            _forget()
-        _memory.move_to_end(place)
-        return _memory[place]
-
-
-def _forget() -> None:
-    """Drop the maps not asked for longest while all take more than the limit."""
-    sizes = {key: sum(each.nbytes for each in maps.values()) for key, maps in _memory.items()}
-    total = sum(sizes.values())
-    while total > LIMIT and len(_memory) > 1:
-        key, _ = _memory.popitem(last=False)
-        total -= sizes[key]
+        if place not in _cache:
+            if sum(each.nbytes for maps in _cache.values() for each in maps.values()) > LIMIT:
+                _cache.clear()  # images are asked for category by category, the last one is seldom asked for again
+            computed = self.extractor(self.read(path)[None])
+            _cache[place] = {layer: each[0].contiguous() for layer, each in computed.items()}
+        return _cache[place]

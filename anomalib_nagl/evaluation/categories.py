@@ -1,9 +1,10 @@
-"""The pictures of a category, as anomalib's datamodules list them."""
+"""The images of a category, as anomalib's datamodules list them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,16 @@ import anomalib.data
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 
-from anomalib_nagl import register
 from anomalib_nagl.evaluation.records import GOOD
 from anomalib_nagl.evaluation.settings import Settings, suggest
 from anomalib_nagl.plugin.datasets import all_categories, samples
+from anomalib_nagl.plugin.registration import register
 from anomalib_nagl.references.sampling import Sample
 
 
 @dataclass(frozen=True)
 class Category:
-    """Pictures of one category, sorted by path: normal ones of the train split, good and defective ones to score."""
+    """Images of one category, sorted by path: normal ones of the train split, good and defective ones to score."""
 
     name: str
     root: str
@@ -35,11 +36,16 @@ class Category:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """Every picture."""
+        """Every image."""
         return self.normal + self.good + self.defects
 
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Places in ``samples`` by path."""
+        return {sample.image: row for row, sample in enumerate(self.samples)}
+
     def short(self, sample: Sample) -> str:
-        """The path of a picture as seen from the data's root, POSIX."""
+        """The path of an image as seen from the data's root, POSIX."""
         path = Path(sample.image)
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
@@ -47,7 +53,7 @@ class Category:
 def open_category(settings: Settings, name: str, part: str = "all") -> AnomalibDataModule:
     """A datamodule of a category, set up.
 
-    When heads are trained on the target itself (``settings.halved``), the ``second`` half of its pictures, by path and
+    When heads are trained on the target itself (``settings.halved``), the ``second`` half of its images, by path and
     defect type, is evaluated, for every source alike, and the ``first`` is what these heads are trained on; otherwise
     both are all. Raises ValueError when there is no such category.
     """
@@ -60,7 +66,7 @@ def open_category(settings: Settings, name: str, part: str = "all") -> AnomalibD
         )
     arguments: dict[str, Any] = {"root": settings.data, "category": name}
     module = kind(**arguments)
-    # Drawn categories are known by name; of the others, a missing folder would make anomalib download a whole data set.
+    # Rendered categories are known by name; anomalib would download a data set in which another has no folder.
     if settings.format != "DrawnPictures" and name not in (known := all_categories(module)):
         raise ValueError(
             f"found no category {name!r} in {settings.data}, expected one of {', '.join(known)}{suggest(name, known)}"
@@ -74,7 +80,7 @@ def open_category(settings: Settings, name: str, part: str = "all") -> AnomalibD
 
 
 def load_category(settings: Settings, name: str) -> Category:
-    """List the pictures of a category that are evaluated; ValueError when one kind is missing."""
+    """List the images of a category that are evaluated; ValueError when one kind is missing."""
     module = open_category(settings, name, "second")
     found = Category(
         name,
@@ -86,7 +92,7 @@ def load_category(settings: Settings, name: str) -> Category:
     for kind in ("normal", "good", "defects"):
         if not getattr(found, kind):
             raise ValueError(
-                f"found no {kind} pictures of category {name!r} in {settings.data}, expected some: it cannot be "
+                f"found no {kind} images of category {name!r} in {settings.data}, expected some: it cannot be "
                 "evaluated, leave it out of targets"
             )
     return found
@@ -98,7 +104,7 @@ def check_shots(settings: Settings, categories: Sequence[Category]) -> None:
     for category in categories:
         if len(category.normal) < n or len(category.defects) <= a:
             raise ValueError(
-                f"found {len(category.normal)} normal and {len(category.defects)} defective pictures of category "
+                f"found {len(category.normal)} normal and {len(category.defects)} abnormal images of category "
                 f"{category.name!r}, expected at least {n}, and more than {a}, for shots={', '.join(settings.shots)}: "
                 "ask for fewer, or leave it out of targets"
             )
@@ -119,4 +125,4 @@ def _keep_half(module: AnomalibDataModule, first: bool) -> None:
             for path in (group[: len(group) // 2] if first else group[len(group) // 2 :])
         }
         dataset.subsample([i for i, path in enumerate(paths) if path in kept], inplace=True)
-    module._is_setup = True  # else a trainer would set it up anew, with every picture
+    module._is_setup = True  # else a trainer would set it up anew, with every image

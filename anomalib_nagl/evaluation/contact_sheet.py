@@ -16,12 +16,12 @@ from PIL import Image
 
 from anomalib_nagl.evaluation.records import GOOD, Cell
 from anomalib_nagl.evaluation.results import DONE
-from anomalib_nagl.evaluation.summary import KEY
+from anomalib_nagl.evaluation.summary import cell_of
 from anomalib_nagl.references.images import load_image, load_mask
 
 EACH = 2  # queries of each kind in a row
 ROWS = ("best", "median", "worst")
-SIDE = 256  # pixels of the longer side of a picture on a sheet
+SIDE = 256  # pixels of the longer side of an image on a sheet
 PREFERRED, SHOTS = "nagl", (1, 1)
 
 
@@ -42,7 +42,7 @@ def choose_cells(frame: pd.DataFrame, folder: Path) -> dict[str, Cell]:
     for name, own in rows.groupby("category", sort=False):
         far = (own["model"] != PREFERRED) * 1000 + (own["n"] - SHOTS[0]).abs() + (own["a"] - SHOTS[1]).abs()
         for index in far.sort_values(kind="stable").index:
-            cell = Cell(**{key: own.at[index, key] for key in KEY})
+            cell = cell_of(own.loc[index])
             if read_queries(folder / "scores" / f"{cell.key}.npz") is not None:
                 found[str(name)] = cell
                 break
@@ -78,7 +78,7 @@ def pick(types: Sequence[str], scores: NDArray[np.float64], each: int = EACH) ->
 
 
 def mask_path(data: Path, name: str) -> Path | None:
-    """The mask of a picture of a test split in the layout of MVTec AD; None if there is none."""
+    """The mask of an image of a test split in the layout of MVTec AD; None if there is none."""
     parts = PurePosixPath(name).parts
     if "test" not in parts:
         return None
@@ -90,9 +90,9 @@ def mask_path(data: Path, name: str) -> Path | None:
 
 
 def draw_sheet(cell: Cell, queries: Queries, data: Path) -> Figure:
-    """The sheet of a cell; ``data`` is the root that names are relative to. ValueError for an unreadable picture.
+    """The sheet of a cell; ``data`` is the root that names are relative to. ValueError for an unreadable image.
 
-    A case is the picture with the outline of its mask, and the same under its heat map. The colours of heat maps mean
+    A case is the image with the outline of its mask, and the same under its heat map. The colours of heat maps mean
     the same on the whole sheet: from the lowest to the 99.8th percentile of all queries.
     """
     figure = Figure(
@@ -119,12 +119,12 @@ def draw_sheet(cell: Cell, queries: Queries, data: Path) -> Figure:
 
 
 def draw_case(left: Axes, right: Axes, queries: Queries, place: int, data: Path, limits: tuple[float, float]) -> Any:
-    """Draw the query at a place: picture with mask outline on the left, under its heat map on the right."""
+    """Draw the query at a place: image with mask outline on the left, under its heat map on the right."""
     name, kind = queries.names[place], queries.types[place]
-    picture = _small(load_image(data / name).permute(1, 2, 0).numpy())
-    height, width = picture.shape[:2]
+    image = _small(load_image(data / name).permute(1, 2, 0).numpy())
+    height, width = image.shape[:2]
     for axis in (left, right):
-        axis.imshow(picture, extent=(0, width, height, 0))
+        axis.imshow(image, extent=(0, width, height, 0))
     left.set_anchor("NE")
     right.set_anchor("NW")
     mask = None if kind == GOOD else mask_path(data, name)
@@ -143,7 +143,7 @@ def draw_case(left: Axes, right: Axes, queries: Queries, place: int, data: Path,
     return shown
 
 
-def _small(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    image = Image.fromarray((picture * 255).round().astype(np.uint8))
+def _small(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
     image.thumbnail((SIDE, SIDE))
     return np.asarray(image)

@@ -1,13 +1,11 @@
 """Time and memory of every model of an evaluation, each in a process of its own.
 
-A query is one picture that has been read already: preprocessing and model, as the model is shipped, without the tables
-and shortcuts by which an evaluation scores thousands.
+A query is one image that has been read already: preprocessing and model, as the model is shipped, without the tables
+and cached features by which an evaluation scores thousands.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import multiprocessing
 import sys
 import time
@@ -21,27 +19,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from torch import Tensor, nn
 
-from anomalib_nagl.evaluation.baselines import PEERS, Peer, build_peer, unavailable
+from anomalib_nagl.evaluation.baselines import Baseline, build_baseline, unavailable
 from anomalib_nagl.evaluation.categories import load_category
+from anomalib_nagl.evaluation.executors import KILLED
+from anomalib_nagl.evaluation.names import BASELINES
 from anomalib_nagl.evaluation.protocols import fixed
 from anomalib_nagl.evaluation.results import DONE, FAILED, NOT_RUN
-from anomalib_nagl.evaluation.scoring import Rule, learned, model_arguments, naive
+from anomalib_nagl.evaluation.scorer import build_head
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.plugin.checkpoints import read_head
-from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.references.images import load_image
 from anomalib_nagl.references.reference_set import ReferenceSet
 from anomalib_nagl.references.sampling import SupportSet
 
 COSTS = "costs.csv"
-COLUMNS = ("model", "status", "reason", "ms_median", "ms_p95", "of_encoder", "s_references", "peak_mb", "state_mb")
+NUMBERS = ["ms_median", "ms_p95", "of_encoder", "s_references", "peak_mb", "state_mb"]
+COLUMNS = ["model", "status", "reason", *NUMBERS]
 WARM_UP, QUERIES = 3, 20
-FOR_PEOPLE = ("reference_images", "reference_masks")  # of Nagl: shown, never compared with
+SHOWN = ("reference_images", "reference_masks")  # of Nagl: shown, never compared with
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,29 @@ def write_costs(settings: Settings, head: Path | None) -> Path:
     ``s_references``, seconds to take in references that have been read; ``peak_mb``, the largest resident memory of the
     process beyond what it had after its imports; ``state_mb``, what references left in the model to compare with.
     """
-    rows = [_row(settings, head, model) for model in settings.models]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    frame = pd.DataFrame([_row(settings, head, model) for model in settings.models], columns=COLUMNS)
     path = Path(settings.out) / COSTS
-    atomic_write_bytes(path, text.getvalue().encode())
+    atomic_write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
     return path
 
 
+def read_costs(path: Path) -> pd.DataFrame | None:
+    """Read ``costs.csv``, a row for each model; None without the file."""
+    if not path.is_file():
+        return None
+    words = {"model": str, "status": str, "reason": str}
+    return pd.read_csv(path, dtype=words, keep_default_na=False, na_values={name: [""] for name in NUMBERS})
+
+
+def unmeasured(settings: Settings) -> bool:
+    """Whether a model is to be measured: there is no row of it, or one that failed."""
+    frame = read_costs(Path(settings.out) / COSTS)
+    known = set() if frame is None else set(frame.loc[frame["status"] != FAILED, "model"])
+    return not known.issuperset(settings.models)
+
+
 def _row(settings: Settings, head: Path | None, model: str) -> dict[str, Any]:
-    reason = unavailable(model, settings) if model in PEERS else None
+    reason = unavailable(model, settings) if model in BASELINES else None
     if reason is not None:
         return {"model": model, "status": NOT_RUN, "reason": reason}
     context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
@@ -89,7 +101,7 @@ def _row(settings: Settings, head: Path | None, model: str) -> dict[str, Any]:
         with ProcessPoolExecutor(1, context) as pool:
             return {"model": model, "status": DONE, **pool.submit(_measure, settings, head, model).result()}
     except BrokenProcessPool:
-        reason = "its process was killed (out of memory?)"
+        reason = KILLED
     except Exception as error:  # models of others fail in many ways; the others are still to be measured
         reason = " ".join(f"{type(error).__name__}: {error}".split())
     return {"model": model, "status": FAILED, "reason": reason}
@@ -103,7 +115,7 @@ def _measure(settings: Settings, head: Path | None, model: str) -> dict[str, Any
     references = SupportSet(draw.normal, draw.abnormal).load()
     places = np.linspace(0, len(draw.queries) - 1, WARM_UP + QUERIES).astype(int)
     images = [load_image(draw.queries[place].image) for place in places]
-    subject = _peer(settings, model, references) if model in PEERS else _nagl(settings, head, model, references)
+    subject = _baseline(settings, model, references) if model in BASELINES else _head(settings, head, model, references)
     empty = _buffers(subject.module)
     start = time.perf_counter()
     subject.take()
@@ -116,39 +128,36 @@ def _measure(settings: Settings, head: Path | None, model: str) -> dict[str, Any
     state = _buffers(subject.module) - empty + sum(parameter.nbytes for parameter in trained)
     return {
         "reason": subject.remark,
-        "ms_median": f"{np.median(queries):.1f}",
-        "ms_p95": f"{np.percentile(queries, 95):.1f}",
-        "of_encoder": f"{np.median(queries) / np.median(alone):.2f}",
-        "s_references": f"{seconds:.2f}",
-        "peak_mb": f"{(peak - before) / 1e6:.0f}",
-        "state_mb": f"{state / 1e6:.2f}",
+        "ms_median": round(float(np.median(queries)), 1),
+        "ms_p95": round(float(np.percentile(queries, 95)), 1),
+        "of_encoder": round(float(np.median(queries) / np.median(alone)), 2),
+        "s_references": round(seconds, 2),
+        "peak_mb": round((peak - before) / 1e6),
+        "state_mb": round(state / 1e6, 2),
     }
 
 
-def _nagl(settings: Settings, head: Path | None, model: str, references: ReferenceSet) -> Subject:
-    """A NAGL head, normal-only scoring or the naive rule."""
-    arguments = model_arguments(settings, settings.heads.get(model, {}))
-    module = Nagl(**arguments, post_processor=False, evaluator=False, visualizer=False).eval()
+def _head(settings: Settings, head: Path | None, model: str, references: ReferenceSet) -> Subject:
+    module = build_head(settings, model).eval()
     module.model.encoder.ensure_weights()
-    if head is not None and model in settings.heads:
+    if head is not None and settings.is_trained(model):
         state = read_head(head).state
         with suppress(ValueError):  # of another structure: untrained weights take the same time
             module.model.head.load_published(state)
     module.head_trained = True
     if model == "normal_only":
         references = ReferenceSet(references.normal)
-    rule: Rule = naive if model == "naive" else learned
 
     def score(images: Tensor) -> object:
-        return module.model.predictions(rule(module.model, module.model.encode(images)))
+        return module.model.predictions(module.model.score(module.model.encode(images)).score)
 
     take = partial(module.set_references, references)
     return Subject(module, take, lambda image: module.pre_processor.transform(image)[None], score, module.model.encoder)
 
 
-def _peer(settings: Settings, name: str, references: ReferenceSet) -> Subject:
-    peer: Peer = build_peer(name, settings)
-    model = peer.module.model
+def _baseline(settings: Settings, name: str, references: ReferenceSet) -> Subject:
+    baseline: Baseline = build_baseline(name, settings)
+    model = baseline.module.model
     encoders: dict[str, Callable[[Tensor], object]] = {
         "patchcore": lambda images: model.feature_extractor(images),
         "padim": lambda images: model.feature_extractor(images),
@@ -158,14 +167,14 @@ def _peer(settings: Settings, name: str, references: ReferenceSet) -> Subject:
     }
 
     def prepare(image: Tensor) -> Tensor:
-        return peer.prepare(image)[None]
+        return baseline.prepare(image)[None]
 
     def take() -> None:
-        peer.take_references(torch.cat([prepare(image) for image in references.normal]))
+        baseline.take_references(torch.cat([prepare(image) for image in references.normal]))
 
     trained = model.projector if name == "foundad" else None
     remark = "with 2 normal references, the fewest it takes" if name == "padim" else ""
-    return Subject(peer.module, take, prepare, peer.score, encoders[name], trained, remark)
+    return Subject(baseline.module, take, prepare, baseline.score, encoders[name], trained, remark)
 
 
 def _times(run: Callable[[Tensor], object], images: list[Tensor]) -> list[float]:
@@ -180,7 +189,7 @@ def _times(run: Callable[[Tensor], object], images: list[Tensor]) -> list[float]
 
 def _buffers(module: nn.Module) -> int:
     """Bytes of the buffers of a model, without what is kept to be shown."""
-    return sum(tensor.nbytes for name, tensor in module.named_buffers() if not name.endswith(FOR_PEOPLE))
+    return sum(tensor.nbytes for name, tensor in module.named_buffers() if not name.endswith(SHOWN))
 
 
 def peak_memory() -> int:

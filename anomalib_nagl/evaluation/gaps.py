@@ -1,11 +1,12 @@
-"""How much a head loses when what it learnt from, or is shown, is further from the target: the gaps of VOD, as a table.
+"""How much a head loses when what it learnt from, or is shown, is further from the target, as a table.
 
-A gap is the metric in the favourable setting minus that in the other one, of cells with the same references and the
-same seed of the training.
+A generalization gap is the metric in the favourable setting minus that in the other one, of cells with the same
+references and the same seed of the training.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +17,15 @@ import torch
 
 from anomalib_nagl.evaluation.markdown import EMPTY, number, show, table
 from anomalib_nagl.evaluation.metrics import image_metrics
-from anomalib_nagl.evaluation.records import GOOD, Cell
+from anomalib_nagl.evaluation.records import GOOD
 from anomalib_nagl.evaluation.results import DONE
 from anomalib_nagl.evaluation.summary import (
-    KEY,
-    NAN,
+    MEAN,
     SEEDS,
+    Entry,
     Setting,
-    entry,
-    line,
-    paired,
+    aggregate,
+    cell_of,
     rows_of,
     settings_of,
 )
@@ -116,13 +116,15 @@ def _lines(gap: Gap, rows: pd.DataFrame, setting: Setting, categories: Sequence[
         found = measure(gap, rows_of(rows, setting), metric)
         if not len(found.pairs):
             continue
-        result = line(found.pairs, categories, partial=True)
-        sides = [entry(found.pairs.groupby("category")[side].mean()).mean for side in ("left", "right")]
+        numbers = aggregate(found.pairs.assign(metric=metric), ["metric"]).drop(columns="metric").set_index("category")
+        sides = [found.pairs.groupby("category")[side].mean().mean() for side in ("left", "right")]
         compared = "; ".join(f"{word}{_whose(word, found.taken)}" for word in dict.fromkeys(found.taken.values()))
-        shown = [show(result.entries[name], signed=True) for name in categories]
-        mean = show(result.mean, signed=True, over_categories=result.over_categories)
+        shown = [
+            show(Entry(*numbers.loc[name]) if name in numbers.index else Entry(), signed=True)
+            for name in (*categories, MEAN)
+        ]
         lines.append(
-            [gap.name, compared, f"{setting.model} {setting.n}+{setting.a}", metric, *map(number, sides), *shown, mean]
+            [gap.name, compared, f"{setting.model} {setting.n}+{setting.a}", metric, *map(number, sides), *shown]
         )
     return lines
 
@@ -139,12 +141,21 @@ def measure(gap: Gap, rows: pd.DataFrame, metric: str) -> Found:
     for name in dict.fromkeys(rows["category"]):
         own = rows[rows["category"] == name]
         for words, first, second in gap.compared:
-            pairs = paired(first.of(own), second.of(own), metric, ["category", *SEEDS])
+            pairs = _paired(first.of(own), second.of(own), metric)
             if len(pairs):
                 parts.append(pairs)
                 taken[name] = words
                 break
     return Found(pd.concat(parts) if parts else pd.DataFrame(), taken)
+
+
+def _paired(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Differences, as ``value``, of rows that agree in category and seeds: ``left`` minus ``right``."""
+    on = ["category", *SEEDS]
+    left = first[[*on, metric]].rename(columns={metric: "left"})
+    right = second[[*on, metric]].rename(columns={metric: "right"})
+    both = left.merge(right, on=on, validate="many_to_one").dropna()
+    return both.assign(value=both["left"] - both["right"])
 
 
 def _reason(gap: Gap, rows: pd.DataFrame, category: str) -> str:
@@ -172,8 +183,7 @@ def by_type(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """
     found = []
     for row in rows[rows["protocol"] == "fixed"].to_dict("records"):
-        cell = Cell(**{name: row[name] for name in KEY})
-        path = folder / "scores" / f"{cell.key}.npz"
+        path = folder / "scores" / f"{cell_of(row).key}.npz"
         if not path.is_file():
             continue
         with np.load(path, allow_pickle=False) as file:
@@ -187,7 +197,7 @@ def by_type(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
         for protocol, belongs in defects:
             kept = np.array([kind == GOOD or belongs(kind) for kind in types.tolist()], bool)
             defective = types[kept] != GOOD
-            values = {metric: NAN for metric in row if metric in METRICS}
+            values = {metric: math.nan for metric in row if metric in METRICS}
             if defective.any() and not defective.all():
                 found_values = image_metrics(torch.from_numpy(scores[kept]), defective)
                 values |= {metric: found_values[metric] for metric in ("image_AUROC", "image_AP")}

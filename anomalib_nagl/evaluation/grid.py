@@ -1,4 +1,4 @@
-"""All cells of an evaluation, and the units of work that share scores."""
+"""All cells of an evaluation, and the jobs that compute them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.settings import Settings, Shots
 
 
-class Unit(NamedTuple):
-    """Cells of one model, category, protocol family, number and draw of references."""
-
-    cells: tuple[Cell, ...]
-
-
-class Head(NamedTuple):
+class TrainingJob(NamedTuple):
     """A head to train: its name in the settings, its source, a target it is for (which stands for its domain), seed."""
 
     model: str
@@ -25,11 +19,17 @@ class Head(NamedTuple):
     seed: int
 
 
+class ScoringJob(NamedTuple):
+    """Cells that share the scores of their queries."""
+
+    cells: tuple[Cell, ...]
+
+
 def enumerate_cells(settings: Settings, categories: Mapping[str, Category]) -> list[Cell]:
     """Every cell that makes sense, in the order of the results.
 
-    Without abnormal references a head says what ``normal_only`` says, so that is our a = 0; the naive rule needs them.
-    Models that read no abnormal reference have one cell for each number of normal ones.
+    Without abnormal references a head is ``normal_only``, so that is our a = 0; the naive rule needs them. Models that
+    read no abnormal reference have one cell for each number of normal ones.
     """
     cells: list[Cell] = []
     for name in settings.evaluated:
@@ -45,8 +45,9 @@ def enumerate_cells(settings: Settings, categories: Mapping[str, Category]) -> l
 
 def _shots(settings: Settings, model: str) -> list[Shots]:
     listed = settings.parsed_shots
-    if model in settings.heads:
-        return [shots for shots in listed if shots.a]
+    if model in settings.heads:  # masks are guessed by comparison with normal references
+        guessed = settings.masks_of(model) == "guessed"
+        return [shots for shots in listed if shots.a and (shots.n or not guessed)]
     if model == "naive":
         return [shots for shots in listed if shots.a and shots.n]
     return [Shots(n, 0) for n in dict.fromkeys(shots.n for shots in listed) if n]
@@ -54,34 +55,35 @@ def _shots(settings: Settings, model: str) -> list[Shots]:
 
 def _cells(settings: Settings, model: str, category: str, shots: Shots, seed: int, protocol: str) -> list[Cell]:
     common = (model, category, settings.domain_of(category), shots.n, shots.a, seed)
-    if model not in settings.heads:
-        return [Cell(*common, -1, protocol)]
+    trained = settings.is_trained(model)
     return [
         Cell(*common, training_seed, protocol, source, abnormal)
-        for source in settings.sources
-        if settings.sources_of(source, category)
-        for abnormal in settings.abnormal
-        # Synthetic references are made of normal ones; the published rule knows none.
-        if abnormal == "real" or (shots.n and protocol != "paper")
-        for training_seed in range(settings.training_seeds)
+        for source in (settings.sources if trained else ["other_domains"])
+        if not trained or settings.sources_of(source, category)
+        for abnormal in (settings.abnormal if model in settings.heads else ["real"])
+        # Synthetic references are made of normal ones, with their masks; the published rule knows none.
+        if abnormal == "real" or (shots.n and protocol != "paper" and settings.masks_of(model) == "given")
+        for training_seed in (range(settings.training_seeds) if trained else [-1])
     ]
 
 
-def group_units(cells: Iterable[Cell]) -> list[Unit]:
+def scoring_jobs(cells: Iterable[Cell]) -> list[ScoringJob]:
     """Cells by what they share: ``fixed`` and ``unseen`` have the same scores."""
-    groups: dict[tuple[object, ...], list[Cell]] = {}
+    groups: dict[Cell, list[Cell]] = {}
     for cell in cells:
-        shared = (cell.category, cell.model, cell.n, cell.a, cell.reference_seed, cell.protocol == "paper")
-        groups.setdefault((*shared, cell.abnormal), []).append(cell)
-    return [Unit(tuple(group)) for group in groups.values()]
+        groups.setdefault(cell.as_scored, []).append(cell)
+    return [ScoringJob(tuple(group)) for group in groups.values()]
 
 
-def head_of(settings: Settings, cell: Cell) -> Head:
-    """The head of a cell: categories of one domain share those that are trained on other domains."""
+def training_job(settings: Settings, cell: Cell) -> TrainingJob | None:
+    """The head of a cell: categories of one domain share those trained on other domains; None if it needs none."""
+    if not settings.is_trained(cell.model):
+        return None
     category = settings.domains[cell.domain][0] if cell.source == "other_domains" else cell.category
-    return Head(cell.model, cell.source, category, cell.training_seed)
+    return TrainingJob(settings.training_of(cell.model), cell.source, category, cell.training_seed)
 
 
-def needed_heads(settings: Settings, cells: Iterable[Cell]) -> list[Head]:
+def training_jobs(settings: Settings, cells: Iterable[Cell]) -> list[TrainingJob]:
     """The heads that some cells need, each once."""
-    return list(dict.fromkeys(head_of(settings, cell) for cell in cells if cell.model in settings.heads))
+    jobs = (training_job(settings, cell) for cell in cells)
+    return list(dict.fromkeys(job for job in jobs if job is not None))

@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
 from filelock import FileLock
+from lightning.pytorch.callbacks import Callback
 
 from anomalib_nagl.evaluation.categories import open_category
-from anomalib_nagl.evaluation.grid import Head
-from anomalib_nagl.evaluation.scoring import device, encode_category, model_arguments
-from anomalib_nagl.evaluation.settings import EPISODE_ARGUMENTS, Settings
+from anomalib_nagl.evaluation.grid import TrainingJob
+from anomalib_nagl.evaluation.names import EPISODE_ARGUMENTS
+from anomalib_nagl.evaluation.scorer import device, encode_category, model_arguments
+from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.io.files import atomic_write_bytes
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.plugin.token_store import PRECISIONS
 
 
-def head_path(settings: Settings, head: Head) -> Path:
+def head_path(settings: Settings, head: TrainingJob) -> Path:
     """Where a head is kept."""
     held_out = settings.domain_of(head.category) if head.source == "other_domains" else head.category
     name = "_".join(re.sub(r"[^A-Za-z0-9.+-]", "-", part) for part in (head.model, head.source, held_out))
     return Path(settings.out) / "heads" / f"{name}_{head.seed}.ckpt"
 
 
-def train_head(settings: Settings, head: Head) -> Path:
+def train_head(settings: Settings, head: TrainingJob, callbacks: Sequence[Callback] = ()) -> Path:
     """Train a head unless it is there, going on with a training that was killed; returns its file.
 
     Of several processes that ask at once, one trains and the others wait for it.
@@ -45,18 +47,18 @@ def train_head(settings: Settings, head: Head) -> Path:
     with FileLock(final.with_suffix(".lock")):
         if not final.exists():  # another process may have trained it while this one waited
             work = final.parent / f".{final.stem}"
-            _train(settings, head, work, final)
+            _train(settings, head, work, final, callbacks)
             shutil.rmtree(work, ignore_errors=True)
     return final
 
 
-def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
+def _train(settings: Settings, head: TrainingJob, work: Path, final: Path, callbacks: Sequence[Callback]) -> None:
     # Imported late: anomalib's engine must not be imported while the plugin is being registered.
     from anomalib.engine import Engine
 
-    own = settings.heads[head.model]
+    own = settings.head(head.model)
     model = Nagl(
-        **model_arguments(settings, own),
+        **model_arguments(settings, head.model),
         seed=head.seed,
         token_cache_dir=str(Path(settings.out) / "tokens"),
         visualizer=False,
@@ -72,11 +74,13 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
         n_abnormal=1,
         num_workers=0,
         seed=head.seed,
+        strategy=settings.strategy,
         **{"episodes": settings.episodes, **episodes},
     )
     engine = Engine(
-        default_root_dir=work, logger=False, enable_progress_bar=False, enable_model_summary=False, devices=1
-    )
+        callbacks=list(callbacks), default_root_dir=work, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, devices=1,
+    )  # fmt: skip
     killed = sorted(work.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
     engine.fit(model=model, datamodule=data, ckpt_path=killed[-1] if killed else None)
     if engine.trainer.interrupted:
@@ -86,7 +90,7 @@ def _train(settings: Settings, head: Head, work: Path, final: Path) -> None:
 
 
 def _encode(settings: Settings, model: Nagl, sources: Mapping[str, AnomalibDataModule]) -> None:
-    """Have the tokens of all pictures there before training starts: trainings beside it would encode them as well."""
+    """Have the tokens of all images there before training starts: trainings beside it would encode them as well."""
     model.model.encoder.ensure_weights()
     model.to(device())
     for name, source in sources.items():

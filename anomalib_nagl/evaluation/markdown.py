@@ -18,16 +18,16 @@ def number(value: float, digits: int = 3, signed: bool = False) -> str:
     return text.lstrip("+-") if float(text) == 0 else text
 
 
-def show(found: Entry, signed: bool = False, expected: int = 0, over_categories: float = math.nan) -> str:
+def show(entry: Entry, signed: bool = False, expected: int = 0) -> str:
     """An entry as ``mean ± sd``, followed by (sd over categories) and, when some are missing, [values of expected]."""
-    text = number(found.mean, signed=signed)
+    text = number(entry.mean, signed=signed)
     if text == EMPTY:
         return text
-    if not math.isnan(found.spread):
-        text += f" ± {number(found.spread)}"
-    if not math.isnan(over_categories):
-        text += f" ({number(over_categories)})"
-    return text + (f" [{found.seeds} of {expected}]" if 0 < found.seeds < expected else "")
+    if not math.isnan(entry.spread):
+        text += f" ± {number(entry.spread)}"
+    if not math.isnan(entry.over_categories):
+        text += f" ({number(entry.over_categories)})"
+    return text + (f" [{entry.seeds} of {expected}]" if 0 < entry.seeds < expected else "")
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:

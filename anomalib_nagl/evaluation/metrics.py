@@ -1,25 +1,27 @@
-"""Image and pixel metrics of scored queries: anomalib's classes on curves that are counted once and exactly.
+"""Image and pixel metrics of scored queries, from curves that are counted once and exactly.
 
-Each of anomalib's classes sorts all pixels, and those outside [0, 1] after a sigmoid that makes large float32 scores
-equal. Here the scores are sorted once, without changing them, and each class integrates the curve it is handed.
+The definitions are those of anomalib's classes, each of which would sort all pixels again, and those outside [0, 1]
+after a sigmoid that makes large float32 scores equal. Here the scores are sorted once, without changing them.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from anomalib.metrics import AUPR, AUPRO, AUROC, F1Max
 from numpy.typing import NDArray
 from scipy.ndimage import label
+from sklearn.metrics import auc
 from torch import Tensor
 
-from anomalib_nagl.evaluation.records import GOOD, METRICS, Scored
+from anomalib_nagl.evaluation.records import GOOD, IMAGE_METRICS, PIXEL_METRICS, Scored
 
 FPR_LIMIT = 0.3
 CURVE_POINTS = 200
+EPSILON = 1e-10  # of the published F1, whose precision and recall may both be 0
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,65 +45,48 @@ class Counts:
         """Whether there are no positives or no negatives."""
         return not (self.true[-1] and self.false[-1])
 
-    def roc(self) -> tuple[Tensor, Tensor]:
+    def roc(self) -> tuple[Floats, Floats]:
         """False and true positive rate."""
-        return torch.from_numpy(self.false / self.false[-1]), torch.from_numpy(self.true / self.true[-1])
+        return self.false / self.false[-1], self.true / self.true[-1]
 
-    def precision_recall(self) -> tuple[Tensor, Tensor]:
+    def precision_recall(self) -> tuple[Floats, Floats]:
         """Precision and recall at each score of a positive, recall falling, ended by precision 1 at recall 0."""
         false, true = self.false[2:-1:2], self.true[2:-1:2]
         precision = np.append((true / (true + false))[::-1], 1.0)
-        return torch.from_numpy(precision), torch.from_numpy(np.append((true / self.true[-1])[::-1], 0.0))
+        return precision, np.append((true / self.true[-1])[::-1], 0.0)
 
-    def pro(self) -> tuple[Tensor, Tensor]:
-        """False positive rate up to the limit and mean overlap of the regions (specification, section 14.2)."""
+    def pro(self) -> tuple[Floats, Floats]:
+        """False positive rate up to the limit and mean overlap of the regions."""
         fpr, overlap = self.false / self.false[-1], self.overlap / self.overlap[-1]
         kept = int(np.searchsorted(fpr, FPR_LIMIT, side="right"))
         share = (FPR_LIMIT - fpr[kept - 1]) / (fpr[kept] - fpr[kept - 1])
         last = overlap[kept - 1] + share * (overlap[kept] - overlap[kept - 1])
-        return torch.from_numpy(np.append(fpr[:kept], FPR_LIMIT)), torch.from_numpy(np.append(overlap[:kept], last))
+        return np.append(fpr[:kept], FPR_LIMIT), np.append(overlap[:kept], last)
 
 
-class _Handed:
-    """Makes ``update`` of a metric take counts instead of scores and labels."""
-
-    counts: Counts
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        (self.counts,) = args
+def auroc(counts: Counts) -> float:
+    """Area under the ROC curve."""
+    return float(auc(*counts.roc()))
 
 
-class _HandedAUROC(_Handed, AUROC):  # type: ignore[misc]  # anomalib's own bases disagree
-    def _compute(self) -> tuple[Tensor, Tensor]:
-        return self.counts.roc()
+def average_precision(counts: Counts) -> float:
+    """Mean precision, weighted by the recall that is gained at each threshold."""
+    precision, recall = counts.precision_recall()
+    return float(-(np.diff(recall) * precision[:-1]).sum())
 
 
-class _HandedAUPR(_Handed, AUPR):  # type: ignore[misc]
-    def _compute(self) -> tuple[Tensor, Tensor]:
-        return self.counts.precision_recall()
+def f1_max(counts: Counts) -> float:
+    """F1 at the best threshold."""
+    precision, recall = counts.precision_recall()
+    return float((2 * precision * recall / (precision + recall + EPSILON)).max())
 
 
-class _HandedAUPRO(_Handed, AUPRO):
-    def _compute(self) -> tuple[Tensor, Tensor]:
-        return self.counts.pro()
+def aupro(counts: Counts) -> float:
+    """Area under the PRO curve up to the limit, as a share of the largest there can be."""
+    return float(auc(*counts.pro())) / FPR_LIMIT
 
 
-class _HandedF1Max(_Handed, F1Max):
-    def compute(self) -> Tensor:
-        self.precision_recall_curve = _Fixed(self.counts)  # type: ignore[assignment]
-        return super().compute()
-
-
-class _Fixed(torch.nn.Module):
-    """Stands in for the curve inside ``F1Max``, which asks for thresholds only to remember the best."""
-
-    def __init__(self, counts: Counts) -> None:
-        super().__init__()
-        self.counts = counts
-
-    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        precision, recall = self.counts.precision_recall()
-        return precision, recall, torch.zeros_like(recall)
+_FUNCTIONS = (auroc, average_precision, f1_max)
 
 
 def count(scores: Tensor, regions: NDArray[np.int32]) -> Counts:
@@ -131,20 +116,20 @@ def count(scores: Tensor, regions: NDArray[np.int32]) -> Counts:
 
 
 def measure(scored: Scored) -> dict[str, float]:
-    """Return each of ``METRICS``, NaN where it is undefined: without good, or without defective, queries or pixels.
+    """Return each of ``METRICS``, NaN where it is undefined: without good, or without abnormal, queries or pixels.
 
-    A query is defective by its type, a pixel by its mask. AUPRO counts regions that touch at a corner as one.
+    A query is abnormal by its type, a pixel by its mask. AUPRO counts regions that touch at a corner as one.
     """
     image, pixel = _counts(scored)
-    values = {f"image_{key}": value for key, value in _measure(image).items()}
-    values |= {f"pixel_{key}": value for key, value in _measure(pixel).items()}
-    values["AUPRO"] = _value(_HandedAUPRO(["anomaly_map", "gt_mask"], fpr_limit=FPR_LIMIT), pixel)
-    return {name: values[name] for name in METRICS}
+    values = {name: _value(function, image) for name, function in zip(IMAGE_METRICS, _FUNCTIONS, strict=True)}
+    pairs = zip(PIXEL_METRICS, (*_FUNCTIONS, aupro), strict=True)
+    return values | {name: _value(function, pixel) for name, function in pairs}
 
 
-def image_metrics(scores: Tensor, defective: NDArray[np.bool_]) -> dict[str, float]:
-    """Those of ``IMAGE_METRICS`` alone, of scores (P,) and which queries are defective (P,)."""
-    return {f"image_{key}": value for key, value in _measure(count(scores, defective.astype(np.int32))).items()}
+def image_metrics(scores: Tensor, abnormal: NDArray[np.bool_]) -> dict[str, float]:
+    """Those of ``IMAGE_METRICS`` alone, of scores (P,) and which queries are abnormal (P,)."""
+    counts = count(scores, abnormal.astype(np.int32))
+    return {name: _value(function, counts) for name, function in zip(IMAGE_METRICS, _FUNCTIONS, strict=True)}
 
 
 def curves(scored: Scored) -> dict[str, Floats]:
@@ -164,22 +149,13 @@ def curves(scored: Scored) -> dict[str, Floats]:
 def _counts(scored: Scored) -> tuple[Counts, Counts]:
     labels = np.array([kind != GOOD for kind in scored.types], dtype=np.int32)
     touching = np.zeros((3, 3, 3), dtype=bool)
-    touching[1] = True  # eight neighbours within a picture, none across pictures
+    touching[1] = True  # eight neighbours within an image, none across images
     regions, _ = label(scored.masks.cpu().numpy() != 0, structure=touching)
     return count(scored.scores, labels), count(scored.maps, regions)
 
 
-def _measure(counts: Counts) -> dict[str, float]:
-    fields = ["pred_score", "gt_label"]
-    metrics = {"AUROC": _HandedAUROC(fields), "AP": _HandedAUPR(fields), "F1max": _HandedF1Max(fields)}
-    return {name: _value(metric, counts) for name, metric in metrics.items()}
-
-
-def _value(metric: Any, counts: Counts) -> float:
-    if counts.undefined:
-        return float("nan")
-    metric.update(counts)
-    return float(metric.compute())
+def _value(function: Callable[[Counts], float], counts: Counts) -> float:
+    return math.nan if counts.undefined else function(counts)
 
 
 def _interleave(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:

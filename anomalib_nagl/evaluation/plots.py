@@ -15,8 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from anomalib_nagl.evaluation.metrics import FPR_LIMIT
-from anomalib_nagl.evaluation.records import Cell
-from anomalib_nagl.evaluation.summary import KEY, SEEDS, Entry, Setting, line, rows_of, values_of, with_numbers
+from anomalib_nagl.evaluation.summary import MEAN, SEEDS, Entry, Setting, cell_of, entries_of, rows_of
 
 SHOWN = ("image_AUROC", "pixel_AUROC", "pixel_AP", "AUPRO")
 NAMES = {
@@ -62,11 +61,11 @@ def shots_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
     return sorted((n, a) for n, a in found if a or not any(other == n and more for other, more in found))
 
 
-def at_shots(rows: pd.DataFrame, model: str, shots: tuple[int, int]) -> pd.DataFrame:
-    """Rows of a model at its shots; of one that reads no abnormal references, those with as many normal ones."""
-    own = rows_of(rows, Setting(model, *shots))
+def setting_at(rows: pd.DataFrame, model: str, shots: tuple[int, int]) -> Setting:
+    """A model at its shots; one that reads no abnormal references, with as many normal ones."""
     reads_none = not (rows.loc[rows["model"] == model, "a"] > 0).any()
-    return rows_of(rows, Setting(model, shots[0], 0)) if reads_none and not len(own) else own
+    setting = Setting(model, *shots)
+    return Setting(model, shots[0], 0) if reads_none and not len(rows_of(rows, setting)) else setting
 
 
 def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Figure:
@@ -75,10 +74,10 @@ def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Fi
     shots = shots_of(rows)
     models = [name for name in looks if name in set(rows["model"])]
     hollow = set(models) - set(rows.loc[rows["a"] > 0, "model"])
+    numbers = entries_of(rows)
     for axis, metric in zip(axes, SHOWN, strict=True):
-        counted = with_numbers(rows, metric)
         for i, model in enumerate(models):
-            found = [line(values_of(at_shots(rows, model, one), metric), counted).mean for one in shots]
+            found = [numbers.get((setting_at(rows, model, each), metric, MEAN), Entry()) for each in shots]
             shift = 0.36 * ((i + 0.5) / len(models) - 0.5)
             _errorbar(axis, np.arange(len(shots)) + shift, found, looks[model], model, model in hollow)
         axis.set_title(NAMES[metric], loc="left", fontsize=11)
@@ -87,25 +86,18 @@ def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Fi
         axis.grid(axis="y", alpha=0.3)
     for axis in axes[2:]:
         axis.set_xlabel("shots (normal + abnormal references)")
-    _legend(figure, models, looks, hollow if len(hollow) < len(models) else set())
+    marked = hollow if len(hollow) < len(models) else set()
+    note = "Hollow: reads no abnormal references, drawn at every shot with the same n." if marked else ""
+    _legend(figure, [_line(name, looks[name], looks[name].marker, name in marked) for name in models], note)
     return figure
 
 
 def _errorbar(axis: Axes, places: NDArray[Any], found: Sequence[Entry], look: Style, model: str, hollow: bool) -> None:
     axis.errorbar(
-        places,
-        [one.mean for one in found],
-        yerr=np.nan_to_num([one.spread for one in found]),
-        color=look.colour,
-        marker=look.marker,
-        markerfacecolor="white" if hollow else look.colour,
-        linestyle=look.dash,
-        label=model,
-        linewidth=1.5,
-        markersize=5.5,
-        capsize=2.5,
-        elinewidth=1,
-    )
+        places, [entry.mean for entry in found], yerr=np.nan_to_num([entry.spread for entry in found]), label=model,
+        color=look.colour, marker=look.marker, markerfacecolor="white" if hollow else look.colour, linestyle=look.dash,
+        linewidth=1.5, markersize=5.5, capsize=2.5, elinewidth=1,
+    )  # fmt: skip
 
 
 def _four(title: str) -> tuple[Figure, list[Axes]]:
@@ -114,23 +106,16 @@ def _four(title: str) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(2, 2).flat)
 
 
-def _legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style], hollow: set[str]) -> None:
+def _line(name: str, look: Style, marker: str = "", hollow: bool = False) -> Line2D:
+    """How a model is drawn, for a legend."""
+    face = "white" if hollow else look.colour
+    return Line2D([], [], color=look.colour, linestyle=look.dash, label=name, marker=marker, markerfacecolor=face)
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D | Patch], note: str = "") -> None:
     """One legend below all axes, where it covers nothing."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=looks[name].colour,
-            marker=looks[name].marker,
-            linestyle=looks[name].dash,
-            label=name,
-            markerfacecolor="white" if name in hollow else looks[name].colour,
-        )
-        for name in models
-    ]
-    note = "Hollow: reads no abnormal references, drawn at every shot with the same n." if hollow else ""
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(5, len(models)), frameon=False, title=note,
+        handles=handles, loc="outside lower center", ncols=min(5, max(1, len(handles))), frameon=False, title=note,
         title_fontsize=8.5, fontsize=10,
     )  # fmt: skip
 
@@ -139,16 +124,17 @@ def plot_categories(rows: pd.DataFrame, looks: Mapping[str, Style], shots: tuple
     """Four metrics by category at some shots: a bar for each model, with its standard deviation over seeds."""
     n, a = shots
     figure, axes = _four(f"{title}: {n} normal + {a} abnormal references, ± standard deviation over seeds")
-    models = [name for name in looks if len(at_shots(rows, name, shots))]
+    models = {name: setting_at(rows, name, shots) for name in looks}
+    models = {name: setting for name, setting in models.items() if len(rows_of(rows, setting))}
+    numbers = entries_of(rows)
     for axis, metric in zip(axes, SHOWN, strict=True):
-        counted = with_numbers(rows, metric)
+        counted = list(dict.fromkeys(rows.loc[rows[metric].notna(), "category"]))
         width = 0.8 / max(1, len(models))
         lowest = 1.0
-        for i, model in enumerate(models):
-            found = line(values_of(at_shots(rows, model, shots), metric), counted)
-            bars = [*(found.entries[name] for name in counted), found.mean]
-            means = np.array([one.mean for one in bars])
-            spreads = np.nan_to_num([one.spread for one in bars])
+        for i, (model, setting) in enumerate(models.items()):
+            bars = [numbers.get((setting, metric, name), Entry()) for name in (*counted, MEAN)]
+            means = np.array([bar.mean for bar in bars])
+            spreads = np.nan_to_num([bar.spread for bar in bars])
             places = np.arange(len(bars)) + (i + 0.5) * width - 0.4
             axis.bar(
                 places, means, width, yerr=spreads, color=looks[model].colour, label=model,
@@ -162,13 +148,8 @@ def plot_categories(rows: pd.DataFrame, looks: Mapping[str, Style], shots: tuple
         axis.axvline(len(counted) - 0.5, color="0.6", linewidth=0.8)
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
-    _square_legend(figure, models, looks)
+    _legend(figure, [Patch(color=looks[name].colour, label=name) for name in models])
     return figure
-
-
-def _square_legend(figure: Figure, models: Sequence[str], looks: Mapping[str, Style]) -> None:
-    handles = [Patch(color=looks[name].colour, label=name) for name in models]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, max(1, len(models))), frameon=False)
 
 
 def mean_curve(curves: pd.DataFrame, grid: Floats) -> tuple[Floats, Floats]:
@@ -190,7 +171,7 @@ def read_curves(rows: pd.DataFrame, folder: Path, x: str, y: str) -> pd.DataFram
     """The curves of some cells from their score files; cells whose file or curve is missing are left out."""
     found = []
     for row in rows.to_dict("records"):
-        path = folder / "scores" / f"{Cell(**{name: row[name] for name in KEY}).key}.npz"
+        path = folder / "scores" / f"{cell_of(row).key}.npz"
         if path.is_file():
             with np.load(path, allow_pickle=False) as file:
                 if x in file.files and y in file.files and file[x].size and np.isfinite(file[y]).all():
@@ -212,24 +193,17 @@ def plot_curves(
     for axis, (x, y, name, label, limit) in zip(figure.subplots(1, 3).flat, CURVES, strict=True):
         grid = np.linspace(0, limit, STEPS)
         for model, look in looks.items():
-            curves = read_curves(at_shots(rows, model, shots), folder, x, y)
+            curves = read_curves(rows_of(rows, setting_at(rows, model, shots)), folder, x, y)
             if not len(curves):
                 continue
             mean, spread = mean_curve(curves, grid)
             drawn[model] = axis.plot(grid, mean, color=look.colour, linestyle=look.dash, label=model, linewidth=1.5)
             if not np.isnan(spread).any():
-                axis.fill_between(
-                    grid,
-                    np.clip(mean - spread, 0, 1),
-                    np.clip(mean + spread, 0, 1),
-                    color=look.colour,
-                    alpha=0.15,
-                    lw=0,
-                )
+                low, high = np.clip([mean - spread, mean + spread], 0, 1)
+                axis.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
         axis.set(title=name, xlabel="false positive rate", ylabel=label, xlim=(0, limit), ylim=(0, 1.01))
         axis.grid(alpha=0.3)
     if not drawn:
         return None
-    handles = [Line2D([], [], color=looks[name].colour, linestyle=looks[name].dash, label=name) for name in drawn]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(drawn)), frameon=False)
+    _legend(figure, [_line(name, looks[name]) for name in drawn])
     return figure

@@ -1,9 +1,10 @@
-"""Which pictures are references and which are queries: the rules that a number depends on, as pure functions.
+"""Which images are references and which are queries: the rules that a number depends on, as pure functions.
 
-``fixed``, the default: one set of references for a category and seed, normal ones of the train split and defective ones
-drawn uniformly from the test split, the same for good and defective queries. More shots of a seed contain the fewer.
-No reference is a query. The defective references of the largest shot of an evaluation, and copies of any reference, are
-left out for every shot, every model and both protocols alike: rows of one category and seed tell of the same queries.
+``fixed``, the default: one set of references for a category and seed, normal ones of the train split and abnormal ones
+of the test split, drawn by a strategy of ``references.sampling``, the same for good and defective queries. More shots
+of a seed contain the fewer. No reference is a query. The abnormal references of the largest shot of an evaluation, and
+copies of any reference, are left out for every shot, every model and both protocols alike: rows of one category and
+seed tell of the same queries.
 
 ``unseen``: as ``fixed``, without queries of defect types that the references show. Again of those of the largest shot
 that leaves a type over, for all rows alike; larger shots are not run.
@@ -22,11 +23,11 @@ import numpy as np
 
 from anomalib_nagl.evaluation.categories import Category
 from anomalib_nagl.evaluation.records import GOOD
-from anomalib_nagl.references.sampling import Sample
+from anomalib_nagl.references.sampling import ABNORMAL, NORMAL, Sample, order, published_slice
 
 
 class NotPossible(ValueError):
-    """A protocol has no pictures for some number of references of a category."""
+    """A protocol has no images for some number of references of a category."""
 
 
 class Draw(NamedTuple):
@@ -47,32 +48,36 @@ def fixed(
     a: int,
     seed: int,
     largest: tuple[int, int],
+    strategy: str = "uniform",
     content: Callable[[Sample], str] = _path,
 ) -> Draw:
     """References and queries of the protocol ``fixed``.
 
-    ``largest`` is the largest number of normal and of abnormal references in the evaluation; pictures of equal
+    ``largest`` is the largest number of normal and of abnormal references in the evaluation; images of equal
     ``content`` are copies of each other.
     """
-    normal, abnormal = _shuffled(category.normal, seed, 0), _shuffled(category.defects, seed, 1)
+    normal = order(category.normal, strategy, seed, NORMAL)
+    abnormal = order(category.defects, strategy, seed, ABNORMAL)
     held = {content(sample) for sample in normal[: largest[0]] + abnormal[: largest[1]]}
     queries = tuple(sample for sample in category.good + category.defects if content(sample) not in held)
     return Draw(normal[:n], abnormal[:a], queries)
 
 
-def unseen(category: Category, draw: Draw, seed: int, abnormal_shots: Sequence[int]) -> list[int]:
+def unseen(
+    category: Category, draw: Draw, seed: int, abnormal_shots: Sequence[int], strategy: str = "uniform"
+) -> list[int]:
     """Places of the queries of a ``fixed`` draw that ``unseen`` keeps.
 
     ``abnormal_shots`` are the numbers of abnormal references in the evaluation. Raises NotPossible when the references
     of the draw show every type.
     """
-    order = _shuffled(category.defects, seed, 1)
+    candidates = order(category.defects, strategy, seed, ABNORMAL)
     known = set(category.types)
-    fitting = [a for a in abnormal_shots if {s.defect_type for s in order[:a]} < known]
-    shown = {sample.defect_type for sample in order[: max(fitting, default=0)]}
+    fitting = [a for a in abnormal_shots if {s.defect_type for s in candidates[:a]} < known]
+    shown = {sample.defect_type for sample in candidates[: max(fitting, default=0)]}
     if {sample.defect_type for sample in draw.abnormal} - shown:
         raise NotPossible(
-            f"the {len(draw.abnormal)} defective references of seed {seed} show every defect type of {category.name}"
+            f"the {len(draw.abnormal)} abnormal references of seed {seed} show every defect type of {category.name}"
         )
     return [i for i, sample in enumerate(draw.queries) if sample.defect_type not in shown]
 
@@ -98,15 +103,8 @@ def paper(category: Category, n: int, a: int, seed: int) -> tuple[Draw, ...]:
     )
 
 
-def _slice(found: tuple[Sample, ...], count: int, seed: int, place: str) -> tuple[Sample, ...]:
-    chosen = found[seed * count : (seed + 1) * count]
-    if count and not chosen:
-        raise NotPossible(f"the published rule takes files {seed * count} to {(seed + 1) * count - 1} of {place}, "
-                          f"which has {len(found)}")  # fmt: skip
-    return chosen
-
-
-def _shuffled(found: tuple[Sample, ...], seed: int, stream: int) -> tuple[Sample, ...]:
-    """In random order; other streams, so that more references of one kind keep those of the other."""
-    order = np.random.default_rng([seed, stream]).permutation(len(found))
-    return tuple(found[i] for i in order)
+def _slice(candidates: tuple[Sample, ...], count: int, seed: int, place: str) -> tuple[Sample, ...]:
+    try:
+        return published_slice(candidates, count, seed, place)
+    except ValueError as error:
+        raise NotPossible(str(error)) from error

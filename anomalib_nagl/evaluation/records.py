@@ -1,11 +1,13 @@
-"""What an evaluation is made of: its cells, and what a model said of the queries of one."""
+"""What an evaluation is made of: its cells, and a model's scores of the queries of one."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # settings and results are read without torch
+    from torch import Tensor
 
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1max")
 PIXEL_METRICS = ("pixel_AUROC", "pixel_AP", "pixel_F1max", "AUPRO")
@@ -18,9 +20,9 @@ class Cell:
     """One number of each metric: a model on a target category, with one draw of references, under one protocol.
 
     ``domain`` is that of the category. ``n`` and ``a`` count normal and abnormal references. ``training_seed`` is -1
-    for models that train no head. ``source`` says what the head was trained on: ``other_domains``, ``same_domain`` (the
-    other categories of the target's domain) or ``same_object`` (the target category itself). ``abnormal`` says where
-    the abnormal references come from: ``real``, ``cut_paste`` or ``perlin``.
+    for models that are not trained. ``source`` says what the head was trained on: ``other_domains``, ``same_domain``
+    (the other categories of the target's domain) or ``same_object`` (the target category itself). ``abnormal`` says
+    where the abnormal references come from: ``real``, ``cut_paste`` or ``perlin``.
     """
 
     model: str
@@ -35,6 +37,11 @@ class Cell:
     abnormal: str = "real"
 
     @property
+    def as_scored(self) -> Cell:
+        """The cell whose score file this one could share: ``unseen`` leaves some queries of ``fixed`` out."""
+        return replace(self, protocol="fixed") if self.protocol == "unseen" else self
+
+    @property
     def key(self) -> str:
         """A name for files, the same for equal cells and different for others."""
         parts = (str(getattr(self, field.name)) for field in fields(self))
@@ -43,7 +50,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model said of P queries: paths as seen from the data's root (POSIX), defect types (``GOOD`` for none).
+    """A model's scores of P queries: paths as seen from the data's root (POSIX), defect types (``GOOD`` for none).
 
     Image scores (P,), anomaly maps (P, H, W) and 0/1 masks (P, H, W) of the same size; larger scores are anomalous.
     """

@@ -12,15 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anomalib_nagl.evaluation.contact_sheet import choose_cells, draw_sheet, read_queries
+from anomalib_nagl.evaluation.costs import COSTS, read_costs
 from anomalib_nagl.evaluation.gaps import write_gaps
 from anomalib_nagl.evaluation.plots import plot_categories, plot_curves, plot_shots, shots_of, styles
-from anomalib_nagl.evaluation.results import DONE
-from anomalib_nagl.evaluation.summary import read_results, sections
-from anomalib_nagl.evaluation.tables import read_costs, summarise, title, write_tables
+from anomalib_nagl.evaluation.results import DONE, read_results
+from anomalib_nagl.evaluation.summary import sections, summarise
+from anomalib_nagl.evaluation.tables import title, write_tables
 from anomalib_nagl.io.files import atomic_write, atomic_write_bytes
 
 TERMS = (
-    "Contact sheets in sheets/ show pictures of the data set: do not publish or commit them unless its terms allow it."
+    "Contact sheets in sheets/ show images of the data set: do not publish or commit them unless its terms allow it."
 )
 _log = logging.getLogger(__name__)
 
@@ -28,19 +29,21 @@ _log = logging.getLogger(__name__)
 def write_report(folder: Path) -> list[Path]:
     """Write what is to be read of an evaluation into its folder, as far as it has run; returns the files.
 
-    ``tables.md``, ``summary.csv`` and ``gaps.md``, ``plots/*.png``, and ``sheets/*.png`` where the pictures are found.
+    ``tables.md``, ``summary.csv`` and ``gaps.md``, ``plots/*.png``, and ``sheets/*.png`` where the images are found.
     Raises ValueError when the folder has no results, or settings that cannot be read.
     """
-    frame, settings = read_results(folder / "results.csv"), read_settings(folder / "settings.json")
-    costs = read_costs(folder / "costs.csv")
+    settings = read_settings(folder / "settings.json")
+    frame = read_results(folder, settings)
+    summary = summarise(frame, settings.get("compare_to", "normal_only"))
     plots = _write_plots(frame, folder)
     sheets, notes = _write_sheets(frame, settings, folder)
     for note in notes:
         _log.warning(note)
-    tables = write_tables(frame, costs, settings) + "\n## Contact sheets\n\n" + "".join(f"- {one}\n" for one in notes)
+    remarks = "".join(f"- {note}\n" for note in notes)
+    tables = write_tables(frame, summary, read_costs(folder / COSTS), settings)
     texts = {
-        "tables.md": tables,
-        "summary.csv": summarise(frame).to_csv(index=False, lineterminator="\n"),
+        "tables.md": f"{tables}\n## Contact sheets\n\n{remarks}",
+        "summary.csv": summary.to_csv(index=False, lineterminator="\n"),
         "gaps.md": write_gaps(frame, folder),
     }
     return [*(_write(folder / name, text.encode()) for name, text in texts.items()), *plots, *sheets]
@@ -96,7 +99,7 @@ def _write_sheets(frame: pd.DataFrame, settings: dict[str, Any], folder: Path) -
         return [], ["No contact sheet: no cell of a head (protocol fixed, first seeds) has anomaly maps in scores/."]
     data = settings.get("data")
     if not data or not Path(data).is_dir():
-        return [], ["No contact sheet: the pictures are not where `data` of settings.json says; put them there."]
+        return [], ["No contact sheet: the images are not where `data` of settings.json says; put them there."]
     written, notes = [], []
     for category, cell in cells.items():
         queries = read_queries(folder / "scores" / f"{cell.key}.npz")

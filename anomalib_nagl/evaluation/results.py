@@ -1,93 +1,105 @@
-"""``results.csv``: one row for each cell, appended as it is finished, whole or not at all."""
+"""Cells as files: ``cells/KEY.json`` is there once its cell is finished; ``results.csv`` is the table made of them."""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from anomalib_nagl.evaluation.names import ABNORMAL, PROTOCOLS, SOURCES
 from anomalib_nagl.evaluation.records import METRICS, Cell
 from anomalib_nagl.io.files import atomic_write_bytes
 
 DONE, NOT_RUN, FAILED = "done", "not run", "failed"
-CELL_FIELDS = tuple(field.name for field in fields(Cell))
-COLUMNS = (*CELL_FIELDS, "status", "reason", "queries", *METRICS, "seconds")
-_NUMBERS = ("n", "a", "reference_seed", "training_seed")
+RESULTS, CELLS = "results.csv", "cells"
+CELL_FIELDS = [field.name for field in fields(Cell)]
+COLUMNS = [*CELL_FIELDS, "status", "reason", "queries", *METRICS, "seconds"]
+_NUMBERS = dict.fromkeys(("n", "a", "reference_seed", "training_seed", "queries"), int)
+_WORDS = dict.fromkeys(set(COLUMNS) - {*_NUMBERS, *METRICS, "seconds"}, str)
+_SORTED_BY = ["category", "protocol", "model", "n", "a", "reference_seed", "source", "abnormal", "training_seed"]
 
 
-@dataclass(frozen=True)
-class Row:
-    """What came of a cell: ``done``, ``not run`` or ``failed`` with a reason, and its metrics, NaN where undefined."""
-
-    cell: Cell
-    status: str
-    reason: str
-    queries: int
-    metrics: Mapping[str, float]
-    seconds: float
-
-    @classmethod
-    def not_run(cls, cell: Cell, reason: str) -> Row:
-        """A cell that cannot be computed."""
-        return cls(cell, NOT_RUN, reason, 0, {}, 0.0)
-
-    @classmethod
-    def failed(cls, cell: Cell, reason: str) -> Row:
-        """A cell whose computation raised."""
-        return cls(cell, FAILED, reason, 0, {}, 0.0)
-
-    @property
-    def line(self) -> str:
-        """One line of the file, with its end."""
-        values: list[Any] = [getattr(self.cell, name) for name in CELL_FIELDS]
-        values += [self.status, " ".join(self.reason.split()), self.queries]
-        numbers = [float(self.metrics.get(name, math.nan)) for name in METRICS]
-        values += ["" if math.isnan(number) else repr(number) for number in numbers]
-        return _line([*values, f"{self.seconds:.2f}"])
+def cell_path(folder: Path, cell: Cell) -> Path:
+    """The file of a finished cell in the folder of an evaluation."""
+    return folder / CELLS / f"{cell.key}.json"
 
 
-def _line(values: Iterable[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+def write_cell(folder: Path, cell: Cell, queries: int, metrics: Mapping[str, float], seconds: float) -> None:
+    """Finish a cell: its number of queries, metrics (NaN where undefined) and the seconds that it took."""
+    values = {name: None if math.isnan(metrics[name]) else metrics[name] for name in METRICS}
+    row = {**asdict(cell), "status": DONE, "reason": "", "queries": queries, **values, "seconds": round(seconds, 2)}
+    atomic_write_bytes(cell_path(folder, cell), json.dumps(row, indent=1).encode())
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a file, none if it is not there; a last line that was torn by a kill is left out.
+def unfinished(cell: Cell, status: str, reason: str) -> dict[str, Any]:
+    """The row of a cell that was not run or failed, for a reason."""
+    return {**asdict(cell), "status": status, "reason": " ".join(reason.split()), "queries": 0, "seconds": 0.0}
 
-    ValueError if the file is not one of this version.
+
+def write_results(folder: Path, others: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
+    """Write ``results.csv`` anew: all finished cells, and the rows of others; ``settings`` as in ``settings.json``."""
+    frame = sort_rows(pd.concat([_read_cells(folder), _frame(others)], ignore_index=True), settings)
+    atomic_write_bytes(folder / RESULTS, frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_results(folder: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of an evaluation, also of one that is half done: finished cells, and what ``results.csv`` has besides.
+
+    Metrics without a value are NaN. Raises ValueError if there are no results, or those of another version.
     """
-    if not path.exists():
-        return []
-    text = path.read_bytes().decode(errors="replace")
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    if whole and tuple(next(csv.reader(whole[:1]))) != COLUMNS:
+    path = folder / RESULTS
+    if not path.is_file() and not (folder / CELLS).is_dir():
+        raise ValueError(f"found no {path}, expected the rows of an evaluation: run `anomalib-nagl evaluate` first")
+    both = pd.concat([_read_table(path), _read_cells(folder)], ignore_index=True)
+    return sort_rows(both.drop_duplicates(CELL_FIELDS, keep="last"), settings)
+
+
+def sort_rows(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows in the order of the settings; as they are where these are not known."""
+    if not settings.get("models"):
+        return frame.reset_index(drop=True)
+    categories = [name for listed in settings["domains"].values() for name in listed]
+    orders: dict[object, list[str]] = {
+        "category": categories, "protocol": list(PROTOCOLS), "model": list(settings["models"]), "source": list(SOURCES),
+        "abnormal": list(ABNORMAL),
+    }  # fmt: skip
+
+    def rank(column: pd.Series) -> pd.Series:
+        order = {name: place for place, name in enumerate(orders.get(column.name, []))}
+        return column.map(lambda name: order.get(name, len(order))) if order else column
+
+    return frame.sort_values(_SORTED_BY, key=rank, kind="stable", ignore_index=True)
+
+
+def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table whose columns have their types, however few there are."""
+    frame = pd.DataFrame(list(rows), columns=COLUMNS)
+    return frame.astype({**_WORDS, **_NUMBERS, **dict.fromkeys((*METRICS, "seconds"), float)})
+
+
+def _read_cells(folder: Path) -> pd.DataFrame:
+    rows = []
+    for path in sorted((folder / CELLS).glob("*.json")):
+        try:
+            rows.append(dict(json.loads(path.read_bytes())))
+        except ValueError as error:
+            raise ValueError(
+                f"found {path} that cannot be read ({error}): delete it, and its cell is computed again"
+            ) from error
+    return _frame(rows)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        return _frame([])
+    frame = pd.read_csv(path, dtype=_WORDS, keep_default_na=False, na_values={name: [""] for name in METRICS})
+    if list(frame.columns) != COLUMNS:
         raise ValueError(
             f"found {path} with other columns than this version writes: choose another out, or move it away"
         )
-    return [_row(values) for values in csv.DictReader(whole)]
-
-
-def _row(values: Mapping[str, str]) -> Row:
-    cell = Cell(**{name: int(values[name]) if name in _NUMBERS else values[name] for name in CELL_FIELDS})  # type: ignore[arg-type]
-    metrics = {name: float(values[name]) if values[name] else math.nan for name in METRICS}
-    seconds = float(values["seconds"])
-    return Row(cell, values["status"], values["reason"], int(values["queries"]), metrics, seconds)
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Replace the file in one step."""
-    atomic_write_bytes(path, (_line(COLUMNS) + "".join(row.line for row in rows)).encode())
-
-
-def append_row(path: Path, row: Row) -> None:
-    """Add a row to a file that is there; it is on the disk when this returns."""
-    with path.open("ab") as file:
-        file.write(row.line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    return frame.astype(dict.fromkeys(METRICS, float))

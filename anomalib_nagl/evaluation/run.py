@@ -2,49 +2,71 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from anomalib_nagl.evaluation import costs
+from anomalib_nagl.evaluation.baselines import unavailable
 from anomalib_nagl.evaluation.categories import check_shots, load_category
-from anomalib_nagl.evaluation.grid import Head, Unit, enumerate_cells, group_units, head_of, needed_heads
+from anomalib_nagl.evaluation.executors import Factory, local, run_jobs
+from anomalib_nagl.evaluation.grid import TrainingJob, enumerate_cells, scoring_jobs, training_job, training_jobs
 from anomalib_nagl.evaluation.heads import head_path
+from anomalib_nagl.evaluation.names import BASELINES
 from anomalib_nagl.evaluation.records import Cell
-from anomalib_nagl.evaluation.results import DONE, FAILED, Row, append_row, read_rows, write_rows
+from anomalib_nagl.evaluation.results import FAILED, NOT_RUN, cell_path, unfinished, write_results
 from anomalib_nagl.evaluation.settings import Settings
-from anomalib_nagl.evaluation.workers import ERROR, ITEM, run_jobs
+from anomalib_nagl.evaluation.work import perform
 from anomalib_nagl.io.files import atomic_write_bytes
 
-RESULTS = "results.csv"
+LOG = "log.txt"
 _NUMBERS = (  # settings that a number depends on; seeds, shots, models and the like only add rows
     "data", "format", "domains", "backbone", "layers", "image_size", "epochs", "episodes", "learning_rate",
-    "metric_size", "halved", "largest",
+    "metric_size", "halved", "largest", "strategy",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells of an evaluation in the order of its results, rows that are there, and models that cannot run here."""
+    """Cells of an evaluation in the order of its results, models that cannot run here, and the folder for all."""
 
     cells: list[Cell]
-    rows: dict[Cell, Row]
     missing: dict[str, str]
+    folder: Path
 
     @property
     def left(self) -> list[Cell]:
-        """Cells to compute."""
-        return [cell for cell in self.cells if cell not in self.rows and cell.model not in self.missing]
+        """Cells to compute: those whose file is not there."""
+        return [
+            cell for cell in self.cells if cell.model not in self.missing and not cell_path(self.folder, cell).exists()
+        ]
+
+    @property
+    def not_run(self) -> dict[Cell, str]:
+        """A cell with the reason for each category of a model that cannot run."""
+        found: dict[tuple[str, str], Cell] = {}
+        for cell in self.cells:
+            if cell.model in self.missing and not cell_path(self.folder, cell).exists():
+                found.setdefault((cell.model, cell.category), cell)
+        return {cell: self.missing[cell.model] for cell in found.values()}
+
+
+class Told(NamedTuple):
+    """What came of a cell that is not finished, and why."""
+
+    status: str
+    reason: str
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -58,119 +80,89 @@ def make_plan(settings: Settings) -> Plan:
             "found nothing to evaluate: with these models, shots and protocols no cell makes sense (heads and the "
             "naive rule need abnormal references, the protocol unseen a second defect type)"
         )
-    missing = _unavailable(settings)
-    return Plan(cells, _finished(settings), missing)
+    reasons = {name: unavailable(name, settings) for name in settings.models if name in BASELINES}
+    return Plan(cells, {name: reason for name, reason in reasons.items() if reason is not None}, Path(settings.out))
 
 
-def _finished(settings: Settings) -> dict[Cell, Row]:
-    return {row.cell: row for row in read_rows(Path(settings.out) / RESULTS) if row.status == DONE}
+def evaluate(settings: Settings, console: Console, factory: Factory | None = None) -> int:
+    """Run an evaluation; returns 1 when some cell failed.
 
-
-def evaluate(settings: Settings, console: Console) -> int:
-    """Run an evaluation; returns 1 when some cell failed."""
-    out = Path(settings.out)
+    ``factory`` makes the executors of its jobs; without one they are processes on this machine.
+    """
     plan = make_plan(settings)
-    out.mkdir(parents=True, exist_ok=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / ".lock", timeout=0):
+        with FileLock(plan.folder / ".lock", timeout=0):
             _check_folder(settings)  # again: another evaluation may have written there since
-            _write_folder(settings)
-            return _evaluate(settings, replace(plan, rows=_finished(settings)), console)
+            facts = _write_folder(settings)
+            return _evaluate(settings, plan, facts, console, factory or local(settings.processes, plan.folder / LOG))
     except Timeout:
         raise ValueError(
-            f"found another evaluation at work in {out}, expected none: wait, or choose another out"
+            f"found another evaluation at work in {plan.folder}, expected none: wait, or choose another out"
         ) from None
 
 
-def _evaluate(settings: Settings, plan: Plan, console: Console) -> int:
+def _evaluate(settings: Settings, plan: Plan, facts: dict[str, Any], console: Console, factory: Factory) -> int:
     from anomalib_nagl.evaluation.report import write_report
 
-    out = Path(settings.out)
-    rows = {**plan.rows, **_not_run(plan)}
-    write_rows(out / RESULTS, rows.values())
-    before = sum(cell in plan.rows for cell in plan.cells)
+    told = {cell: Told(NOT_RUN, reason) for cell, reason in plan.not_run.items()}
+    write_results(plan.folder, _rows(told), facts)
+    before = sum(cell_path(plan.folder, cell).exists() for cell in plan.cells)
     console.print(f"{len(plan.cells)} cells, {before} of them finished before.", highlight=False)
-    rows.update(_compute(settings, plan.left, console))
-    order = {cell: i for i, cell in enumerate(plan.cells)}
-    write_rows(out / RESULTS, sorted(rows.values(), key=lambda row: order.get(row.cell, len(order))))
+    told |= _compute(settings, plan.left, console, factory)
+    write_results(plan.folder, _rows(told), facts)
     _measure_costs(settings, plan.cells, console)
-    for path in write_report(out):
+    for path in write_report(plan.folder):
         console.print(f"Written: {path}", soft_wrap=True, highlight=False)
-    return _conclude(rows, plan, console)
+    return _conclude(told, plan, console)
 
 
-def _compute(settings: Settings, cells: Sequence[Cell], console: Console) -> dict[Cell, Row]:
-    """Train the heads that are missing, then compute cells; every row is on the disk as soon as it is there."""
-    heads = [head for head in needed_heads(settings, cells) if not head_path(settings, head).exists()]
+def _rows(told: dict[Cell, Told]) -> list[dict[str, Any]]:
+    return [unfinished(cell, *found) for cell, found in told.items()]
+
+
+def _compute(settings: Settings, cells: Sequence[Cell], console: Console, factory: Factory) -> dict[Cell, Told]:
+    """Train the heads that are missing, then finish cells, each on the disk at once; returns those without a number."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
-    rows: dict[Cell, Row] = {}
-
-    def keep(row: Row) -> None:
-        append_row(Path(settings.out) / RESULTS, row)
-        rows[row.cell] = row
-        progress.advance(scoring)
-
+    work = partial(perform, json.dumps(asdict(settings)))
+    heads = [job for job in training_jobs(settings, cells) if not head_path(settings, job).exists()]
+    told: dict[Cell, Told] = {}
     with Progress(*columns, console=console) as progress:
         training = progress.add_task("Training heads", total=len(heads), visible=bool(heads))
         scoring = progress.add_task("Cells", total=len(cells))
-        untrained: dict[Head, str] = {}
-        for message in run_jobs(settings, heads):
+        untrained: dict[TrainingJob | None, str] = {}
+        for trained in run_jobs(work, heads, factory, settings.processes):
             progress.advance(training)
-            if message.kind == ERROR:
-                untrained[message.job] = message.content
-        ready = []
-        for cell in cells:
-            reason = untrained.get(head_of(settings, cell)) if cell.model in settings.heads else None
-            if reason is None:
-                ready.append(cell)
-            else:
-                keep(Row.failed(cell, f"its head could not be trained: {reason}"))
-        for message in run_jobs(settings, group_units(ready)):
-            unit: Unit = message.job
-            if message.kind == ITEM:
-                keep(message.content)
-            for cell in unit.cells if message.kind == ERROR else ():
-                if cell not in rows:
-                    keep(Row.failed(cell, message.content))
-    return rows
+            if trained.error is not None:
+                untrained[trained.job] = f"its head could not be trained: {trained.error}"
+        lost = {cell: reason for cell in cells if (reason := untrained.get(training_job(settings, cell)))}
+        told |= {cell: Told(FAILED, reason) for cell, reason in lost.items()}
+        progress.advance(scoring, len(lost))
+        jobs = scoring_jobs(cell for cell in cells if cell not in lost)
+        for scored in run_jobs(work, jobs, factory, settings.processes):
+            progress.advance(scoring, len(scored.job.cells))
+            told |= {cell: Told(NOT_RUN, reason) for cell, reason in (scored.value or {}).items()}
+            if scored.error is not None:
+                unsaved = (cell for cell in scored.job.cells if not cell_path(Path(settings.out), cell).exists())
+                told |= {cell: Told(FAILED, scored.error) for cell in unsaved}
+    return told
 
 
 def _measure_costs(settings: Settings, cells: Sequence[Cell], console: Console) -> None:
     """Measure time and memory, unless the file has them of every model."""
-    from anomalib_nagl.evaluation.costs import COSTS, write_costs
-
-    path = Path(settings.out) / COSTS
-    measured = {row["model"]: row["status"] for row in csv.DictReader(path.open())} if path.exists() else {}
-    if not settings.costs or all(measured.get(model, FAILED) != FAILED for model in settings.models):
+    if not settings.costs or not costs.unmeasured(settings):
         return
-    heads = [head_path(settings, head) for head in needed_heads(settings, cells)]
+    heads = [head_path(settings, job) for job in training_jobs(settings, cells)]
     with console.status("Measuring time and memory of each model"):
-        write_costs(settings, next((path for path in heads if path.exists()), None))
+        costs.write_costs(settings, next((path for path in heads if path.exists()), None))
 
 
-def _not_run(plan: Plan) -> dict[Cell, Row]:
-    """A row with the reason for each category of a model that cannot run."""
-    found: dict[tuple[str, str], Row] = {}
-    for cell in plan.cells:
-        if cell.model in plan.missing and cell not in plan.rows:
-            found.setdefault((cell.model, cell.category), Row.not_run(cell, plan.missing[cell.model]))
-    return {row.cell: row for row in found.values()}
-
-
-def _unavailable(settings: Settings) -> dict[str, str]:
-    from anomalib_nagl.evaluation.baselines import PEERS, unavailable
-
-    reasons = {name: unavailable(name, settings) for name in settings.models if name in PEERS}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
-
-
-def _conclude(rows: Mapping[Cell, Row], plan: Plan, console: Console) -> int:
+def _conclude(told: dict[Cell, Told], plan: Plan, console: Console) -> int:
     for model, reason in plan.missing.items():
         console.print(f"Not run: {model}: {reason}", soft_wrap=True, highlight=False)
-    failed = [row for row in rows.values() if row.status == FAILED]
-    reasons = {row.reason: row.cell for row in failed}
-    for reason, cell in reasons.items():
+    failed = {cell: reason for cell, (status, reason) in told.items() if status == FAILED}
+    for reason, cell in {reason: cell for cell, reason in failed.items()}.items():
         console.print(
             f"Failed: {cell.model} on {cell.category}: {reason}", soft_wrap=True, highlight=False, style="red"
         )
@@ -182,17 +174,16 @@ def _conclude(rows: Mapping[Cell, Row], plan: Plan, console: Console) -> int:
 def print_plan(settings: Settings, console: Console) -> None:
     """What would be computed."""
     plan = make_plan(settings)
-    console.print(
-        f"{len(plan.cells)} cells in {settings.out}, {len(plan.left)} to compute", soft_wrap=True, highlight=False
-    )
+    left = plan.left
+    console.print(f"{len(plan.cells)} cells in {settings.out}, {len(left)} to compute", soft_wrap=True, highlight=False)
     table = Table()
     for column in ("model", "cells", "to compute", "remarks"):
         table.add_column(column, justify="right" if column in ("cells", "to compute") else "left", overflow="fold")
     for model in settings.models:
-        counts = [str(sum(cell.model == model for cell in found)) for found in (plan.cells, plan.left)]
+        counts = [str(sum(cell.model == model for cell in cells)) for cells in (plan.cells, left)]
         table.add_row(model, *counts, plan.missing.get(model, ""))
     console.print(table)
-    for head in needed_heads(settings, plan.left):
+    for head in training_jobs(settings, left):
         path = head_path(settings, head)
         sources = ", ".join(settings.sources_of(head.source, head.category))
         done = "is there" if path.exists() else "to train"
@@ -226,16 +217,18 @@ def _check_folder(settings: Settings) -> None:
         )
 
 
-def _write_folder(settings: Settings) -> None:
+def _write_folder(settings: Settings) -> dict[str, Any]:
+    """Write ``settings.json``, which tells also of the heads, models and seeds of runs before; returns its content."""
     path = Path(settings.out) / "settings.json"
+    before = json.loads(path.read_bytes()) if path.exists() else {}
     now = _facts(settings)
-    seeds = {"reference_seeds": settings.reference_seeds, "training_seeds": settings.training_seeds}
-    if path.exists():
-        before = json.loads(path.read_bytes())
-        now["heads"] = {**before["heads"], **now["heads"]}
-        for name in seeds:
-            seeds[name] = max(seeds[name], before.get(name, 0))
-    atomic_write_bytes(path, json.dumps({**now, **seeds, "machine": _machine()}, indent=1).encode())
+    now["heads"] = {**before.get("heads", {}), **now["heads"]}
+    now["models"] = list(dict.fromkeys([*before.get("models", []), *settings.models]))
+    for name in ("reference_seeds", "training_seeds"):
+        now[name] = max(getattr(settings, name), before.get(name, 0))
+    now |= {"compare_to": settings.compare_to, "machine": _machine()}
+    atomic_write_bytes(path, json.dumps(now, indent=1).encode())
+    return now
 
 
 def _machine() -> str:

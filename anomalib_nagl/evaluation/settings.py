@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from anomalib_nagl.references.names import SYNTHETIC_METHODS
-
-OURS = ("normal_only", "naive")
-PROTOCOLS = ("fixed", "unseen", "paper")
-SOURCES = ("other_domains", "same_domain", "same_object")
-ABNORMAL = ("real", *SYNTHETIC_METHODS)
-# Of ReferenceDataModule, a head may choose these; the rest of its arguments are those of Nagl.
-EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
-_TAKEN = (
-    "self", "head", "seed", "n_normal", "n_abnormal", "token_cache", "token_cache_dir", "threshold", "pre_processor",
-    "post_processor", "evaluator", "visualizer", "backbone", "image_size",
-)  # fmt: skip
+from anomalib_nagl.evaluation.names import (
+    ABNORMAL,
+    BASELINES,
+    HEAD_ARGUMENTS,
+    MASKS,
+    PROTOCOLS,
+    SOURCES,
+    STRATEGIES,
+    UNTRAINED_HEADS,
+    has_proxies,
+)
 
 
 class Shots(NamedTuple):
@@ -39,16 +37,22 @@ class Shots(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """An evaluation as a person describes it.
+    """An evaluation as its settings file describes it.
 
     ``data`` is the root of a data set, ``format`` the anomalib datamodule that reads it. ``domains`` maps a domain to
     its categories, which are held out together; ``targets`` are the categories to evaluate (all unless named). A model
-    is ``normal_only``, ``naive``, one of anomalib's (``peers.PEERS``) or a key of ``heads``: a NAGL head, trained with
-    those arguments of ``Nagl`` or of its episodes besides the common ones. ``shots`` lists normal+abnormal references.
-    ``protocols``, ``sources`` and ``abnormal`` are explained by ``protocols`` and ``records.Cell``. Pixel metrics are
-    computed at ``metric_size`` pixels a side, those of the network input unless given. ``costs`` measures time and
-    memory of every model too. ``out`` is the folder for everything written. Raises ValueError on settings that
-    contradict each other.
+    is ``normal_only``, ``naive``, one of anomalib's (``names.BASELINES``) or a key of ``heads``. ``shots`` lists
+    normal+abnormal references, which ``strategy`` draws. ``protocols``, ``sources`` and ``abnormal`` are explained by
+    ``protocols`` and ``records.Cell``. Pixel metrics are computed at ``metric_size`` pixels a side, those of the
+    network input unless given. ``costs`` measures time and memory of every model too. Tables show differences from the
+    model ``compare_to``. ``out`` is the folder for everything written.
+
+    A head is trained with its arguments of ``Nagl`` and of the episodes besides the common ones, on the sources; one
+    whose ``variant`` has no proxies is not trained. ``trained_as`` scores with the training of another head, whose
+    arguments it takes over unless it has its own. ``masks`` are those of the abnormal references: "given", "guessed"
+    from the images, or "whole" images. ``fusion`` are the weights of nearest defect patch and proxies.
+
+    Raises ValueError on settings that contradict each other.
     """
 
     data: str
@@ -63,6 +67,7 @@ class Settings:
     protocols: list[str] = field(default_factory=lambda: ["fixed"])
     sources: list[str] = field(default_factory=lambda: ["other_domains"])
     abnormal: list[str] = field(default_factory=lambda: ["real"])
+    strategy: str = "uniform"
     backbone: str = "vit_small_patch14_dinov2"
     layers: str | None = None
     image_size: int | list[int] = 448
@@ -71,6 +76,7 @@ class Settings:
     learning_rate: float = 1e-4
     metric_size: int | None = None
     costs: bool = True
+    compare_to: str = "normal_only"
     processes: int = 1
     out: str = "results/evaluation"
 
@@ -82,28 +88,42 @@ class Settings:
             raise ValueError(f"found {', '.join(few)}, expected at least 1")
         for name, known in (("protocols", PROTOCOLS), ("sources", SOURCES), ("abnormal", ABNORMAL)):
             _check_names(name, getattr(self, name), known)
+        _check_names("strategy", [self.strategy], STRATEGIES)
         _check_names("models", self.models, self.known_models)
+        _check_names("compare_to", [self.compare_to], self.known_models)
         _check_names("shots", self.shots, None)
         _ = self.parsed_shots
         self._check_domains()
+        for name, arguments in self.heads.items():
+            self._check_head(name, arguments)
         self._check_sources()
-        for name in self.head_models:
-            _check_head(name, self.heads[name])
+        self._check_variants()
 
     @property
     def known_models(self) -> tuple[str, ...]:
         """Every model that may be named."""
-        from anomalib_nagl.evaluation.baselines import PEERS
-
-        clash = sorted({*OURS, *PEERS} & set(self.heads))
+        clash = sorted({*UNTRAINED_HEADS, *BASELINES} & set(self.heads))
         if clash:
             raise ValueError(f"found heads named {', '.join(clash)}, expected other names: these are models already")
-        return (*OURS, *self.heads, *PEERS)
+        return (*UNTRAINED_HEADS, *self.heads, *BASELINES)
 
-    @property
-    def head_models(self) -> list[str]:
-        """Models that are NAGL heads."""
-        return [name for name in self.models if name in self.heads]
+    def head(self, model: str) -> dict[str, Any]:
+        """The arguments of a model that is a head, with those that it takes over."""
+        own = dict({**UNTRAINED_HEADS, **self.heads}[model])
+        trained_as = own.pop("trained_as", None)
+        return {**self.heads.get(trained_as, {}), **own}
+
+    def is_trained(self, model: str) -> bool:
+        """Whether a model is a head that is trained on the sources."""
+        return model in self.heads and has_proxies(self.head(model).get("variant", "extended"))
+
+    def training_of(self, model: str) -> str:
+        """The head whose training a trained model scores with."""
+        return str(self.heads[model].get("trained_as") or model)
+
+    def masks_of(self, model: str) -> str:
+        """Which masks of abnormal references a head is shown."""
+        return str(self.head(model).get("masks", "given"))
 
     @property
     def parsed_shots(self) -> list[Shots]:
@@ -153,7 +173,7 @@ class Settings:
         _check_names("targets", self.evaluated, self.categories)
 
     def _check_sources(self) -> None:
-        if not self.head_models or not self.largest.a:
+        if not self.largest.a or not any(self.is_trained(model) for model in self.models):
             return
         for source in self.sources:
             if not any(self.sources_of(source, category) for category in self.evaluated):
@@ -161,6 +181,38 @@ class Settings:
                     f"found no category to train heads on for sources={source}, expected a second domain (or a second "
                     "category of a domain for same_domain): add one to domains, or leave heads out of models"
                 )
+
+    def _check_variants(self) -> None:
+        variants = [arguments["variant"] for arguments in self.heads.values() if "variant" in arguments]
+        if variants:  # last, as these need torch
+            from anomalib_nagl.core.variants import Variant
+
+            for variant in variants:
+                Variant.parse(variant)
+
+    def _check_head(self, head: str, arguments: dict[str, Any]) -> None:
+        place = f"heads.{head}"
+        for name in arguments:
+            if name not in HEAD_ARGUMENTS:
+                raise ValueError(
+                    f"found {name!r} in {place}, expected some of {', '.join(HEAD_ARGUMENTS)}"
+                    f"{suggest(name, HEAD_ARGUMENTS)}"
+                )
+        if arguments.get("selection") == "paper":
+            raise ValueError(
+                f"found selection=paper in {place}, expected best or last: it selects on the target, which an "
+                "evaluation must not look at"
+            )
+        _check_names(f"{place}.masks", [arguments.get("masks", "given")], MASKS)
+        trainings = [name for name, given in self.heads.items() if name != head and "trained_as" not in given]
+        if "trained_as" in arguments:
+            _check_names(f"{place}.trained_as", [arguments["trained_as"]], trainings)
+        fusion = arguments.get("fusion", [0.5, 0.25])
+        if len(fusion) != 2 or min(fusion) < 0 or not any(fusion):
+            raise ValueError(
+                f"found {place}.fusion={fusion}, expected two weights of at least 0, not both, such as "
+                "[0.5, 0.25]: of the nearest defect patch and of the proxies"
+            )
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -175,20 +227,3 @@ def _check_names(setting: str, names: Sequence[str], known: Sequence[str] | None
     for name in names:
         if known is not None and name not in known:
             raise ValueError(f"found {name!r} in {setting}, expected some of {', '.join(known)}{suggest(name, known)}")
-
-
-def _check_head(head: str, arguments: dict[str, Any]) -> None:
-    from anomalib_nagl.plugin.lightning_model import Nagl
-
-    allowed = [name for name in inspect.signature(Nagl.__init__).parameters if name not in _TAKEN]
-    allowed += EPISODE_ARGUMENTS
-    for name in arguments:
-        if name not in allowed:
-            raise ValueError(
-                f"found {name!r} in heads.{head}, expected some of {', '.join(allowed)}{suggest(name, allowed)}"
-            )
-    if arguments.get("selection") == "paper":
-        raise ValueError(
-            f"found selection=paper in heads.{head}, expected best or last: it selects on the target, which an "
-            "evaluation must not look at"
-        )

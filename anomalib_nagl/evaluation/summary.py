@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from anomalib_nagl.evaluation.records import METRICS
-from anomalib_nagl.evaluation.results import CELL_FIELDS, DONE, read_rows
+from anomalib_nagl.evaluation.records import METRICS, Cell
+from anomalib_nagl.evaluation.results import CELL_FIELDS, DONE
 
-KEY = CELL_FIELDS
 SEEDS = ["reference_seed", "training_seed"]
-BASELINE = "normal_only"
-NAN = math.nan
+SECTION = ["protocol", "source", "abnormal"]
+GROUP = [*SECTION, "model", "n", "a", "metric"]
+MEAN = "mean"  # stands for a category: the mean over all
+NUMBERS = ["mean", "sd_seeds", "count", "sd_categories"]
+DIFFERENCES = ["difference", "sd_difference", "pairs", "sd_categories_difference"]
 
 
 class Entry(NamedTuple):
-    """A mean, the standard deviation (of a sample) around it and the number of values; NaN where there is none."""
+    """A mean, the standard deviation (of a sample) around it and the number of values; NaN where there is none.
 
-    mean: float
-    spread: float
-    seeds: int
-
-
-class Line(NamedTuple):
-    """A row of a table: an entry for each category, their mean, and the standard deviation over the categories.
-
-    The spread of ``mean`` is that, over seeds, of the mean over the categories.
+    Of a mean over categories the deviation is that over seeds, of the mean; ``over_categories`` is that over these.
     """
 
-    entries: dict[str, Entry]
-    mean: Entry
-    over_categories: float
+    mean: float = math.nan
+    spread: float = math.nan
+    seeds: int = 0
+    over_categories: float = math.nan
 
 
 class Setting(NamedTuple):
@@ -46,63 +39,93 @@ class Setting(NamedTuple):
     a: int
 
 
-def read_results(path: Path) -> pd.DataFrame:
-    """Read ``results.csv``: a row for each cell, the last done one of those that were tried repeatedly.
+Entries = Mapping[tuple[Setting, str, str], Entry]  # by setting, metric and category
 
-    Metrics without a value are NaN. Raises ValueError if there is no such file, or if it has other columns.
+
+def summarise(frame: pd.DataFrame, compare_to: str) -> pd.DataFrame:
+    """The numbers of all tables, one a row; category ``mean`` is that over categories, ``count`` the number of seeds.
+
+    ``difference`` is that from the model ``compare_to`` with the same n, over ``pairs`` of equal category and seeds. A
+    mean over categories is there where each has a number that has one in the section (protocol, source, abnormal) at
+    all. Rows and values without a number are left out.
     """
-    if not path.is_file():
-        raise ValueError(f"found no {path}, expected the rows of an evaluation: run `anomalib-nagl evaluate` first")
-    rows = [
-        (*(getattr(row.cell, name) for name in KEY), row.status, row.reason, *(row.metrics[name] for name in METRICS))
-        for row in read_rows(path)
-    ]
-    frame = pd.DataFrame(rows, columns=[*KEY, "status", "reason", *METRICS])
-    order = (frame["status"] == DONE).sort_values(kind="stable").index
-    return frame.loc[order].drop_duplicates([*KEY], keep="last").sort_index().reset_index(drop=True)
+    values = long_table(frame[frame["status"] == DONE])
+    wanted = values.groupby([*SECTION, "metric"])["category"].nunique().rename("wanted")
+    numbers = aggregate(values, GROUP, wanted)
+    changes = aggregate(differences(values, compare_to), GROUP, wanted)
+    changes = changes.rename(columns=dict(zip(NUMBERS, DIFFERENCES, strict=True)))
+    return numbers.merge(changes, how="left", on=[*GROUP, "category"])
 
 
-def entry(values: Iterable[float]) -> Entry:
-    """Mean and standard deviation of those values that are numbers; no deviation of a single one."""
-    kept = [float(value) for value in values if not math.isnan(value)]
-    if not kept:
-        return Entry(NAN, NAN, 0)
-    return Entry(float(np.mean(kept)), float(np.std(kept, ddof=1)) if len(kept) > 1 else NAN, len(kept))
+def long_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each number: the fields of its cell, ``metric`` and ``value``."""
+    return rows.melt(CELL_FIELDS, list(METRICS), "metric", "value").dropna(subset="value")
 
 
-def line(values: pd.DataFrame, categories: Sequence[str], partial: bool = False) -> Line:
-    """Summarise ``values`` (columns category, reference_seed, training_seed, value) over seeds and ``categories``.
+def aggregate(values: pd.DataFrame, group: Sequence[str], wanted: pd.Series | None = None) -> pd.DataFrame:
+    """Mean, deviation and number of seeds of each group by category, and over categories as category ``mean``.
 
-    The mean over categories is that of their means: NaN when one has no number, unless ``partial``, which takes those
-    that have. Its spread is taken over the seeds that have them all.
+    The mean over categories is that of their means, if there are as many as ``wanted`` (or always); its deviation is
+    taken over the seeds that have them all.
     """
-    by_category: dict[str, list[float]] = {name: [] for name in categories}
-    by_seed: dict[object, dict[str, float]] = {}
-    columns = (values[name] for name in ("category", *SEEDS, "value"))
-    for name, *seeds, value in zip(*columns, strict=True):
-        if name in by_category and not math.isnan(value):
-            by_category[name].append(float(value))
-            by_seed.setdefault(tuple(seeds), {})[name] = float(value)
-    entries = {name: entry(found) for name, found in by_category.items()}
-    wanted = [name for name in categories if entries[name].seeds or not partial]
-    over, per_seed = entry([]), entry([])
-    if all(entries[name].seeds for name in wanted):
-        over = entry([entries[name].mean for name in wanted])
-        per_seed = entry([entry(found.values()).mean for found in by_seed.values() if len(found) == len(wanted)])
-    return Line(entries, Entry(over.mean, per_seed.spread, per_seed.seeds), over.spread)
+    group = list(group)
+    by_category = values.groupby([*group, "category"], sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
+    over = by_category.groupby(group, sort=False)["mean"].agg(["mean", "std", "count"]).reset_index()
+    by_seed = values.groupby([*group, *SEEDS], sort=False)["value"].agg(["mean", "count"]).reset_index()
+    if wanted is None:
+        wanted = over.set_index(group)["count"].rename("wanted")
+    over, by_seed = (_complete(table, wanted) for table in (over, by_seed))
+    seeds = by_seed.groupby(group, sort=False)["mean"].agg(["std", "count"]).reset_index()
+    over = over.drop(columns="count").rename(columns={"std": "sd_categories"}).merge(seeds, how="left", on=group)
+    both = pd.concat([by_category, over.assign(category=MEAN)], ignore_index=True).rename(columns={"std": "sd_seeds"})
+    both["count"] = both["count"].fillna(0).astype(int)
+    return both.reindex(columns=[*group, "category", *NUMBERS])
 
 
-def values_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows with one metric as ``value``."""
-    return rows[["category", *SEEDS]].assign(value=rows[metric].astype(float))
+def _complete(table: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
+    joined = table.join(wanted, on=list(wanted.index.names))
+    return joined[joined["count"] == joined["wanted"]].drop(columns="wanted")
+
+
+def differences(values: pd.DataFrame, compare_to: str) -> pd.DataFrame:
+    """Numbers of ``long_table`` less those of a model with the same n, paired by category and reference seed.
+
+    Where that model has several, it is the one with the same a, source, abnormal references and training seed, as far
+    as there is one, else the first of these. Numbers without a partner are left out, and those of the model itself.
+    """
+    own = values["model"] == compare_to
+    both = values[~own].merge(values[own], on=["protocol", "metric", "n", "category", "reference_seed"],
+                              suffixes=("", "_there"))  # fmt: skip
+    order = []
+    for name in ("a", "source", "abnormal", "training_seed"):
+        both[f"{name}_differs"] = both[name] != both[f"{name}_there"]
+        order += [f"{name}_differs", f"{name}_there"]
+    both = both.sort_values(order, kind="stable").drop_duplicates([*CELL_FIELDS, "metric"]).sort_index()
+    return both.assign(value=both["value"] - both["value_there"])[[*CELL_FIELDS, "metric", "value"]]
+
+
+def entries(summary: pd.DataFrame, columns: Sequence[str] = NUMBERS) -> Entries:
+    """The numbers of one section of a summary, or of ``DIFFERENCES``, to look up."""
+    keys = zip(*(summary[name] for name in ("model", "n", "a", "metric", "category")), strict=True)
+    numbers = zip(*(summary[name] for name in columns), strict=True)
+    return {
+        (Setting(model, int(n), int(a)), metric, category): Entry(mean, sd, int(count), over)
+        for (model, n, a, metric, category), (mean, sd, count, over) in zip(keys, numbers, strict=True)
+        if not math.isnan(mean)
+    }
+
+
+def entries_of(rows: pd.DataFrame) -> Entries:
+    """The numbers of rows of one section, to look up."""
+    values = long_table(rows)
+    wanted = values.groupby("metric")["category"].nunique().rename("wanted")
+    return entries(aggregate(values, GROUP, wanted))
 
 
 def settings_of(rows: pd.DataFrame) -> list[Setting]:
     """Models at their shots: by shots, and by first appearance within the same."""
-    found = dict.fromkeys(
-        Setting(str(model), int(n), int(a)) for model, n, a in zip(rows["model"], rows["n"], rows["a"], strict=True)
-    )
-    return sorted(found, key=lambda one: (one.n, one.a))
+    found = rows[["model", "n", "a"]].drop_duplicates().sort_values(["n", "a"], kind="stable")
+    return [Setting(str(model), int(n), int(a)) for model, n, a in found.itertuples(index=False)]
 
 
 def rows_of(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
@@ -110,35 +133,7 @@ def rows_of(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     return rows[(rows["model"] == setting.model) & (rows["n"] == setting.n) & (rows["a"] == setting.a)]
 
 
-def with_numbers(rows: pd.DataFrame, metric: str) -> list[str]:
-    """Categories for which any row has the metric, in order of appearance."""
-    return list(dict.fromkeys(rows.loc[rows[metric].notna(), "category"]))
-
-
-def paired(rows: pd.DataFrame, others: pd.DataFrame, metric: str, on: Sequence[str]) -> pd.DataFrame:
-    """Differences rows - others, as ``value``, of rows that agree in the columns ``on``; those without a partner go.
-
-    ``left`` and ``right`` are the values compared. ``others`` has at most one row for each combination of ``on``.
-    """
-    left = rows[["category", *SEEDS]].assign(left=rows[metric].astype(float))
-    right = others[list(on)].assign(right=others[metric].astype(float))
-    both = left.merge(right, on=list(on), how="inner", validate="many_to_one").dropna(subset=["left", "right"])
-    return both.assign(value=both["left"] - both["right"])
-
-
-def against_baseline(rows: pd.DataFrame, everything: pd.DataFrame, setting: Setting, metric: str) -> pd.DataFrame:
-    """Differences of a model from ``normal_only`` with as many normal references, by category and reference seed.
-
-    ``everything`` are the rows of the same protocol.
-    """
-    baseline = everything[(everything["model"] == BASELINE) & (everything["n"] == setting.n)]
-    # Without a row for these shots, the one without abnormal references: the model looks at none.
-    baseline = baseline.assign(near=(baseline["a"] != setting.a)).sort_values(["near", "a"], kind="stable")
-    baseline = baseline.drop_duplicates(["category", "reference_seed"])
-    return paired(rows_of(rows, setting), baseline, metric, ["category", "reference_seed"])
-
-
-def expected_cells(rows: pd.DataFrame, setting: Setting, settings: dict[str, object]) -> int:
+def expected_cells(rows: pd.DataFrame, setting: Setting, settings: Mapping[str, Any]) -> int:
     """Cells that a category of a model at its shots should have: as many as there are seeds.
 
     Of the evaluation's settings where these are known, otherwise as many as any category of any shots has.
@@ -148,12 +143,14 @@ def expected_cells(rows: pd.DataFrame, setting: Setting, settings: dict[str, obj
     given = (settings.get("reference_seeds"), settings.get("training_seeds") if trained else 1)
     if isinstance(given[0], int) and isinstance(given[1], int):
         return given[0] * given[1]
-    counted = mine.groupby(["category", "n", "a"])[SEEDS].size()
-    return int(counted.max()) if len(counted) else 0
+    return int(mine.groupby(["category", "n", "a"]).size().max()) if len(mine) else 0
 
 
 def sections(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Rows by protocol, source and kind of abnormal references, in order of appearance."""
-    columns = ["protocol", "source", "abnormal"]
-    keys = dict.fromkeys(zip(*(rows[name].astype(str) for name in columns), strict=True))
-    return [(key, rows[(rows[columns] == list(key)).all(axis=1)]) for key in keys]
+    return [((str(p), str(s), str(a)), found) for (p, s, a), found in rows.groupby(SECTION, sort=False)]
+
+
+def cell_of(row: Mapping[Any, Any]) -> Cell:
+    """The cell of a row."""
+    return Cell(**{name: row[name] for name in CELL_FIELDS})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,17 +12,17 @@ from anomalib_nagl.evaluation.markdown import EMPTY, bold_best, number, show, ta
 from anomalib_nagl.evaluation.records import IMAGE_METRICS, METRICS, PIXEL_METRICS
 from anomalib_nagl.evaluation.results import DONE, NOT_RUN
 from anomalib_nagl.evaluation.summary import (
-    BASELINE,
-    NAN,
+    DIFFERENCES,
+    MEAN,
+    SECTION,
+    Entries,
+    Entry,
     Setting,
-    against_baseline,
+    entries,
     expected_cells,
-    line,
     rows_of,
     sections,
     settings_of,
-    values_of,
-    with_numbers,
 )
 
 GROUPS = {"Image metrics": IMAGE_METRICS, "Pixel metrics": PIXEL_METRICS}
@@ -37,8 +35,8 @@ COSTS = {
     "state_mb": ("state MB", 1),
 }
 MAIN_COSTS = ("ms_median", "peak_mb")
-TOLD = ("commit", "machine", "backbone", "layers", "image_size", "epochs", "episodes", "learning_rate",
-        "reference_seeds", "training_seeds")  # fmt: skip
+REPORTED_SETTINGS = ("machine", "backbone", "layers", "image_size", "strategy", "epochs", "episodes", "learning_rate",
+                     "reference_seeds", "training_seeds")  # fmt: skip
 LEGEND = (
     "Rows: a model with n normal + a abnormal references. An entry is the mean ± standard deviation over seeds (of the "
     "references and, for trained heads, of the training); without ± there is one. In the column *mean*, the mean over "
@@ -49,17 +47,21 @@ LEGEND = (
 )
 
 
-def write_tables(frame: pd.DataFrame, costs: pd.DataFrame | None, settings: Mapping[str, Any]) -> str:
-    """All tables of the rows of an evaluation as markdown; ``costs`` has one row per model."""
+def write_tables(
+    frame: pd.DataFrame, summary: pd.DataFrame, costs: pd.DataFrame | None, settings: Mapping[str, Any]
+) -> str:
+    """All tables of the rows of an evaluation as markdown; ``summary`` is that of the rows, ``costs`` a row a model."""
     done = frame[frame["status"] == DONE]
     parts = ["# Results\n", _facts(frame, settings), LEGEND + "\n"]
     for key, rows in sections(done):
+        own = summary[(summary[SECTION] == list(key)).all(axis=1)]
+        numbers = entries(own)
         parts.append(f"## {title(*key)}\n")
-        parts.append("### Means over categories\n\n" + main_table(rows, costs))
+        parts.append("### Means over categories\n\n" + main_table(rows, numbers, costs))
         for group, metrics in GROUPS.items():
             parts.append(f"### {group}\n")
-            parts += [f"{metric}\n\n" + metric_table(rows, metric, settings) for metric in metrics]
-        parts.append(_differences(rows, done[done["protocol"] == key[0]]))
+            parts += [f"{metric}\n\n" + metric_table(rows, numbers, metric, settings) for metric in metrics]
+        parts.append(_differences(rows, entries(own, DIFFERENCES), settings.get("compare_to", "normal_only")))
     if not len(done):
         parts.append("No cell is done.\n")
     if costs is not None and len(costs):
@@ -83,41 +85,36 @@ def name_of(setting: Setting) -> str:
 
 def _blocks(settings: Sequence[Setting]) -> list[list[Setting]]:
     """Models that have the same shots."""
-    return [list(group) for _, group in groupby(settings, key=lambda one: (one.n, one.a))]
+    return [list(group) for _, group in groupby(settings, key=lambda setting: (setting.n, setting.a))]
 
 
 def _facts(frame: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     counted = frame["status"].value_counts()
     text = ", ".join(f"{int(counted.get(status, 0))} {status}" for status in dict.fromkeys([DONE, *counted.index]))
-    known = [f"{name}: {settings[name]}" for name in TOLD if settings.get(name) is not None]
+    known = [f"{name}: {settings[name]}" for name in REPORTED_SETTINGS if settings.get(name) is not None]
     return f"Cells: {text}." + (f" Settings: {'; '.join(known)}." if known else "") + "\n"
 
 
-def metric_table(rows: pd.DataFrame, metric: str, settings: Mapping[str, Any]) -> str:
+def metric_table(rows: pd.DataFrame, numbers: Entries, metric: str, settings: Mapping[str, Any]) -> str:
     """One metric: models at their shots x categories and mean."""
-    categories, counted = list(dict.fromkeys(rows["category"])), with_numbers(rows, metric)
-    body: list[list[str]] = []
+    columns, body = [*dict.fromkeys(rows["category"]), MEAN], []
     for block in _blocks(settings_of(rows)):
-        numbers, texts = [], []
-        for setting in block:
-            found = line(values_of(rows_of(rows, setting), metric), counted)
-            wanted = expected_cells(rows, setting, dict(settings))
-            shown = [show(found.entries[name], expected=wanted) if name in counted else EMPTY for name in categories]
-            texts.append([*shown, show(found.mean, expected=wanted, over_categories=found.over_categories)])
-            numbers.append([*(found.entries[n].mean if n in counted else NAN for n in categories), found.mean.mean])
-        bold_best(numbers, texts)
+        found = [[numbers.get((setting, metric, name), Entry()) for name in columns] for setting in block]
+        expected = [expected_cells(rows, setting, settings) for setting in block]
+        texts = [[show(entry, expected=count) for entry in row] for row, count in zip(found, expected, strict=True)]
+        bold_best([[entry.mean for entry in row] for row in found], texts)
         body += [[name_of(setting), *text] for setting, text in zip(block, texts, strict=True)]
-    return table(["model n+a", *categories, "mean"], body)
+    return table(["model n+a", *columns], body)
 
 
-def main_table(rows: pd.DataFrame, costs: pd.DataFrame | None) -> str:
+def main_table(rows: pd.DataFrame, numbers: Entries, costs: pd.DataFrame | None) -> str:
     """Means over categories of every metric, with time and memory where they were measured."""
     joined = [name for name in MAIN_COSTS if costs is not None and name in costs.columns]
     body: list[list[str]] = []
     for block in _blocks(settings_of(rows)):
-        found = [[line(values_of(rows_of(rows, one), m), with_numbers(rows, m)) for m in METRICS] for one in block]
-        texts = [[show(each.mean, over_categories=each.over_categories) for each in row] for row in found]
-        bold_best([[each.mean.mean for each in row] for row in found], texts)
+        found = [[numbers.get((setting, metric, MEAN), Entry()) for metric in METRICS] for setting in block]
+        texts = [[show(entry) for entry in row] for row in found]
+        bold_best([[entry.mean for entry in row] for row in found], texts)
         for setting, text in zip(block, texts, strict=True):
             body.append([name_of(setting), *text, *(_cost(costs, setting.model, name) for name in joined)])
     return table(["model n+a", *METRICS, *(COSTS[name][0] for name in joined)], body)
@@ -128,31 +125,27 @@ def _cost(costs: pd.DataFrame | None, model: str, name: str) -> str:
     return number(float(found[name].iloc[0]), COSTS[name][1]) if len(found) else EMPTY
 
 
-def _differences(rows: pd.DataFrame, everything: pd.DataFrame) -> str:
-    others = [setting for setting in settings_of(rows) if setting.model != BASELINE]
-    if not others:
+def _differences(rows: pd.DataFrame, changes: Entries, compare_to: str) -> str:
+    if set(rows["model"]) == {compare_to}:
         return ""
-    if BASELINE not in set(everything["model"]):
-        return f"No differences from {BASELINE}: it has no cell that is done.\n"
+    if not changes:
+        return f"No differences from {compare_to}: it has no cell that is done with the same references.\n"
     text = (
-        f"### Differences from {BASELINE} with the same n\n\nPaired by category and seed of the references: mean ± "
+        f"### Differences from {compare_to} with the same n\n\nPaired by category and seed of the references: mean ± "
         "standard deviation of the differences, (standard deviation over categories). Positive is better.\n"
     )
-    return text + "".join(f"\n{metric}\n\n" + difference_table(rows, everything, metric) for metric in METRICS)
+    return text + "".join(f"\n{metric}\n\n" + difference_table(rows, changes, metric, compare_to) for metric in METRICS)
 
 
-def difference_table(rows: pd.DataFrame, everything: pd.DataFrame, metric: str) -> str:
-    """One metric: paired differences from ``normal_only``; ``everything`` are the rows of the same protocol."""
-    categories, counted = list(dict.fromkeys(rows["category"])), with_numbers(rows, metric)
-    body = []
-    for setting in settings_of(rows):
-        if setting.model == BASELINE:
-            continue
-        found = line(against_baseline(rows, everything, setting, metric), counted)
-        shown = [show(found.entries[name], signed=True) if name in counted else EMPTY for name in categories]
-        mean = show(found.mean, signed=True, over_categories=found.over_categories)
-        body.append([name_of(setting), *shown, mean])
-    return table(["model n+a", *categories, "mean"], body)
+def difference_table(rows: pd.DataFrame, changes: Entries, metric: str, compare_to: str) -> str:
+    """One metric: paired differences from a model."""
+    columns = [*dict.fromkeys(rows["category"]), MEAN]
+    body = [
+        [name_of(setting), *(show(changes.get((setting, metric, name), Entry()), signed=True) for name in columns)]
+        for setting in settings_of(rows)
+        if setting.model != compare_to
+    ]
+    return table(["model n+a", *columns], body)
 
 
 def cost_table(costs: pd.DataFrame) -> str:
@@ -165,17 +158,6 @@ def cost_table(costs: pd.DataFrame) -> str:
     for _, row in costs.drop(measured.index).iterrows():
         text += f"\n- {row['model']}: {row.get('status') or NOT_RUN}: {row.get('reason') or 'no reason given'}\n"
     return text
-
-
-def read_costs(path: Path) -> pd.DataFrame | None:
-    """Read ``costs.csv``, the last row of each model; None without the file."""
-    if not path.is_file():
-        return None
-    costs = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False).fillna("")
-    for name in COSTS:
-        if name in costs.columns:
-            costs[name] = pd.to_numeric(costs[name], errors="coerce")
-    return costs.drop_duplicates("model", keep="last").reset_index(drop=True)
 
 
 def absent(frame: pd.DataFrame, settings: Mapping[str, Any]) -> str:
@@ -198,7 +180,7 @@ def _missing(frame: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         short = {}
         for setting in settings_of(rows):
             mine = rows_of(rows, setting)
-            wanted = expected_cells(rows, setting, dict(settings))
+            wanted = expected_cells(rows, setting, settings)
             for category in dict.fromkeys(rows["category"]):
                 count = wanted - int((mine["category"] == category).sum())
                 if count > 0:
@@ -208,24 +190,3 @@ def _missing(frame: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
             listed = ", ".join(f"{name} ({count} of {wanted})" for name, (count, wanted) in short.items())
             lines.append(f"- {title(*key)}: {total} cells not there (yet): {listed}")
     return lines
-
-
-def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of all tables, one a row; category ``mean`` is that over categories, ``count`` the number of seeds.
-
-    ``difference`` is that from ``normal_only`` with the same n, over ``pairs``. Empty where there is no number.
-    """
-    done, found = frame[frame["status"] == DONE], []
-    for (protocol, source, abnormal), rows in sections(done):
-        everything = done[done["protocol"] == protocol]
-        for setting in settings_of(rows):
-            for metric in METRICS:
-                categories = with_numbers(rows, metric)
-                values = line(values_of(rows_of(rows, setting), metric), categories)
-                change = line(against_baseline(rows, everything, setting, metric), categories)
-                about = (protocol, source, abnormal, *setting, metric)
-                for name in categories:
-                    found.append((*about, name, *values.entries[name], math.nan, *change.entries[name]))
-                found.append((*about, "mean", *values.mean, values.over_categories, *change.mean))
-    names = ["protocol", "source", "abnormal", "model", "n", "a", "metric", "category", "mean", "sd_seeds", "count"]
-    return pd.DataFrame(found, columns=[*names, "sd_categories", "difference", "sd_difference", "pairs"])

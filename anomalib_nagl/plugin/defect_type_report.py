@@ -1,4 +1,4 @@
-"""Results for each defect type: how well it is told from the good pictures."""
+"""Results for each defect type: how well it is told from the good images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from anomalib_nagl.plugin.fit_plan import datamodule_of
 from anomalib_nagl.plugin.run_callback import RunCallback
 
 FILE_NAME = "per_type.csv"
-BINS = 10_000  # of pixel scores in [0, 1]: pictures need not be kept. torchmetrics' binned AUROC loops over its bins.
+BINS = 10_000  # of pixel scores in [0, 1]: images need not be kept. torchmetrics' binned AUROC loops over its bins.
 GOOD = "good"
 
 
 class TypeResults:
-    """Collects raw scores of a test; ``types`` maps the path of a picture to its defect type."""
+    """Collects raw scores of a test; ``types`` maps the path of an image to its defect type."""
 
     def __init__(self, types: Mapping[str, str]) -> None:
         self.types = types
@@ -48,9 +48,9 @@ class TypeResults:
             counts += torch.stack([bins[~marked].bincount(minlength=BINS), bins[marked].bincount(minlength=BINS)])
 
     def rows(self) -> list[dict[str, str]]:
-        """Type, pictures, image AUROC and pixel AUROC of each type against the good pictures; "" where undefined.
+        """Type, images, image AUROC and pixel AUROC of each type against the good images; "" where undefined.
 
-        Pixel AUROC compares marked pixels of the type with all others of its pictures and of the good ones, in steps of
+        Pixel AUROC compares marked pixels of the type with all others of its images and of the good ones, in steps of
         1/10000 of the score.
         """
         good = self._scores.get(GOOD, [])
@@ -64,7 +64,7 @@ class TypeResults:
                 counts = counts + self._pixels[GOOD]
             pixel = "" if counts is None or not bool((counts.sum(1) > 0).all()) else f"{_auroc(counts):.4f}"
             rows.append(
-                {"type": name, "pictures": str(len(self._scores[name])), "image_AUROC": image, "pixel_AUROC": pixel}
+                {"type": name, "images": str(len(self._scores[name])), "image_AUROC": image, "pixel_AUROC": pixel}
             )
         return rows
 
@@ -73,7 +73,7 @@ class TypeResults:
         rows = self.rows()
         if not rows:
             return
-        table = Table(title=f"Each defect type against {len(self._scores.get(GOOD, []))} good pictures")
+        table = Table(title=f"Each defect type against {len(self._scores.get(GOOD, []))} good images")
         for column in rows[0]:
             table.add_column(column.replace("_", " "), justify="left" if column == "type" else "right")
         for row in rows:

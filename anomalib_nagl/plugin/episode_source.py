@@ -111,7 +111,7 @@ def as_planned(
     """Episodes as images, or as rows of a token table for a model that keeps one."""
     if plan is None or plan.resize is None or not plan.use_tokens:
         return episodes, validation
-    paths = sorted({*episodes.pictures(), *(validation.pictures() if validation else ())})
+    paths = sorted({*episodes.images(), *(validation.images() if validation else ())})
     rows = TokenEpisodes(validation, paths, plan.resize) if validation else None
     return TokenEpisodes(episodes, paths, plan.resize), rows
 

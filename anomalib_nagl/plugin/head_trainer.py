@@ -21,7 +21,7 @@ from anomalib_nagl.plugin.epoch_selection import KeptHead, ScoredEpisodes, Valid
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.run_callback import RunCallback
-from anomalib_nagl.plugin.token_cache import Processes, TokenBatch, TokenEpisodes, TokenTable, encode_pictures
+from anomalib_nagl.plugin.token_cache import Processes, TokenBatch, TokenEpisodes, TokenTable, encode_images
 from anomalib_nagl.plugin.token_store import PRECISIONS, FileStore, MemoryStore, recipe_hash
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class HeadTrainer(RunCallback):
         """Maps, query masks and labels of a batch of episodes; of images, the query is prepared already."""
         if isinstance(batch, TokenBatch):
             if self._tokens is None:
-                raise RuntimeError("found a batch of tokens before pictures were encoded: train through the Engine")
+                raise RuntimeError("found a batch of tokens before images were encoded: train through the Engine")
             tokens = [self._tokens[rows.cpu()].to(nagl.device) for rows in batch[:3]]
             maps = nagl.model.head(*tokens, batch.abnormal_mask, nagl.model.encoder.grid)
             return maps, batch.query_mask, batch.label
@@ -198,7 +198,7 @@ def _encode(nagl: Nagl, trainer: Trainer, paths: list[str], num_workers: int) ->
     else:
         recipe = recipe_hash(encoder.fingerprint(), pre_processor.config, dtype)
         store = partial(FileStore, nagl.token_cache_dir, recipe, shape=shape, dtype=dtype)
-    return encode_pictures(
+    return encode_images(
         paths,
         pre_processor.transform,
         lambda images: nagl.model.encode(images.to(nagl.device)),

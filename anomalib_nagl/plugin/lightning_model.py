@@ -58,9 +58,9 @@ class Nagl(AnomalibModule):
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
-    published code does (Q16). ``token_cache`` encodes each picture once instead of whenever an episode shows it, into
+    published code does (Q16). ``token_cache`` encodes each image once instead of whenever an episode shows it, into
     memory or files under ``token_cache_dir``, as numbers of ``token_precision``. ``threshold`` "references" calibrates
-    on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation pictures, a
+    on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation images, a
     number is a raw image score. Raises ValueError when a setting or the head does not fit.
     """
 
@@ -112,9 +112,8 @@ class Nagl(AnomalibModule):
         self.epochs, self.learning_rate = epochs, learning_rate
         self.token_cache, self.token_cache_dir, self.token_precision = token_cache, token_cache_dir, token_precision
         self.plan: FitPlan | None = None  # of the fit that runs, or ran last
-        self.reference_adapter = ReferenceAdapter(
-            ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
-        )
+        drawn = ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
+        self.reference_adapter = ReferenceAdapter(drawn)
         self.head_trainer = HeadTrainer(selection)
         if head is not None:
             load_head(self, head)
@@ -140,7 +139,7 @@ class Nagl(AnomalibModule):
 
     @classmethod
     def configure_visualizer(cls) -> ReferenceVisualizer:
-        """Anomalib's pictures, with the references beside them."""
+        """Anomalib's visualiser, with the references beside the images."""
         return ReferenceVisualizer()
 
     @property

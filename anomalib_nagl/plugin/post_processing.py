@@ -24,9 +24,9 @@ def parse_threshold(threshold: str | float) -> str | float:
 
 
 class ReferencePostProcessor(PostProcessor):
-    """anomalib's post-processor with thresholds that may come from references instead of labelled test pictures.
+    """anomalib's post-processor with thresholds that may come from references instead of labelled test images.
 
-    Scores are normalised by fixed numbers, never by the pictures that are scored: 0.5 is the threshold, and
+    Scores are normalised by fixed numbers, never by the images that are scored: 0.5 is the threshold, and
     ``raw = (score - 0.5) * (max - min) + threshold`` gives the raw score back.
     """
 
@@ -36,7 +36,7 @@ class ReferencePostProcessor(PostProcessor):
 
     @property
     def from_references(self) -> bool:
-        """Whether labels of validation pictures are left alone."""
+        """Whether labels of validation images are left alone."""
         return self.threshold != "f1_adaptive"
 
     @property

@@ -50,7 +50,7 @@ class NaglPreProcessor(PreProcessor):
         )
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Prepare pictures; a batch of tokens is ready as it is."""
+        """Prepare images; a batch of tokens is ready as it is."""
         if hasattr(batch, "image"):
             super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 

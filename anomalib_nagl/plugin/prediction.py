@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one picture (H, W).
+    """What the model says of one image (H, W).
 
     ``score`` is normalised so that 0.5 is the threshold, ``raw_score`` is as the model computed it. ``anomaly_map``
     (H, W) is normalised too; ``mask`` (H, W) is true where it exceeds the threshold. Without a threshold, ``label`` and

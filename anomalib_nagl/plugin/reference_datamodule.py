@@ -22,7 +22,7 @@ from anomalib_nagl.plugin.episode_source import (
 )
 from anomalib_nagl.plugin.episodes import EpisodeDataset
 from anomalib_nagl.plugin.fit_plan import FitPlan
-from anomalib_nagl.plugin.reading import PictureFolder, read_alike
+from anomalib_nagl.plugin.reading import ImageFolder, read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.references.reference_set import ReferenceSet
 from anomalib_nagl.references.sampling import SupportSet
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class ReferenceDataModule(AnomalibDataModule):
     """Takes references from a folder or draws them from a target, and draws training episodes from a source.
 
-    ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
+    ``references`` is a folder of images (``folders.scan``) or the ``references.json`` of an earlier run; without it
     they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
     from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones, by
     ``strategy`` (``sampling``). References and
@@ -47,7 +47,7 @@ class ReferenceDataModule(AnomalibDataModule):
     episodes by the published rule, where a query may be its own reference. Other anomalib models train on the target's
     normal images.
 
-    Raises ValueError on counts that make no sense, when the target lacks pictures, or when it is its own source.
+    Raises ValueError on counts that make no sense, when the target lacks images, or when it is its own source.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class ReferenceDataModule(AnomalibDataModule):
         else:
             self.removed = exclude(self, find_copies(self, self._recorded))
             logger.info("%d references of the checkpoint left the test set.", self.removed)
-        if isinstance(self.target, PictureFolder):
+        if isinstance(self.target, ImageFolder):
             self.val_data = copy.deepcopy(self.target.val_data)  # the references themselves
 
     def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
@@ -197,21 +197,21 @@ class ReferenceDataModule(AnomalibDataModule):
         return self.plan.selection(self.target)
 
     def val_dataloader(self) -> Any:
-        """The target's validation pictures; a single one where none is needed, for references are taken then."""
+        """The target's validation images; a single one where none is needed, for references are taken then."""
         if self.fit_plan is None or self.fit_plan.needs_validation:
             return self._shared(super().val_dataloader())
         one = self.val_data.subsample([0])
         return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
 
     def test_dataloader(self) -> Any:
-        """The target's test pictures that are no references; nothing when there are only pictures without labels."""
-        if isinstance(self.target, PictureFolder):
-            logger.info("Nothing to test: the pictures have no labels. `anomalib predict` scores them.")
+        """The target's test images that are no references; nothing when there are only images without labels."""
+        if isinstance(self.target, ImageFolder):
+            logger.info("Nothing to test: the images have no labels. `anomalib predict` scores them.")
             return []
         return self._shared(super().test_dataloader())
 
     def predict_dataloader(self) -> Any:
-        """The pictures to inspect, or the target's test pictures."""
+        """The images to inspect, or the target's test images."""
         return super().test_dataloader()
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -258,7 +258,7 @@ class ReferenceDataModule(AnomalibDataModule):
 def _as_target(
     given: AnomalibDataModule | Mapping[str, Any] | None, pictures: str | None, plan: ReferencePlan
 ) -> AnomalibDataModule:
-    """The target, or the pictures that stand in for it."""
+    """The target, or the images that stand in for it."""
     if given is None and pictures is None and plan.files is None:
         raise ValueError(
             "found neither a target nor references of its own, expected one of them: give --data.target (any anomalib "
@@ -271,4 +271,4 @@ def _as_target(
     known: list[str] = []
     if plan.files is not None:
         known = [sample.image for sample in plan.files.normal or plan.files.abnormal]
-    return PictureFolder(pictures, known)
+    return ImageFolder(pictures, known)

@@ -1,4 +1,4 @@
-"""anomalib's pictures of predictions with the references they resemble beside them."""
+"""anomalib's visualisation of predictions, with the references they resemble beside them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from torch import Tensor
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.plugin.fit_plan import datamodule_of
 
-WINNER = (255, 200, 0)  # frame of the reference that a picture resembles most
+WINNER = (255, 200, 0)  # frame of the reference that an image resembles most
 
 
 class ReferenceVisualizer(ImageVisualizer):
-    """Appends references to each picture: of both kinds the ``max_references`` that it resembles most.
+    """Appends references to each image: of both kinds the ``max_references`` that it resembles most.
 
     Abnormal ones show their masks, given or found. The one that it resembles most of all has a frame.
     """
@@ -68,7 +68,7 @@ class ReferenceVisualizer(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write one picture for every image of the batch."""
+        """Write one file for every image of the batch."""
         del outputs, batch_idx, dataloader_idx
         folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
         data = datamodule_of(trainer)
@@ -100,7 +100,7 @@ def _title(index: int, n_normal: int, similarity: Tensor | None, types: Sequence
 
 
 def side_by_side(picture: Image.Image, panels: list[Image.Image]) -> Image.Image:
-    """Append panels to the right of a picture."""
+    """Append panels to the right of an image."""
     everything = [picture, *panels]
     width, height = sum(p.width for p in everything), max(p.height for p in everything)
     row = Image.new("RGB", (width, height))

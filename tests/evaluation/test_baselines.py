@@ -18,11 +18,11 @@ from support.exported import backbone, picture, write_backbone
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.utils import save_image
 
-from anomalib_nagl.evaluation import baselines as peers
-from anomalib_nagl.evaluation import cached_features as peer_shortcuts
-from anomalib_nagl.evaluation.baselines import PEERS, PeerError, build_peer, score_peer, unavailable
+from anomalib_nagl.evaluation import baselines, cached_features
+from anomalib_nagl.evaluation.baselines import BaselineError, build_baseline, score_baseline, unavailable
+from anomalib_nagl.evaluation.names import BASELINES
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
-from anomalib_nagl.plugin.reading import PictureFolder
+from anomalib_nagl.plugin.reading import ImageFolder
 from anomalib_nagl.references.images import load_image
 
 SIZE = (64, 96)
@@ -43,8 +43,8 @@ def cnn(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Four normal pictures, and six queries of which the odd ones have a defect."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Four normal images, and six queries of which the odd ones have a defect."""
+    root = tmp_path_factory.mktemp("images")
     for folder, seeds in {"normal": range(10, 14), "queries": range(20, 26)}.items():
         (root / folder).mkdir()
         for seed in seeds:
@@ -58,7 +58,7 @@ def listed(folder: Path) -> list[Path]:
 
 def by_engine(model, files: Path, shots: int, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and maps as anomalib itself makes them: ``Engine.fit`` on the references, ``Engine.predict``."""
-    data = PictureFolder(files / "queries", [str(path) for path in listed(files / "normal")[:shots]], eval_batch_size=4)
+    data = ImageFolder(files / "queries", [str(path) for path in listed(files / "normal")[:shots]], eval_batch_size=4)
     engine = Engine(accelerator="cpu", logger=False, default_root_dir=folder, enable_progress_bar=False)
     engine.fit(model, datamodule=data)
     batches = engine.predict(model, datamodule=data)
@@ -75,11 +75,11 @@ def test_same_as_anomalibs_engine(name, shots, cnn, files, tmp_path, monkeypatch
     fit = model.fit
 
     def fit_with_seed() -> None:
-        with peers._same_chance():
+        with baselines._same_chance():
             fit()
 
     monkeypatch.setattr(model, "fit", fit_with_seed)
-    scores, maps = score_peer(name, cnn, listed(files / "normal")[:shots], listed(files / "queries"))
+    scores, maps = score_baseline(name, cnn, listed(files / "normal")[:shots], listed(files / "queries"))
     expected_scores, expected_maps = by_engine(model, files, shots, tmp_path)
     assert maps.shape == (6, *SIZE)
     torch.testing.assert_close(scores, expected_scores, rtol=1e-4, atol=1e-5)
@@ -88,12 +88,12 @@ def test_same_as_anomalibs_engine(name, shots, cnn, files, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["patchcore", "padim"])
-def test_shortcuts_change_nothing(name, cnn, files, monkeypatch):
+def test_cached_features_change_nothing(name, cnn, files, monkeypatch):
     normal, queries = listed(files / "normal")[:2], listed(files / "queries")
-    first = score_peer(name, cnn, normal, queries)
-    monkeypatch.setattr(peer_shortcuts, "LIMIT", 0)  # nothing is remembered
-    again = score_peer(name, cnn, normal, queries)
-    plain = build_peer(name, cnn)
+    first = score_baseline(name, cnn, normal, queries)
+    monkeypatch.setattr(cached_features, "LIMIT", 0)  # nothing is kept
+    again = score_baseline(name, cnn, normal, queries)
+    plain = build_baseline(name, cnn)
     plain.take_references(torch.stack([plain.prepare(load_image(path)) for path in normal]))
     images = torch.stack([plain.prepare(load_image(path)) for path in queries])
     for found, other, expected in zip(first, again, plain.score(images), strict=True):
@@ -101,10 +101,10 @@ def test_shortcuts_change_nothing(name, cnn, files, monkeypatch):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_remembered_maps_are_those_of_backbone_stage_and_size(cnn, files):
+def test_cached_maps_are_those_of_backbone_stage_and_size(cnn, files):
     normal, queries = listed(files / "normal")[:1], listed(files / "queries")[:2]
     scores = [
-        score_peer("patchcore", Few(cnn.backbone, layers, size), normal, queries)[0]
+        score_baseline("patchcore", Few(cnn.backbone, layers, size), normal, queries)[0]
         for layers, size in ((None, SIZE), ("2,3", SIZE), (None, (64, 64)))
     ]
     assert len({tuple(each.tolist()) for each in scores}) == 3
@@ -114,16 +114,16 @@ def test_callers_random_numbers_stay(cnn, files):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    score_peer("patchcore", cnn, listed(files / "normal")[:1], listed(files / "queries")[:1])
+    score_baseline("patchcore", cnn, listed(files / "normal")[:1], listed(files / "queries")[:1])
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_padim_needs_two_references(cnn, files):
     queries = listed(files / "queries")[:1]
-    with pytest.raises(PeerError, match="no covariance from 1 normal reference: it needs at least 2"):
-        score_peer("padim", cnn, listed(files / "normal")[:1], queries)
-    with pytest.raises(PeerError, match="needs a normal reference"):
-        score_peer("patchcore", cnn, [], queries)
+    with pytest.raises(BaselineError, match="no covariance from 1 normal reference: it needs at least 2"):
+        score_baseline("padim", cnn, listed(files / "normal")[:1], queries)
+    with pytest.raises(BaselineError, match="needs a normal reference"):
+        score_baseline("patchcore", cnn, [], queries)
 
 
 def tiny_dino(folder: Path) -> str:
@@ -137,7 +137,7 @@ def test_anomaly_dino_takes_a_dino_backbone(files, tmp_path):
     settings = Few(tiny_dino(tmp_path), image_size=(56, 70))
     assert unavailable("anomaly_dino", settings) is None
     normal = listed(files / "normal")[:2]
-    scores, maps = score_peer("anomaly_dino", settings, normal, normal[:1] + listed(files / "queries"))
+    scores, maps = score_baseline("anomaly_dino", settings, normal, normal[:1] + listed(files / "queries"))
     assert maps.shape == (7, 56, 70)
     assert scores.shape == (7,)
     assert scores[0] < 1e-4 < scores[1:].min()  # the first is a reference itself
@@ -152,16 +152,16 @@ def test_foundad_trains_its_projector(files, tmp_path, monkeypatch):
     source = Backbone.resolve(tiny_dino(tmp_path))
     network = source.create(source.read_weights(), "cpu", dynamic_img_size=True)
     monkeypatch.setattr(torch_model, "load_encoder", lambda name: TimmDinoWrapper(network))
-    monkeypatch.setattr(peers, "FOUNDAD_STEPS", 2)
-    peer = build_peer("foundad", Few("gabor", image_size=(64, 64)))
-    before = {key: value.clone() for key, value in peer.module.state_dict().items()}
-    images = torch.stack([peer.prepare(load_image(path)) for path in listed(files / "normal")[:2]])
+    monkeypatch.setattr(baselines, "FOUNDAD_STEPS", 2)
+    baseline = build_baseline("foundad", Few("gabor", image_size=(64, 64)))
+    before = {key: value.clone() for key, value in baseline.module.state_dict().items()}
+    images = torch.stack([baseline.prepare(load_image(path)) for path in listed(files / "normal")[:2]])
     assert images.shape == (2, 3, 56, 56)  # a multiple of the patch
-    peer.take_references(images)
-    changed = {key for key, value in peer.module.state_dict().items() if not torch.equal(value, before[key])}
+    baseline.take_references(images)
+    changed = {key for key, value in baseline.module.state_dict().items() if not torch.equal(value, before[key])}
     assert changed
     assert all(key.startswith("model.projector") for key in changed)
-    assert peer.score(images)[1].shape == (2, 64, 64)
+    assert baseline.score(images)[1].shape == (2, 64, 64)
 
 
 def test_winclip(files):
@@ -169,7 +169,9 @@ def test_winclip(files):
     reason = unavailable("winclip", settings)
     if reason is not None:
         pytest.skip(f"WinCLIP cannot run: {reason}")
-    scores, maps = score_peer("winclip", settings, listed(files / "normal")[:1], listed(files / "queries"), "stripes")
+    scores, maps = score_baseline(
+        "winclip", settings, listed(files / "normal")[:1], listed(files / "queries"), "stripes"
+    )
     assert scores.shape == (6,)
     assert maps.shape == (6, *SIZE)
 
@@ -181,19 +183,19 @@ def no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(peers, "CLIP_SERVER", "http://127.0.0.1:9")
+    monkeypatch.setattr(baselines, "CLIP_SERVER", "http://127.0.0.1:9")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    for remembered in (peers._weights_unavailable, peers._clip_unavailable):
+    for remembered in (baselines._weights_unavailable, baselines._clip_unavailable):
         remembered.cache_clear()
     yield tmp_path
-    for remembered in (peers._weights_unavailable, peers._clip_unavailable):
+    for remembered in (baselines._weights_unavailable, baselines._clip_unavailable):
         remembered.cache_clear()
 
 
 def test_reasons_come_at_once(no_hub):
     start = time.monotonic()
-    reasons = {name: unavailable(name, Few("resnet10t")) for name in PEERS}
+    reasons = {name: unavailable(name, Few("resnet10t")) for name in BASELINES}
     assert time.monotonic() - start < 20
     for name in ("patchcore", "padim"):
         assert reasons[name] == (
@@ -227,7 +229,7 @@ def test_what_cannot_run(tmp_path, cnn):
     name = backbone("cnn", tmp_path)
     (folder / "model.safetensors").unlink()
     assert unavailable("patchcore", Few(name)) == "its folder holds no weights"
-    with pytest.raises(ValueError, match="found peer 'cfa', expected one of patchcore"):
+    with pytest.raises(ValueError, match="found baseline 'cfa', expected one of patchcore"):
         unavailable("cfa", cnn)
 
 

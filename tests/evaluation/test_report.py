@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,26 +16,32 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from anomalib_nagl.evaluation.contact_sheet import choose_cells, draw_sheet, mask_path, pick, read_queries
+from anomalib_nagl.evaluation.costs import read_costs
 from anomalib_nagl.evaluation.gaps import write_gaps
 from anomalib_nagl.evaluation.markdown import EMPTY, bold_best, number
 from anomalib_nagl.evaluation.metrics import image_metrics
 from anomalib_nagl.evaluation.plots import COLOURS, mean_curve, plot_categories, plot_curves, plot_shots, styles
 from anomalib_nagl.evaluation.records import METRICS, Cell
 from anomalib_nagl.evaluation.report import write_report
-from anomalib_nagl.evaluation.results import Row, write_rows
-from anomalib_nagl.evaluation.summary import DONE, read_results
-from anomalib_nagl.evaluation.tables import absent, difference_table, main_table, metric_table, read_costs, summarise
+from anomalib_nagl.evaluation.results import DONE, FAILED, NOT_RUN, read_results, unfinished, write_cell, write_results
+from anomalib_nagl.evaluation.summary import DIFFERENCES, entries, entries_of, summarise
+from anomalib_nagl.evaluation.tables import absent, difference_table, main_table, metric_table
 
 
 def cell(model: str, category: str, a: int, seed: int, training: int = -1, **other: Any) -> Cell:
     return Cell(model, category, "domain", 1, a, seed, training, **{"protocol": "fixed", **other})
 
 
-def done(found: Cell, value: float, **other: float) -> Row:
-    return Row(found, DONE, "", 10, {**dict.fromkeys(METRICS, value), **other}, 1.0)
+class Done(NamedTuple):
+    cell: Cell
+    metrics: dict[str, float]
 
 
-ROWS = [
+def done(found: Cell, value: float, **other: float) -> Done:
+    return Done(found, {**dict.fromkeys(METRICS, value), **other})
+
+
+ROWS: list[Done | dict[str, Any]] = [
     done(cell("normal_only", "nut", 0, 0), 0.5),
     done(cell("normal_only", "nut", 0, 1), 0.75),
     done(cell("normal_only", "bolt", 0, 0), 0.5),
@@ -48,9 +55,9 @@ ROWS = [
     done(cell("nagl", "bolt", 1, 0, 1), 0.5, pixel_AP=math.nan),
     done(cell("nagl", "bolt", 1, 1, 0), 0.25, pixel_AP=math.nan),
     done(cell("naive", "nut", 1, 0), 0.5),
-    Row.failed(cell("naive", "nut", 1, 1), "out of memory"),
-    Row.not_run(cell("winclip", "nut", 0, 0), "no weights | no network"),
-    Row.not_run(cell("winclip", "bolt", 0, 0), "no weights | no network"),
+    unfinished(cell("naive", "nut", 1, 1), FAILED, "out of memory"),
+    unfinished(cell("winclip", "nut", 0, 0), NOT_RUN, "no weights | no network"),
+    unfinished(cell("winclip", "bolt", 0, 0), NOT_RUN, "no weights | no network"),
 ]
 
 
@@ -59,13 +66,30 @@ def frame(tmp_path: Path) -> pd.DataFrame:
     return save(tmp_path, ROWS)
 
 
-def save(folder: Path, rows: list[Row]) -> pd.DataFrame:
-    write_rows(folder / "results.csv", rows)
-    return read_results(folder / "results.csv")
+ORDER = {"domains": {"domain": ["nut", "bolt"]}, "models": ["normal_only", "nagl", "naive", "winclip"]}
+
+
+def save(folder: Path, rows: list[Done | dict[str, Any]]) -> pd.DataFrame:
+    """Write rows as an evaluation does, and read them again."""
+    for row in rows:
+        if isinstance(row, Done):
+            write_cell(folder, row.cell, 10, row.metrics, 1.0)
+    write_results(folder, [row for row in rows if isinstance(row, dict)], ORDER)
+    return read_results(folder, ORDER)
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["status"] == DONE]
+
+
+def table_of(frame: pd.DataFrame, metric: str, **settings: int) -> str:
+    rows = finished(frame)
+    return metric_table(rows, entries_of(rows), metric, settings)
+
+
+def differences_of(frame: pd.DataFrame, compare_to: str = "normal_only") -> dict[str, list[str]]:
+    changes = entries(summarise(frame, compare_to), DIFFERENCES)
+    return body(difference_table(finished(frame), changes, "image_AUROC", compare_to))
 
 
 def body(table: str) -> dict[str, list[str]]:
@@ -74,7 +98,7 @@ def body(table: str) -> dict[str, list[str]]:
 
 
 def test_entries_are_means_and_deviations_over_seeds(frame: pd.DataFrame) -> None:
-    table = body(metric_table(finished(frame), "image_AUROC", {}))
+    table = body(table_of(frame, "image_AUROC"))
     assert table == {
         "model n+a": ["nut", "bolt", "mean"],
         # nut: .5 and .75; bolt: .5 twice. Over categories: .625 and .5; over seeds: .5 and .625.
@@ -87,24 +111,30 @@ def test_entries_are_means_and_deviations_over_seeds(frame: pd.DataFrame) -> Non
 
 
 def test_metric_without_value_has_no_mean(frame: pd.DataFrame) -> None:
-    table = body(metric_table(finished(frame), "pixel_AP", {}))
+    table = body(table_of(frame, "pixel_AP"))
     assert table["nagl 1+1"][1:] == [EMPTY, EMPTY]
     assert table["normal_only 1+0"][2] == "0.562 ± 0.088 (0.088)"
 
 
 def test_differences_are_paired_by_category_and_reference_seed(frame: pd.DataFrame) -> None:
-    rows = finished(frame)
-    table = body(difference_table(rows, rows, "image_AUROC"))
+    table = differences_of(frame)
     # nut: .25 .375 0 .125; bolt: -.25 0 -.25. Seeds that have both: (0, .1875, -.125).
     assert table["nagl 1+1"] == ["+0.188 ± 0.161", "-0.167 ± 0.144", "+0.010 ± 0.157 (0.250)"]
     assert table["naive 1+1"] == ["0.000", EMPTY, EMPTY]
     # Had the order of the rows decided, shuffling them would change the result.
-    mixed = rows.sample(frac=1, random_state=0)
-    assert body(difference_table(mixed, mixed, "image_AUROC"))["nagl 1+1"][2] == table["nagl 1+1"][2]
+    assert differences_of(frame.sample(frac=1, random_state=0))["nagl 1+1"][2] == table["nagl 1+1"][2]
+
+
+def test_differences_from_a_head_are_paired_by_its_training_too(tmp_path: Path) -> None:
+    changed = [done(cell("other", "nut", 1, seed, training), 0.8125) for seed in (0, 1) for training in (0, 1)]
+    table = differences_of(save(tmp_path, [*ROWS, *changed]), "nagl")
+    # .75 and .875 by training seed, whatever the references: no mean over the categories, bolt has none.
+    assert table["other 1+1"] == ["0.000 ± 0.072", EMPTY, EMPTY]
+    assert "nagl 1+1" not in table
 
 
 def test_expected_seeds_are_those_of_the_settings(frame: pd.DataFrame) -> None:
-    table = body(metric_table(finished(frame), "image_AUROC", {"reference_seeds": 3, "training_seeds": 2}))
+    table = body(table_of(frame, "image_AUROC", reference_seeds=3, training_seeds=2))
     assert table["normal_only 1+0"][0] == "0.625 ± 0.177 [2 of 3]"
     assert table["nagl 1+1"][0] == "**0.812 ± 0.072 [4 of 6]**"
 
@@ -120,7 +150,7 @@ def test_costs_are_joined(frame: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "costs.csv").write_text(
         "model,status,reason,ms_median,peak_mb\nnagl,done,,12.25,900.6\nwinclip,not run,no weights,,\n"
     )
-    table = body(main_table(finished(frame), read_costs(tmp_path / "costs.csv")))
+    table = body(main_table(finished(frame), entries_of(finished(frame)), read_costs(tmp_path / "costs.csv")))
     assert table["model n+a"][-2:] == ["ms/query", "peak MB"]
     assert table["nagl 1+1"][-2:] == ["12.2", "901"]
     assert table["naive 1+1"][-2:] == [EMPTY, EMPTY]
@@ -128,7 +158,7 @@ def test_costs_are_joined(frame: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_summary_has_the_numbers_of_the_tables(frame: pd.DataFrame) -> None:
-    found = summarise(frame).query("model == 'nagl' and metric == 'image_AUROC'").set_index("category")
+    found = summarise(frame, "normal_only").query("model == 'nagl' and metric == 'image_AUROC'").set_index("category")
     assert found.loc["nut", ["mean", "difference", "pairs"]].tolist() == [0.8125, 0.1875, 4]
     assert found.loc["mean", "mean"] == pytest.approx((0.8125 + 1 / 3) / 2)
 
@@ -147,10 +177,29 @@ def test_best_is_bold_with_its_equals_and_not_alone() -> None:
     assert texts == [["**a**", "b", "c"], ["**d**", "**e**", "f"]]
 
 
-def test_cell_tried_twice_counts_once(tmp_path: Path) -> None:
+def test_finished_cell_counts_whatever_the_table_says(tmp_path: Path) -> None:
     one = cell("naive", "nut", 1, 0)
-    frame = save(tmp_path, [done(one, 0.5), Row.failed(one, "killed")])
-    assert frame[["status", "image_AP"]].to_numpy().tolist() == [[DONE, 0.5]]
+    save(tmp_path, [unfinished(one, FAILED, "killed"), unfinished(cell("naive", "nut", 1, 1), FAILED, "killed")])
+    write_cell(tmp_path, one, 9, dict.fromkeys(METRICS, 1 / 3) | {"AUPRO": math.nan}, 1.234)
+    frame = read_results(tmp_path, ORDER)
+    assert frame[["status", "reason", "queries", "seconds"]].to_numpy().tolist() == [
+        [DONE, "", 9, 1.23], [FAILED, "killed", 0, 0.0],
+    ]  # fmt: skip
+    assert frame["image_AP"][0] == 1 / 3
+    assert math.isnan(frame["AUPRO"][0])
+    write_results(tmp_path, [], ORDER)
+    header, line = (tmp_path / "results.csv").read_text().splitlines()
+    assert header.startswith("model,category,domain,n,a,reference_seed,training_seed,protocol,source,abnormal,status,")
+    assert line.endswith("0.3333333333333333,,1.23")
+    pd.testing.assert_frame_equal(read_results(tmp_path, ORDER), frame[:1])
+    (tmp_path / "results.csv").write_text("other,columns\n")
+    with pytest.raises(ValueError, match="other columns"):
+        read_results(tmp_path, ORDER)
+
+
+def test_table_alone_is_enough(frame: pd.DataFrame, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "cells")
+    pd.testing.assert_frame_equal(read_results(tmp_path, {}), frame)
 
 
 def test_folder_without_results(tmp_path: Path) -> None:
@@ -229,8 +278,8 @@ def test_sheet_picks_by_the_order_of_scores() -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Pictures of the queries of ``save_scores`` whose defects are marked in a corner."""
+def images(tmp_path: Path) -> Path:
+    """Images of the queries of ``save_scores`` whose defects are marked in a corner."""
     data = tmp_path / "data"
     for i, kind in enumerate(KINDS):
         paths = [data / "nut/test" / kind / f"{i}.png", data / "nut/ground_truth" / kind / f"{i}_mask.png"]
@@ -241,12 +290,12 @@ def pictures(tmp_path: Path) -> Path:
     return data
 
 
-def test_folder_becomes_a_report(tmp_path: Path, pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folder_becomes_a_report(tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, ROWS)
     shown = cell("nagl", "nut", 1, 0, 0)
     maps = np.random.default_rng(0).random((7, 12, 12)).astype(np.float16)
     save_scores(tmp_path, shown, maps=maps)
-    (tmp_path / "settings.json").write_text(json.dumps({"data": str(pictures), "image_size": 64}))
+    (tmp_path / "settings.json").write_text(json.dumps({**ORDER, "data": str(images), "image_size": 64}))
     written = [path.relative_to(tmp_path).as_posix() for path in write_report(tmp_path)]
     assert written == [
         "tables.md", "summary.csv", "gaps.md", "plots/shots_fixed.png", "plots/categories_fixed_n1_a1.png",
@@ -261,14 +310,14 @@ def test_folder_becomes_a_report(tmp_path: Path, pictures: Path, caplog: pytest.
     assert "do not publish" in caplog.text
 
 
-def test_sheet_shows_picture_mask_and_map(tmp_path: Path, pictures: Path) -> None:
+def test_sheet_shows_picture_mask_and_map(tmp_path: Path, images: Path) -> None:
     frame, shown = save(tmp_path, ROWS), cell("nagl", "nut", 1, 0, 0)
     maps = np.arange(7 * 16, dtype=np.float16).reshape(7, 4, 4)
     save_scores(tmp_path, shown, maps=maps)
     assert choose_cells(frame, tmp_path) == {"nut": shown}
     queries = read_queries(tmp_path / "scores" / f"{shown.key}.npz")
     assert queries is not None
-    axes = draw_sheet(shown, queries, pictures).axes
+    axes = draw_sheet(shown, queries, images).axes
     assert [axes[i].get_title("left") for i in (0, 1, 4)] == ["hole 3", "score 0.900", "good 0"]
     picture, overlay = axes[0].images[0].get_array(), axes[1].images[1].get_array()
     assert picture.shape == (40, 60, 3)
@@ -277,8 +326,8 @@ def test_sheet_shows_picture_mask_and_map(tmp_path: Path, pictures: Path) -> Non
     outline = np.concatenate([path.vertices for path in axes[0].collections[0].get_paths()])
     assert outline.max(0).tolist() == [9, 9]
     assert outline.min(0).tolist() == [0, 0]
-    assert not axes[4].collections  # good pictures have no outline
-    assert mask_path(pictures, "nut/test/hole/99.png") is None
+    assert not axes[4].collections  # good images have no outline
+    assert mask_path(images, "nut/test/hole/99.png") is None
 
 
 @pytest.mark.parametrize("settings", [{}, {"data": "nowhere"}])
@@ -287,15 +336,15 @@ def test_sheets_are_left_out_without_pictures(tmp_path: Path, settings: dict[str
     save_scores(tmp_path, cell("nagl", "nut", 1, 0, 0), maps=np.zeros((7, 4, 4), np.float16))
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     assert not [path for path in write_report(tmp_path) if path.parent.name == "sheets"]
-    assert "No contact sheet: the pictures are not where" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "No contact sheet: the images are not where" in (tmp_path / "tables.md").read_text(encoding="utf-8")
 
 
 def test_curves_are_left_out_without_scores(frame: pd.DataFrame, tmp_path: Path) -> None:
     assert plot_curves(finished(frame), tmp_path, styles(["nagl"]), (1, 1), "x") is None
 
 
-def gap_rows() -> list[Row]:
-    def head(value: float, category: str, seed: int, **other: str) -> Row:
+def gap_rows() -> list[Done | dict[str, Any]]:
+    def head(value: float, category: str, seed: int, **other: str) -> Done:
         return done(cell("nagl", category, 1, seed, 0, **other), value)
 
     return [

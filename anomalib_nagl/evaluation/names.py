@@ -1,0 +1,35 @@
+"""Names that the settings of an evaluation may hold: plain text, so that a misspelt one is found without torch."""
+
+from __future__ import annotations
+
+import re
+
+from anomalib_nagl.references.names import SYNTHETIC_METHODS
+
+BASELINES = ("patchcore", "padim", "anomaly_dino", "winclip", "foundad")
+PROTOCOLS = ("fixed", "unseen", "paper")
+SOURCES = ("other_domains", "same_domain", "same_object")
+ABNORMAL = ("real", *SYNTHETIC_METHODS)
+STRATEGIES = ("uniform", "per_type")  # those whose larger sets of references contain the smaller
+MASKS = ("given", "guessed", "whole")
+
+# NAGL without training: heads that everybody has, and that read no other abnormal reference than real ones.
+UNTRAINED_HEADS: dict[str, dict[str, object]] = {
+    "normal_only": {"variant": "extended-proxies"},
+    # (similarity to the nearest defect patch + 1 - similarity to the nearest normal patch) / 2
+    "naive": {"variant": "extended-context-proxies", "fusion": [1.0, 0.0]},
+}
+
+# What a head may be given: arguments of Nagl, of the episodes that ReferenceDataModule makes, and of scoring.
+NAGL_ARGUMENTS = (
+    "layers", "backbone_weights", "num_proxies", "num_heads", "variant", "bank_limit", "epochs", "learning_rate",
+    "token_precision", "selection",
+)  # fmt: skip
+EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
+SCORING_ARGUMENTS = ("trained_as", "masks", "fusion")
+HEAD_ARGUMENTS = NAGL_ARGUMENTS + EPISODE_ARGUMENTS + SCORING_ARGUMENTS
+
+
+def has_proxies(variant: str) -> bool:
+    """Whether a variant of the head has learned proxies, all that is trained; its spelling is checked elsewhere."""
+    return re.findall(r"[+-]proxies", variant.replace(" ", ""))[-1:] != ["-proxies"]
