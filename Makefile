@@ -7,18 +7,30 @@ BIN = $(VENV)/bin
 SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoload/anomalib_nagl.pth \
 	autoload/anomalib_nagl.start
 
-.PHONY: demo test lint clean
+# One process a core, at most four: each holds torch. A module's tests stay in one process, which makes what they share
+# once; OpenVINO and torch take the one core that is theirs.
+PARALLEL = --numprocesses logical --maxprocesses 4 --dist loadscope
+
+.PHONY: demo test quick docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# What is left out is marked: tests that take longer than ten seconds.
+quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-test
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 # pip downloads nothing for what is already satisfied, so a missing stamp in a complete environment costs seconds.
 $(VENV)/.installed: $(BIN)/python $(SOURCES)
@@ -26,7 +38,7 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-test: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test,docs]"
 	touch $@ $(VENV)/.installed
 
 $(BIN)/python:
@@ -34,6 +46,6 @@ $(BIN)/python:
 
 # The environment stays, it is large; its stamps go, so that the next target checks it.
 clean:
-	rm -rf build dist htmlcov .pytest_cache .ruff_cache .mypy_cache openvino_cache
+	rm -rf build dist htmlcov docs/_build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache openvino_cache
 	rm -f $(VENV)/.installed $(VENV)/.installed-test
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +

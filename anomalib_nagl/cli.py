@@ -1,35 +1,147 @@
-"""``anomalib-nagl``: our own subcommands; everything else goes on to anomalib's command line, with the plugin in it."""
+"""``anomalib-nagl``: our own commands; everything else goes on to anomalib's command line, with the plugin in it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple
 
 import anomalib_nagl
+from anomalib_nagl.io.distributions import tell_conflict
+from anomalib_nagl.io.errors import suggest
 
-# Subcommand -> module and function, imported when it is called: some must run where torch is not installed.
-SUBCOMMANDS = {
-    "edge": "anomalib_nagl.commands.edge:main",
-    "evaluate": "anomalib_nagl.commands.evaluate:main",
-    "references": "anomalib_nagl.commands.references:main",
+FULL, BOX = "anomalib-nagl", "anomalib-nagl-edge"
+# Modules by which a distribution is known to be there with what it needs.
+MODULES = {FULL: ("anomalib", "torch"), BOX: ("numpy", "openvino")}
+# Of anomalib, to tell a misspelt command of ours from one of those; anomalib itself decides what it takes.
+ANOMALIB_COMMANDS = ("train", "test", "predict", "export", "fit", "validate", "benchmark", "install")
+FAILED, INTERRUPTED = 2, 130
+
+
+class Command(NamedTuple):
+    """A command of ours: a line of help, ``module:function``, and the distribution that has what it needs.
+
+    The function takes the arguments and returns the exit status: 0, or 1 for work that was done and found a problem.
+    ValueError and OSError are told to people.
+    """
+
+    help: str
+    target: str
+    needs: str
+
+
+# Each is imported when it is called: some must run where torch is not installed.
+COMMANDS = {
+    "edge": Command(
+        "predict with an exported model and change its references, without torch",
+        "anomalib_nagl.commands.edge:main",
+        BOX,
+    ),
+    "evaluate": Command(
+        "measure models on categories they were not trained on", "anomalib_nagl.commands.evaluate:main", FULL
+    ),
+    "references": Command(
+        "check a folder of references before it is used", "anomalib_nagl.commands.references:main", FULL
+    ),
 }
 
 
 def main() -> None:
-    """Run one of our subcommands, or register the plugin and run anomalib's command line with the arguments given."""
-    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
-        module, function = SUBCOMMANDS[sys.argv[1]].split(":")
-        try:
-            sys.exit(getattr(import_module(module), function)(sys.argv[2:]))
-        except ValueError as error:
-            sys.exit(f"anomalib-nagl {sys.argv[1]}: {error}")
+    """Run the command line and end the program with its exit status."""
+    tell_conflict()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one of our commands, or anomalib's command line with the plugin registered; returns the exit status.
+
+    0 for success, 1 when a command found a problem, 2 with a line on stderr when it cannot do what was asked, 130 when
+    it was interrupted.
+    """
+    name = arguments[0] if arguments else "--help"
     try:
-        anomalib_nagl.register()
-        # Imported late: registration must come before anything of anomalib parses a name.
-        from anomalib.cli.cli import main as anomalib_main
-    except ImportError as error:
-        sys.exit(f"anomalib-nagl: {error}; expected anomalib, or one of the commands {', '.join(SUBCOMMANDS)}")
+        if name in ("-h", "--help"):
+            return _help()
+        if name in COMMANDS:
+            return load(name)(arguments[1:])
+        _check_anomalib(name)
+    except (ValueError, OSError) as error:
+        print(f"anomalib-nagl{f' {name}' if name in COMMANDS else ''}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return _anomalib(arguments)
+
+
+def load(name: str) -> Callable[[Sequence[str]], int]:
+    """Import a command; ValueError where its distribution is not installed."""
+    module, function = COMMANDS[name].target.split(":")
+    _check_installed(name, COMMANDS[name].needs, module)
+    command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+    return command
+
+
+def _check_installed(what: str, distribution: str, *modules: str) -> None:
+    missing = _missing(distribution, *modules)
+    if missing:
+        apart = f", in an environment without {BOX}" if distribution == FULL else ""
+        raise ValueError(
+            f"found no {missing[0]} here, expected it to be installed: {what!r} needs {distribution}: "
+            f"pip install {distribution}{apart}"
+        )
+
+
+def _missing(distribution: str, *modules: str) -> list[str]:
+    """Modules that cannot be found of those that a distribution brings, and of others."""
+    return [module for module in (*MODULES[distribution], *modules) if not _is_there(module)]
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module can be found. It is not imported: what goes wrong in it is for all to see."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # a finder that refuses
+        return False
+
+
+def _check_anomalib(name: str) -> None:
+    """Raise ValueError unless a command may be anomalib's: not where that is missing, nor nearly one of ours."""
+    known = (*COMMANDS, *ANOMALIB_COMMANDS)
+    misspelt = get_close_matches(name, known, 1, 0.75)[:1]
+    if name not in ANOMALIB_COMMANDS and (_missing(FULL) or (misspelt and misspelt[0] in COMMANDS)):
+        raise ValueError(
+            f"found no command {name!r}, expected one of {', '.join(COMMANDS)}, or with {FULL} one of anomalib's "
+            f"({', '.join(ANOMALIB_COMMANDS)}){suggest(name, known)}"
+        )
+    _check_installed(name, FULL)
+
+
+def _help() -> int:
+    """Print our commands, then anomalib's help where it is installed."""
+    print("usage: anomalib-nagl COMMAND ...\n\nCommands of anomalib-nagl, each with a --help of its own:\n")
+    for name, command in COMMANDS.items():
+        missing = _missing(command.needs)
+        print(f"  {name:<12}{command.help}{f' (needs {command.needs})' if missing else ''}")
+    print(f"\nEverything else goes to anomalib's command line: {', '.join(ANOMALIB_COMMANDS)}.")
+    if _missing(FULL):
+        print(f"It is not installed here: pip install {FULL}, in an environment without {BOX}.")
+        return 0
+    print("\nanomalib's own help:\n", flush=True)
+    return _anomalib(["--help"])
+
+
+def _anomalib(arguments: Sequence[str]) -> int:
+    anomalib_nagl.register()
+    # Imported late: registration must come before anything of anomalib parses a name.
+    from anomalib.cli.cli import main as anomalib_main
+
+    sys.argv[1:] = arguments  # where it looks
     anomalib_main()
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,51 +6,81 @@ import argparse
 import csv
 import io
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
-from anomalib_nagl.io.arrays import as_picture, decoder, eight_bit
+from anomalib_nagl.edge.overlay import draw_overlay
+from anomalib_nagl.io.arrays import as_image, decoder, eight_bit, read_image
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_write, atomic_write_bytes
 
-RED = np.array([255, 0, 0], dtype=np.float32)
+
+class Row(NamedTuple):
+    """A line of ``predictions.csv``."""
+
+    image: str
+    score: str
+    label: str
+    map_max: str
+    overlay: str
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it succeeded, 2 with a line on stderr when the input will not do."""
+def main(arguments: Sequence[str]) -> int:
+    """Run ``edge`` with these arguments; ValueError or OSError when the input will not do."""
     options = _parser().parse_args(arguments)
+    _check_model(options.model)
     run: Callable[[argparse.Namespace], None] = options.run
-    try:
-        run(options)
-    except (EdgeError, OSError) as error:
-        print(f"anomalib-nagl edge: {error}", file=sys.stderr)
-        return 2
+    run(options)
     return 0
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Score pictures into ``predictions.csv`` and overlays."""
-    pictures = list(_pictures(options.images))
-    names = _overlay_names(pictures)
-    _spare(pictures, [options.out / name for name in names])
+    """Score every image: a row of the table, and an overlay."""
+    images = list(_images(options.images))
+    overlays = [options.out / name for name in _overlay_names(images)]
+    _check_out(options.out, images, overlays)
     precision = None if options.precision == "device" else options.precision
     detector = NaglEdge(options.model, options.device, precision, options.requests)
-    options.out.mkdir(parents=True, exist_ok=True)
+    rows = _rows(detector, images, overlays)
+    _write_table(options.out / "predictions.csv", _with_progress(rows, len(images)))
+    print(f"{len(images)} images: {options.out / 'predictions.csv'}")
+
+
+def _rows(detector: NaglEdge, images: Sequence[Path], overlays: Sequence[Path]) -> Iterator[Row]:
+    """Score images as they are asked for, write their overlays, and yield their rows."""
+    # Decoded once: what the detector takes waits here for its overlay, as many as there are requests.
+    waiting: deque[NDArray[Any]] = deque()
+
+    def decoded() -> Iterator[NDArray[Any]]:
+        for path in images:
+            waiting.append(read_image(path))
+            yield waiting[-1]
+
+    for path, overlay, found in zip(images, overlays, detector.predict_all(decoded()), strict=True):
+        _write_overlay(overlay, _to_show(waiting.popleft()), found)
+        label = "" if found.label is None else str(int(found.label))
+        yield Row(path.as_posix(), f"{found.score:.6f}", label, f"{found.map.max():.6f}", overlay.name)
+
+
+def _write_table(path: Path, rows: Iterable[Row]) -> None:
+    """Write the table in one step, after the last row."""
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(["image", "score", "label", "map_max", "overlay"])
-    results = zip(pictures, names, detector.predict_all(pictures), strict=True)
-    for path, name, found in _with_progress(results, len(pictures)):
-        _write_overlay(options.out / name, eight_bit(as_picture(path)).transpose(1, 2, 0), found)
-        label = "" if found.label is None else int(found.label)
-        writer.writerow([path.as_posix(), f"{found.score:.6f}", label, f"{found.map.max():.6f}", name])
-    atomic_write_bytes(options.out / "predictions.csv", table.getvalue().encode())
-    print(f"{len(pictures)} pictures: {options.out / 'predictions.csv'}")
+    writer.writerow(Row._fields)
+    writer.writerows(rows)
+    atomic_write_bytes(path, table.getvalue().encode())
+
+
+def _to_show(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Decoded pixels (H, W, 3) with 8 bits."""
+    return pixels if pixels.dtype == np.uint8 else eight_bit(as_image(pixels)).transpose(1, 2, 0)
 
 
 def add_defect(options: argparse.Namespace) -> None:
@@ -79,52 +109,51 @@ def _keep(detector: NaglEdge, model: Path) -> None:
     print(f"{len(detector.references)} references: {pack}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="anomalib-nagl edge", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        text = (run.__doc__ or "").strip()
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        added.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
-        return added
-
-    scoring = command("predict", predict)
-    scoring.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="pictures, or folders of pictures")
+def _parser() -> Parser:
+    parser = Parser(prog="anomalib-nagl edge", description="Predict with an exported model and change its references.")
+    scoring, adding, removing, listing = parser.add_commands(
+        ("predict", "score images into predictions.csv and overlays"),
+        ("add-defect", "learn a defect, and keep it in the references beside the model"),
+        ("remove", "forget a reference, and keep the others beside the model"),
+        ("list", "list the references of a model"),
+    )
+    for command, run in ((scoring, predict), (adding, add_defect), (removing, remove), (listing, show)):
+        command.set_defaults(run=run)
+        command.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
+    scoring.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="images, or folders of images")
     scoring.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the table and the overlays")
     scoring.add_argument("--precision", default="f32", choices=["f32", "bf16", "f16", "device"])
-    scoring.add_argument("--device", default="CPU")
-    scoring.add_argument("--requests", type=int, default=1, help="pictures computed at once")
-    adding = command("add-defect", add_defect)
-    adding.add_argument("--image", type=Path, required=True, help="picture of the defect")
-    adding.add_argument("--mask", type=Path, help="white on the defect; without it the most deviating patches count")
+    scoring.add_argument("--device", default="CPU", help="device of OpenVINO, such as CPU or GPU")
+    scoring.add_argument("--requests", type=int, default=1, metavar="COUNT", help="images computed at once")
+    adding.add_argument("--image", type=Path, required=True, metavar="FILE", help="image of the defect")
+    adding.add_argument(
+        "--mask", type=Path, metavar="FILE", help="white on the defect; without it the most deviating patches count"
+    )
     adding.add_argument("--name", required=True, help="name of the reference")
-    adding.add_argument("--type", default="defect", help="kind of defect")
-    command("remove", remove).add_argument("--name", required=True, help="name of the reference")
-    command("list", show)
+    adding.add_argument("--type", default="defect", help="defect type")
+    removing.add_argument("--name", required=True, help="name of the reference")
     return parser
 
 
-def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
-    is_picture = decoder().is_picture
+def _images(paths: Iterable[Path]) -> Iterator[Path]:
+    is_image_file = decoder().is_image_file
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if is_picture(file) and not file.name.startswith("."))
+            found = sorted(file for file in path.rglob("*") if is_image_file(file) and not file.name.startswith("."))
             if not found:
-                raise EdgeError(f"found no pictures in {path}, expected files such as PNG or JPEG: check the folder")
+                raise EdgeError(f"found no images in {path}, expected files such as PNG or JPEG: check the folder")
             yield from found
         elif path.is_file():
             yield path
         else:
-            raise EdgeError(f"found nothing at {path}, expected a picture or a folder of pictures: check the path")
+            raise EdgeError(f"found nothing at {path}, expected an image or a folder of images: check the path")
 
 
-def _overlay_names(pictures: Sequence[Path]) -> list[str]:
-    """A file name for every overlay; pictures of one name in several folders get numbers."""
+def _overlay_names(images: Sequence[Path]) -> list[str]:
+    """A file name for every overlay; images of one name in several folders get numbers."""
     taken: set[str] = set()
     names = []
-    for path in pictures:
+    for path in images:
         name, count = f"{path.stem}.png", 2
         while name.lower() in taken:
             name, count = f"{path.stem}_{count}.png", count + 1
@@ -133,14 +162,22 @@ def _overlay_names(pictures: Sequence[Path]) -> list[str]:
     return names
 
 
-def _spare(pictures: Sequence[Path], overlays: Sequence[Path]) -> None:
-    """Raise EdgeError if an overlay would be written over one of the pictures."""
-    given = {path.resolve() for path in pictures}
+def _check_model(path: Path) -> None:
+    if path.suffix != ".xml" or not path.is_file():
+        found = "a folder" if path.is_dir() else "another file" if path.is_file() else "nothing"
+        raise EdgeError(f"found {found} at {path}, expected the model.xml of an export: check the path")
+
+
+def _check_out(out: Path, images: Sequence[Path], overlays: Sequence[Path]) -> None:
+    """Raise EdgeError if the folder of the results is none, or an overlay would be written over one of the images."""
+    if out.exists() and not out.is_dir():
+        raise EdgeError(f"found a file at {out}, expected a folder for the results: choose another --out")
+    given = {path.resolve() for path in images}
     for overlay in overlays:
         if overlay.resolve() in given:
             raise EdgeError(
-                f"found the picture {overlay} in the folder of the results, which would overwrite it; expected a "
-                "folder without the pictures that are predicted: choose another --out"
+                f"found the image {overlay} in the folder of the results, which would overwrite it; expected a "
+                "folder without the images that are predicted: choose another --out"
             )
 
 
@@ -156,24 +193,8 @@ def _with_progress(items: Iterable[Any], total: int) -> Iterator[Any]:
         yield from track(items, "Predicting", total=total)
 
 
-def _write_overlay(path: Path, picture: NDArray[np.uint8], found: Prediction) -> None:
-    """Write a picture (H, W, 3) with its map in red, and white where the mask ends."""
+def _write_overlay(path: Path, image: NDArray[np.uint8], prediction: Prediction) -> None:
     from PIL import Image
 
-    height, width = picture.shape[:2]
-    heat = Image.fromarray((found.map.clip(0, 1) * 255).astype(np.uint8)).resize((width, height))
-    strength = np.asarray(heat, dtype=np.float32)[..., None] / 255 * 0.6
-    drawn = picture * (1 - strength) + RED * strength
-    if found.mask is not None:
-        mask = np.asarray(Image.fromarray(found.mask.astype(np.uint8) * 255).resize((width, height))) > 127
-        drawn[_outline(mask)] = 255
-    result = Image.fromarray(drawn.astype(np.uint8))
-    atomic_write(path, lambda file: result.save(file, format="PNG"))
-
-
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask (H, W) that have a neighbour outside it."""
-    padded = np.pad(mask, 1, mode="edge")
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    outline: NDArray[np.bool_] = mask & ~inside
-    return outline
+    overlay = Image.fromarray(draw_overlay(image, prediction))
+    atomic_write(path, lambda file: overlay.save(file, format="PNG"))

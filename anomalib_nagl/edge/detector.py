@@ -17,7 +17,7 @@ from anomalib_nagl.bank.bank import Bank, Reference
 from anomalib_nagl.bank.bank_file import read_bank, write_bank
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
 from anomalib_nagl.edge.runtime import Requests, compile_graph, read_graph
-from anomalib_nagl.io.arrays import as_mask, as_picture, content_hash, eight_bit, thumbnail
+from anomalib_nagl.io.arrays import as_image, as_mask, content_hash, eight_bit, thumbnail
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import read_export_manifest
 
@@ -146,7 +146,7 @@ class NaglEdge:
 
     def add_normal(self, image: Any, name: str | None = None) -> None:
         """Compare with one more normal picture from the next prediction on."""
-        self._add("normal", as_picture(image), None, self._named(name, image), "good")
+        self._add("normal", as_image(image), None, self._named(name, image), "good")
 
     def add_abnormal(self, image: Any, mask: Any = None, name: str | None = None, defect_type: str = "defect") -> None:
         """Learn a defect from a picture, effective at the next prediction.
@@ -155,12 +155,13 @@ class NaglEdge:
         that deviate most from the normal references (``bank.patch_masks``). Raises EdgeError when the name is
         taken, when the mask is empty or of another size, or when a picture without a mask comes before any normal one.
         """
-        picture, name = as_picture(image), self._named(name, image)
+        picture, name = as_image(image), self._named(name, image)
         if not self._manifest["head_trained"]:
             warnings.warn(
                 "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
             )
-        self._add("abnormal", picture, None if mask is None else as_mask(mask, image, picture, name), name, defect_type)
+        given = None if mask is None else as_mask(mask, image, picture.shape[1:], name)
+        self._add("abnormal", picture, given, name, defect_type)
 
     def remove(self, name: str) -> None:
         """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""
@@ -211,7 +212,7 @@ class NaglEdge:
 
 
 def _image(image: Any) -> dict[str, ov.Tensor]:
-    return {"image": ov.Tensor(as_picture(image)[None])}
+    return {"image": ov.Tensor(as_image(image)[None])}
 
 
 def _prediction(outputs: dict[str, Any]) -> Prediction:

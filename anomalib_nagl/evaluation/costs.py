@@ -146,7 +146,7 @@ def _head(settings: Settings, head: Path | None, model: str, references: Referen
             module.model.head.load_published(state)
     module.head_trained = True
     if model == "normal_only":
-        references = ReferenceSet(references.normal, normal_names=references.normal_names)
+        references = ReferenceSet(references.normal)
 
     def score(images: Tensor) -> object:
         return module.model.predictions(module.model.score(module.model.encode(images)).score)

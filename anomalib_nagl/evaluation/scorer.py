@@ -26,9 +26,8 @@ from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_pictures
 from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
-from anomalib_nagl.references.images import load_image, load_mask, picture_hash
+from anomalib_nagl.references.images import check_mask, image_hash, load_image, load_mask
 from anomalib_nagl.references.prepare import prepare_references
-from anomalib_nagl.references.reference_set import check_mask
 from anomalib_nagl.references.sample import Sample
 from anomalib_nagl.references.sampling import SupportSet
 from anomalib_nagl.references.synthetic import with_synthetic
@@ -57,7 +56,7 @@ class Scorer:
     @staticmethod
     def content(sample: Sample) -> str:
         """A hash by which copies of an image are known."""
-        return picture_hash(sample.image)
+        return image_hash(sample.image)
 
     def model(self, name: str, weights: Path | None = None) -> Nagl:
         """A head of the settings, with the weights of a training if it is trained."""

@@ -14,7 +14,7 @@ from anomalib_nagl.bank.bank_file import write_bank
 from anomalib_nagl.export import openvino_graph
 from anomalib_nagl.export.companions import bank_of, facts_of
 from anomalib_nagl.export.exportable import Exportable
-from anomalib_nagl.export.graphs import trace_detection, trace_mining
+from anomalib_nagl.export.graphs import trace_detection, trace_encoder, trace_mining, trace_scorer
 from anomalib_nagl.export.metadata import embed_record
 from anomalib_nagl.io.export_manifest import write_export_manifest
 from anomalib_nagl.io.files import atomic_files, atomic_write_bytes, file_hash
@@ -77,17 +77,17 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
     def write(folder: Path) -> Path:
         written = folder / path.name
         with TemporaryDirectory() as temporary:
-            detection, mining = _graphs(exportable, Path(temporary), options)
+            encoder, scorer, mining = _graphs(exportable, Path(temporary), options)
+            detection = openvino_graph.join(encoder, scorer)
             exact = openvino_graph.outside_encoder(detection)
             original = openvino_graph.encoder_graph(detection)
             model = _compressed(exportable, detection, compression, exact, Path(temporary))
-            encoder_is_exact = model is detection
-            openvino_graph.save(
-                openvino_graph.references_graph(mining, None if encoder_is_exact else original),
-                written.with_name("references.xml"),
-            )
+            references = openvino_graph.references_graph(mining, None if model is detection else original)
+            openvino_graph.save(references, written.with_name("references.xml"))
             openvino_graph.save(openvino_graph.encoder_graph(model), written.with_name("encoder.xml"))
-            openvino_graph.save(openvino_graph.scorer_graph(model), written.with_name("scorer.xml"), exact)
+            if compression.method == "fp16":
+                scorer = openvino_graph.halve(scorer, Path(temporary))
+            openvino_graph.save(scorer, written.with_name("scorer.xml"), openvino_graph.names(scorer))
             openvino_graph.bake(model, _arrays(exportable))
             model = model if compression.whole is None else compression.whole(model)
             openvino_graph.save(model, written, exact)
@@ -99,14 +99,15 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
     return atomic_files(path.parent, write)
 
 
-def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any, Any]:
-    """Detection and mining graph in OpenVINO, their references still inputs."""
+def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any, Any, Any]:
+    """Encoder, scorer and mining graph in OpenVINO; references are inputs."""
     import openvino as ov
 
-    trace_detection(exportable, folder / "detection.onnx", options.input_size, **options.onnx)
+    trace_encoder(exportable, folder / "encoder.onnx", options.input_size, **options.onnx)
+    trace_scorer(exportable, folder / "scorer.onnx", **options.onnx)
     trace_mining(exportable.model, folder / "mining.onnx")
-    mining = ov.convert_model(folder / "mining.onnx")
-    return ov.convert_model(folder / "detection.onnx", **options.openvino), mining
+    encoder, scorer = (ov.convert_model(folder / f"{name}.onnx", **options.openvino) for name in ("encoder", "scorer"))
+    return encoder, scorer, ov.convert_model(folder / "mining.onnx")
 
 
 def _compressed(exportable: Exportable, model: Any, compression: Compression, exact: list[str], folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,47 @@ OPSET = 18  # has every operator of the graphs; asking for less makes the export
 MARKERS = ("prepared", "tokens")  # where the encoder begins and ends, for whoever takes the graph apart
 
 
-class DetectionGraph(nn.Module):
-    """Images (B, 3, H, W) of any size in [0, 1] and reference tensors -> the model's outputs, then ``MARKERS``.
-
-    The markers are the network input (B, 3, h, w) and its patch tokens (B, M, C).
-    """
+class EncoderGraph(nn.Module):
+    """Images (B, 3, H, W) of any size in [0, 1] -> ``MARKERS``: network input (B, 3, h, w), patch tokens (B, M, C)."""
 
     def __init__(self, exportable: Exportable) -> None:
         super().__init__()
-        self.model, self.prepare = exportable.model, exportable.prepare
-        self.finish, self.output_names = exportable.finish, (*exportable.outputs, *MARKERS)
-        self.reference_names = tuple(exportable.reference_tensors())
+        self.encoder, self.prepare = exportable.model.encoder, exportable.prepare
 
-    def forward(self, images: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-        """Score images by the references that are handed over, in the order of their names."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images."""
+        prepared = self.prepare(images)
+        return prepared, self.encoder(prepared)
+
+
+class ScorerGraph(nn.Module):
+    """Patch tokens (B, M, C) and reference tensors, in the order of their names -> the model's outputs."""
+
+    def __init__(self, exportable: Exportable) -> None:
+        super().__init__()
+        self.model, self.finish = exportable.model, exportable.finish
+        self.output_names, self.reference_names = exportable.outputs, tuple(exportable.reference_tensors())
+
+    def forward(self, tokens: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        """Score encoded images by the references that are handed over."""
         model: NaglModel = self.model
         references = dict(zip(self.reference_names, given, strict=True))
-        prepared = self.prepare(images)
-        tokens = model.encoder(prepared)
         state = {tensor.name: references[tensor.name][None] for tensor in TENSORS}
         scores = model.predictions(model.head.score(tokens, state, model.encoder.grid).score)
         outputs = self.finish(scores.pred_score, scores.anomaly_map, references["thresholds"])
-        outputs = {**outputs, "prepared": prepared, "tokens": tokens}
         return tuple(outputs[name] for name in self.output_names)
+
+
+class DetectionGraph(nn.Module):
+    """Both, one after the other: images and reference tensors -> the model's outputs."""
+
+    def __init__(self, exportable: Exportable) -> None:
+        super().__init__()
+        self.encode, self.score = EncoderGraph(exportable), ScorerGraph(exportable)
+
+    def forward(self, images: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        """Score images."""
+        return self.score(self.encode(images)[1], *given)
 
 
 class MiningGraph(nn.Module):
@@ -56,21 +75,43 @@ class MiningGraph(nn.Module):
         return self.head.mine(abnormal, marked, normal_bank[None], None, self.grid)[0]
 
 
-def trace_detection(exportable: Exportable, path: Path, input_size: tuple[int, int] | None, **options: Any) -> None:
-    """Write ``DetectionGraph`` as an ONNX file.
+def trace_encoder(exportable: Exportable, path: Path, input_size: tuple[int, int] | None, **options: Any) -> None:
+    """Write ``EncoderGraph`` as an ONNX file; the number of images and, without ``input_size``, sizes are dynamic."""
+    image, sizes = _image(input_size)
+    _trace(EncoderGraph(exportable), (image,), ["image"], list(MARKERS), (sizes,), path, **options)
 
-    Batch, sides of references that grow and, without ``input_size``, image sizes are dynamic.
-    """
-    graph = DetectionGraph(exportable)
-    image = torch.zeros(2, 3, *(input_size or (32, 40)))
+
+def trace_scorer(exportable: Exportable, path: Path, **options: Any) -> None:
+    """Write ``ScorerGraph`` as an ONNX file; the number of images and sides of references that grow are dynamic."""
+    graph, encoder = ScorerGraph(exportable), exportable.model.encoder
+    tokens = torch.zeros(2, encoder.grid[0] * encoder.grid[1], encoder.dim)
+    references, shapes = _references(exportable)
+    names = ["tokens", *references]
+    example = (tokens, *references.values())
+    _trace(graph, example, names, list(graph.output_names), ({0: Dim("batch_size")}, shapes), path, **options)
+
+
+def trace_detection(exportable: Exportable, path: Path, input_size: tuple[int, int] | None, **options: Any) -> None:
+    """Write ``DetectionGraph`` as an ONNX file."""
+    graph, (image, sizes) = DetectionGraph(exportable), _image(input_size)
+    references, shapes = _references(exportable)
+    names, example = ["input", *references], (image, *references.values())
+    _trace(graph, example, names, list(exportable.outputs), (sizes, shapes), path, **options)
+
+
+def _image(input_size: tuple[int, int] | None) -> tuple[Tensor, dict[int, Any]]:
+    """An example of an image and which of its sides are dynamic."""
     sizes = {0: Dim("batch_size"), **({} if input_size else {2: Dim("height"), 3: Dim("width")})}
+    return torch.zeros(2, 3, *(input_size or (32, 40))), sizes
+
+
+def _references(exportable: Exportable) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
+    """Examples of reference tensors and which of their sides are dynamic."""
     references = exportable.reference_tensors()
     growing = {tensor.name: 5 + 2 * i for i, tensor in enumerate(TENSORS) if tensor.grows}
     for name, rows in growing.items():
         references[name] = references[name].new_zeros(rows, *references[name].shape[1:])
-    shapes = tuple({0: Dim(f"{name}_patches")} if name in growing else None for name in references)
-    names = ["input", *references]
-    _trace(graph, (image, *references.values()), names, list(graph.output_names), (sizes, shapes), path, **options)
+    return references, tuple({0: Dim(f"{name}_patches")} if name in growing else None for name in references)
 
 
 def trace_mining(model: NaglModel, path: Path) -> None:
@@ -87,7 +128,7 @@ def trace_mining(model: NaglModel, path: Path) -> None:
 def _trace(
     graph: nn.Module, example: Any, inputs: list[str], outputs: list[str], shapes: Any, path: Path, **options: Any
 ) -> None:
-    device = next(graph.parameters()).device
+    device = next(chain(graph.parameters(), graph.buffers())).device
     torch.onnx.export(
         graph.eval(),
         torch.utils._pytree.tree_map(lambda tensor: tensor.to(device), example),

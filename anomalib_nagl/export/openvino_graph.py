@@ -16,6 +16,7 @@ from anomalib_nagl.export.graphs import MARKERS
 
 Arrays = Mapping[str, NDArray[Any]]
 CALIBRATION = 300  # images; what anomalib and NNCF recommend
+SCORER = "scorer/"  # begins the names of what compares, in a joined graph
 
 
 def bake_onnx(path: Path, constants: Arrays, image: str = "input") -> None:
@@ -52,6 +53,22 @@ def bake(model: Any, constants: Arrays) -> None:
     model.validate_nodes_and_infer_types()
 
 
+def join(encoder: Any, scorer: Any) -> Any:
+    """One detection graph of copies of both: input (images) and references -> outputs, then ``MARKERS``."""
+    import openvino as ov
+
+    encoder, scorer = encoder.clone(), scorer.clone()
+    for node in scorer.get_ordered_ops():  # both were traced, with the same names
+        node.set_friendly_name(f"{SCORER}{node.get_friendly_name()}")
+    image, tokens = encoder.input("image"), scorer.input("tokens").get_node()
+    image.set_names({"input"})
+    made = encoder.output("tokens").get_node().input_value(0)
+    for target in list(tokens.output(0).get_target_inputs()):
+        target.replace_source_output(made)
+    references = [node for node in scorer.get_parameters() if node.get_friendly_name() != tokens.get_friendly_name()]
+    return ov.Model([*scorer.get_results(), *encoder.get_results()], [image.get_node(), *references], "detection")
+
+
 def encoder_graph(detection: Any) -> Any:
     """The encoder of a detection graph alone: image (B, 3, H, W) of any size -> tokens (B, M, C)."""
     import openvino as ov
@@ -59,27 +76,6 @@ def encoder_graph(detection: Any) -> Any:
     graph = detection.clone()
     graph.input("input").set_names({"image"})
     return ov.Model([graph.output("tokens").get_node()], [graph.input("image").get_node()], "encoder")
-
-
-def scorer_graph(detection: Any) -> Any:
-    """All of a detection graph that comes after the encoder: tokens (B, M, C) and references -> outputs."""
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    graph = detection.clone()
-    made = graph.output("tokens").get_node().input_value(0)
-    shape = made.get_partial_shape()
-    parameter = ops.parameter(ov.PartialShape([-1, *list(shape)[1:]]), ov.Type.f32, name="tokens_input")
-    outputs = [port.get_node() for port in graph.outputs if not set(MARKERS) & port.get_names()]
-    # The number of images may be read from the image: tokens have the same first side.
-    image = graph.input("input").get_node().output(0)
-    sizes = [target for target in image.get_target_inputs() if target.get_node().get_type_name() == "ShapeOf"]
-    for target in [*made.get_target_inputs(), *sizes]:
-        target.replace_source_output(parameter.output(0))
-    made.set_names(set())
-    parameter.output(0).set_names({"tokens"})
-    references = [port.get_node() for port in graph.inputs if "input" not in port.get_names()]
-    return ov.Model(outputs, [parameter, *references], "scorer")
 
 
 def references_graph(mining: Any, encoder: Any | None) -> Any:
@@ -98,8 +94,12 @@ def references_graph(mining: Any, encoder: Any | None) -> Any:
 def outside_encoder(model: Any) -> list[str]:
     """Names of all operators that are not part of the encoder: they compare, and must stay exact."""
     encoder = _ancestors(model.output("tokens")) - _ancestors(model.output("prepared"))
-    names = (node.get_friendly_name() for node in model.get_ordered_ops())
-    return [name for name in names if name not in encoder]
+    return [name for name in names(model) if name not in encoder]
+
+
+def names(model: Any) -> list[str]:
+    """Names of all operators."""
+    return [node.get_friendly_name() for node in model.get_ordered_ops()]
 
 
 def _ancestors(output: Any) -> set[str]:

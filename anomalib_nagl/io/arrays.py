@@ -1,8 +1,9 @@
-"""Pictures and masks as numpy arrays, the way the exported graphs take them."""
+"""Images and masks as NumPy arrays, in the one form that everything else computes with."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,18 +17,19 @@ THUMBNAIL = 128  # longest side in pixels
 
 
 def read_image(path: str | Path) -> NDArray[Any]:
-    """Read a picture file as RGB (H, W, 3), as torch's side does; needs Pillow. EdgeError if it is no picture.
+    """Read an image file as RGB (H, W, 3); needs Pillow. EdgeError, a ValueError, if the file is no image, or missing.
 
-    It is turned upright; uint8, or float32 in [0, 1] where the file has 16 bits or floats. Transparency is ignored.
+    It is turned upright; uint8, or float32 in [0, 1] where the file has 16 bits or floats. Grey becomes three equal
+    channels, transparency is ignored, of several pages the first is read.
     """
     return decoder().decode_image(path)
 
 
 def read_mask(path: str | Path, image: str | Path | None = None) -> NDArray[np.bool_]:
-    """Read a mask file as (H, W), true where it is not black, as torch's side does; needs Pillow.
+    """Read a mask file as (H, W), true where it is not black; needs Pillow. EdgeError if the file is no image.
 
-    It is turned by its own EXIF orientation or, without one, as the file ``image`` of its picture is when it has the
-    size at which that is stored. EdgeError if it is no picture.
+    It is turned by its own EXIF orientation or, without one, as the file ``image`` of its image is when it has the size
+    at which that is stored.
     """
     return decoder().decode_mask(path, image)
 
@@ -38,63 +40,104 @@ def decoder() -> ModuleType:
         from anomalib_nagl.io import image_files
     except ImportError as error:
         raise EdgeError(
-            "found no Pillow, expected it to read picture files: pip install pillow, or hand over the picture as an "
-            "RGB array"
+            "found no Pillow, expected it to read image files: pip install pillow, or hand over the image as an RGB "
+            "array"
         ) from error
     return image_files
 
 
-def as_picture(image: Any) -> NDArray[np.float32]:
-    """Bring RGB (H, W, 3), uint8 or float in [0, 1], or the path of a file to float32 (3, H, W) in [0, 1]."""
-    array = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise EdgeError(f"found a picture of shape {array.shape}, expected RGB (height, width, 3): convert it to RGB")
-    if array.dtype == np.uint8:
-        scaled = array.astype(np.float32) * np.float32(1 / 255)  # a product as in torchvision: the same bits
-    elif np.issubdtype(array.dtype, np.floating):
-        scaled = array.astype(np.float32)
-        if not (scaled.min() >= 0 and scaled.max() <= 1):
-            raise EdgeError(
-                f"found a picture of floats from {scaled.min()} to {scaled.max()}, expected [0, 1]: divide by 255"
-            )
-    else:
+def as_image(given: Any, source: str = "an array (height, width, channels)") -> NDArray[np.float32]:
+    """An image in any usual form as float32 RGB (3, H, W) in [0, 1]; the result shares no memory with what was given.
+
+    Takes the path of a file, a Pillow image, or an array (H, W) or (H, W, C) of 1, 3 or 4 channels, the fourth of which
+    is ignored. Unsigned integers of 8 or 16 bits are divided by their largest value, floats have to be in [0, 1].
+    ``source`` says in errors what was given. EdgeError for anything else.
+    """
+    if isinstance(given, str | Path):
+        return _to_float(read_image(given), str(given))
+    if _is_pillow(given):
+        source = f"a Pillow image of mode {given.mode}"
+        return _to_float(decoder().rgb(given, source), source)
+    return _to_float(np.asarray(given), source)
+
+
+def _is_pillow(given: object) -> bool:
+    """Whether this is a Pillow image: none can be where Pillow was never imported, and a box may do without it."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(given, pillow.Image)
+
+
+def check_range(array: NDArray[Any], largest: int, source: str) -> None:
+    """Raise EdgeError unless all values of an image are from 0 to the largest one of its type; NaN is refused too."""
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= largest):
+        kind = "floats" if largest == 1 else "integers"
         raise EdgeError(
-            f"found a picture of type {array.dtype}, expected uint8 or float in [0, 1]: divide by its largest value"
+            f"found values from {low:.6g} to {high:.6g} in an image of {kind} ({source}), expected 0 to {largest}: "
+            "scale it, or store it with 8 or 16 bits"
         )
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
-def as_mask(mask: Any, image: Any, picture: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """Bring a mask (H, W), non-zero on the defect, or the path of a file to float32 0/1 (H, W).
+def _to_float(array: NDArray[Any], source: str) -> NDArray[np.float32]:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    whole = array.dtype in (np.uint8, np.uint16)
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
+        raise EdgeError(
+            f"found an image of shape {array.shape} ({source}), expected a grey value, RGB or RGBA for each pixel: "
+            "convert it to RGB"
+        )
+    if not whole:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise EdgeError(
+                f"found an image of type {array.dtype} ({source}), expected uint8, uint16 or floats in [0, 1]: convert "
+                "it to one of them"
+            )
+        check_range(array, 1, source)
+    planes = array.reshape(*array.shape[:2], channels)[..., :3].transpose(2, 0, 1)
+    scaled = np.array(planes, dtype=np.float32, order="C")  # always a copy
+    if array.dtype == np.uint8:
+        scaled *= np.float32(1 / 255)  # a product as in torchvision: the same bits as anomalib's reader
+    elif whole:
+        scaled /= np.float32(65_535)
+    return scaled if channels > 1 else np.repeat(scaled, 3, axis=0)
 
-    ``picture`` (3, H, W) is what ``as_picture`` made of ``image``; a mask file is turned as a file ``image`` is.
+
+def as_mask(mask: Any, image: Any, size: tuple[int, ...], name: str) -> NDArray[np.float32]:
+    """A mask as float32 0/1 of its image's ``size`` (H, W), which has at least one pixel; EdgeError otherwise.
+
+    ``mask`` is the path of a file or an array (H, W), non-zero on the defect. A file is turned as a file ``image`` is.
     """
     if isinstance(mask, str | Path):
         array = read_mask(mask, image if isinstance(image, str | Path) else None)
     else:
         array = np.asarray(mask) != 0
-    if array.shape != picture.shape[1:]:
-        raise EdgeError(
-            f"found a mask of size {array.shape} for {name!r}, expected the size of its picture {picture.shape[1:]}: "
-            "draw the mask on the picture itself, without resizing"
-        )
-    if not array.any():
-        raise EdgeError(
-            f"found an empty mask for abnormal reference {name!r}, expected at least one marked pixel: "
-            "mark the defect, leave the mask out, or use the picture as a normal reference"
-        )
+    check_mask(array, size, name)
     return array.astype(np.float32)
 
 
-def eight_bit(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A picture (3, H, W) in [0, 1] as 8-bit pixels."""
-    pixels: NDArray[np.uint8] = np.rint(picture * np.float32(255)).astype(np.uint8)
+def check_mask(mask: Any, size: tuple[int, ...], name: str) -> None:
+    """Raise EdgeError unless a mask, array or tensor, has the size (H, W) of its image and at least one pixel."""
+    if tuple(mask.shape) != tuple(size):
+        raise EdgeError(
+            f"found a mask of size {tuple(mask.shape)} for {name!r}, expected the size of its image {tuple(size)}: "
+            "draw the mask on the image itself, without resizing"
+        )
+    if not bool((mask != 0).any()):
+        raise EdgeError(
+            f"found an empty mask for abnormal reference {name!r}, expected at least one marked pixel: "
+            "mark the defect, leave the mask out, or use the image as a normal reference"
+        )
+
+
+def eight_bit(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """An image (3, H, W) in [0, 1] as 8-bit pixels."""
+    pixels: NDArray[np.uint8] = np.rint(image * np.float32(255)).astype(np.uint8)
     return pixels
 
 
-def content_hash(picture: NDArray[np.float32]) -> str:
-    """SHA-256 of the size and the 8-bit pixels of a picture (3, H, W); torch's side computes the same."""
-    pixels = np.ascontiguousarray(eight_bit(picture))
+def content_hash(image: NDArray[np.float32]) -> str:
+    """SHA-256 of the size and the 8-bit pixels of an image (3, H, W) in [0, 1], or of a mask (1, H, W)."""
+    pixels = np.ascontiguousarray(eight_bit(image))
     return hashlib.sha256(repr(tuple(int(side) for side in pixels.shape)).encode() + pixels.tobytes()).hexdigest()
 
 

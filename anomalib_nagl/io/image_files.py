@@ -1,4 +1,4 @@
-"""Picture files as Pillow decodes them: upright, every kind of pixel on one scale. Torch's side reads them here too."""
+"""Image files as Pillow decodes them: upright, every kind of pixel on one scale."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from anomalib_nagl.io.arrays import check_range
 from anomalib_nagl.io.errors import EdgeError
 
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of EXIF and TIFF
@@ -27,7 +28,7 @@ _UPRIGHT = {
 
 
 class Header(NamedTuple):
-    """What a picture file says of itself: stored (width, height), EXIF orientation 1 to 8, pixel mode of Pillow."""
+    """What an image file says of itself: stored (width, height), EXIF orientation 1 to 8, pixel mode of Pillow."""
 
     size: tuple[int, int]
     orientation: int
@@ -39,8 +40,8 @@ class Header(NamedTuple):
         return (self.size[1], self.size[0]) if self.orientation >= 5 else self.size
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether a file name ends like a picture that Pillow reads."""
+def is_image_file(path: str | Path) -> bool:
+    """Whether a file name ends like an image that Pillow reads."""
     return Path(path).suffix.lower() in _extensions()
 
 
@@ -50,69 +51,64 @@ def _extensions() -> frozenset[str]:
 
 
 def read_header(path: str | Path) -> Header:
-    """Look at a picture without decoding it; EdgeError, a ValueError, if the file is none."""
+    """Look at an image without decoding it; EdgeError, a ValueError, if the file is none."""
     try:
-        with _open(path) as picture:
-            return Header(_stored_size(picture), _orientation(picture), picture.mode)
+        with _open(path) as image:
+            return Header(_stored_size(image), _orientation(image), image.mode)
     except _BROKEN as error:
         raise EdgeError(_unreadable(path, error)) from error
 
 
 def decode_image(path: str | Path) -> NDArray[Any]:
-    """Read a picture upright, as ``rgb`` returns it; EdgeError if the file is no picture, or missing."""
+    """Read an image upright, as ``rgb`` returns it; EdgeError if the file is no image, or missing."""
     try:
-        with _open(path) as picture:
-            return rgb(ImageOps.exif_transpose(picture), str(path))
+        with _open(path) as image:
+            return rgb(ImageOps.exif_transpose(image), str(path))
     except EdgeError:
         raise
     except _BROKEN as error:
         raise EdgeError(_unreadable(path, error)) from error
 
 
-def rgb(picture: Image.Image, name: str) -> NDArray[Any]:
-    """Pixels (H, W, 3): uint8, or float32 in [0, 1] where the picture has 16 bits or floats.
+def rgb(image: Image.Image, name: str) -> NDArray[Any]:
+    """Pixels (H, W, 3): uint8, or float32 in [0, 1] where the image has 16 bits or floats.
 
     Grey becomes three equal channels, transparency is ignored, 16-bit values are divided by 65535. EdgeError for values
     that 16 bits cannot hold, and for floats outside [0, 1].
     """
-    if picture.mode not in (*_SIXTEEN_BIT, "F"):
-        return np.asarray(picture.convert("RGB"))
-    grey = np.asarray(picture)
-    kind, largest = ("floats", 1) if picture.mode == "F" else ("integers", 65_535)
-    low, high = grey.min(), grey.max()
-    if not (low >= 0 and high <= largest):  # so that NaN is refused too
-        raise EdgeError(
-            f"found values from {low:.6g} to {high:.6g} in a picture of {kind} ({name}), expected 0 to {largest}: "
-            "scale it, or store it with 8 or 16 bits"
-        )
+    if image.mode not in (*_SIXTEEN_BIT, "F"):
+        return np.asarray(image.convert("RGB"))
+    grey = np.asarray(image)
+    largest = 1 if image.mode == "F" else 65_535
+    check_range(grey, largest, name)
     scaled = grey.astype(np.float32) / np.float32(largest)
     return np.repeat(scaled[..., None], 3, axis=2)
 
 
 def decode_mask(path: str | Path, image: str | Path | None) -> NDArray[np.bool_]:
-    """Read a mask (H, W), true where it is not black; EdgeError if it is no picture.
+    """Read a mask (H, W), true where it is not black; EdgeError if it is no image.
 
     It is turned as its image is: by its own EXIF orientation or, without one, by that of the image file when it has the
     size at which the image is stored.
     """
     try:
         with _open(path) as opened:
-            picture = _turn_mask(opened, image)
-            grey = picture if picture.mode in (*_SIXTEEN_BIT, "F") else picture.convert("L")
+            mask = _turn_mask(opened, image)
+            grey = mask if mask.mode in (*_SIXTEEN_BIT, "F") else mask.convert("L")
             return np.asarray(grey) > 0
     except EdgeError:  # of the image
         raise
     except _BROKEN as error:
         raise EdgeError(
-            f"found a mask that cannot be read as an image: {path} ({error}); expected a grey picture: replace it"
+            f"found a mask that cannot be read as an image: {path} ({error}); expected a grey image: replace it"
         ) from error
 
 
 def _open(path: str | Path) -> ImageFile.ImageFile:
-    picture = Image.open(path)
-    if picture.format == "TIFF":
-        picture.filename = ""  # mapped into memory, Pillow 13 scrambles grey ones that are to be turned by 90 degrees
-    return picture
+    image = Image.open(path)
+    if image.format == "TIFF":
+        image.filename = ""  # mapped into memory, Pillow 13 scrambles grey ones that are to be turned by 90 degrees
+    return image
 
 
 def _turn_mask(mask: Image.Image, image: str | Path | None) -> Image.Image:
@@ -123,19 +119,19 @@ def _turn_mask(mask: Image.Image, image: str | Path | None) -> Image.Image:
     return mask.transpose(method) if method is not None and mask.size == header.size else mask
 
 
-def _orientation(picture: Image.Image) -> int:
-    found = picture.getexif().get(_ORIENTATION)
+def _orientation(image: Image.Image) -> int:
+    found = image.getexif().get(_ORIENTATION)
     return int(found) if found in _UPRIGHT else 1  # Pillow turns nothing for any other value
 
 
-def _stored_size(picture: Image.Image) -> tuple[int, int]:
+def _stored_size(image: Image.Image) -> tuple[int, int]:
     """Width and height before turning; of a TIFF, Pillow names the size that it will have afterwards."""
-    tags = getattr(picture, "tag_v2", {})
-    return tags.get(_WIDTH, picture.width), tags.get(_HEIGHT, picture.height)
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_WIDTH, image.width), tags.get(_HEIGHT, image.height)
 
 
 def _unreadable(path: object, error: Exception) -> str:
     return (
-        f"found a file that cannot be read as an image: {path} ({error}); expected a picture such as PNG or JPEG: "
+        f"found a file that cannot be read as an image: {path} ({error}); expected an image such as PNG or JPEG: "
         "replace or remove the file"
     )

@@ -18,7 +18,7 @@ from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
 from anomalib_nagl.references.prepare import prepare_references
-from anomalib_nagl.references.record import make_manifest, write_manifest
+from anomalib_nagl.references.record import make_record, write_record
 from anomalib_nagl.references.reference_set import ReferenceSet
 from anomalib_nagl.references.sampling import SupportSet
 
@@ -93,11 +93,11 @@ class Adaptation(LightningModule):
             self._removed = hold_out(data, self._held_out) or self._removed  # fit and test share the data
 
     def set_references(
-        self, references: ReferenceSet, protocol: Mapping[str, Any] | None = None, removed: int = 0
+        self, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0
     ) -> None:
         """Show the model the references of a new part, replacing those it had.
 
-        How they were chosen, the ``protocol``, and how many tested pictures left because they are references go on
+        How they were chosen, the ``selection``, and how many tested pictures left because they are references go on
         record. Raises ValueError when they cannot be used.
         """
         transform = getattr(self.pre_processor, "transform", None)
@@ -115,13 +115,13 @@ class Adaptation(LightningModule):
             if isinstance(self.post_processor, ReferencePostProcessor) and self.post_processor.from_references:
                 self.post_processor.calibrate(calibrate(self.model, tokens, self.model.state))
         self.references = references.records()
-        self.manifest = make_manifest(self.references, protocol, removed)
+        self.manifest = make_record(self.references, selection, removed)
 
     def _collect_references(self) -> None:
         """Take the references that the data chose."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ReferenceDataModule):
-            self.set_references(data.reference_set(), data.plan.protocol(data.target), data.removed)
+            self.set_references(data.reference_set(), data.plan.selection(data.target), data.removed)
         elif data is not None and self._held_out is not None:
             settings = {name: getattr(self, name) for name in ("n_normal", "n_abnormal", "seed", "strategy")}
             record = {"drawn_from": describe(data), **settings, "masks": "auto"}
@@ -130,7 +130,7 @@ class Adaptation(LightningModule):
     def _record_references(self) -> None:
         """Write ``references.json`` into the folder of this run."""
         if self.model.has_references and self.manifest and self.trainer.is_global_zero:
-            write_manifest(self.manifest, self.trainer.default_root_dir)
+            write_record(self.manifest, self.trainer.default_root_dir)
 
     def on_test_start(self) -> None:
         """Take references where none were taken before, write down which are used, apply a threshold given now."""

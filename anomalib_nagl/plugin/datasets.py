@@ -14,15 +14,15 @@ from anomalib.data.utils import LabelName
 from rich.progress import track
 
 from anomalib_nagl.plugin.reading import PictureFolder
-from anomalib_nagl.references.images import load_mask, picture_hash, read_header
+from anomalib_nagl.references.images import image_hash, load_mask, read_header
 from anomalib_nagl.references.sampling import Sample, SupportSet, draw
 
 logger = logging.getLogger(__name__)
-MANY = 500  # pictures whose reading takes long enough to show a progress bar
+MANY = 500  # images whose reading takes long enough to show a progress bar
 
 
 def samples(dataset: AnomalibDataset, label: LabelName) -> list[Sample]:
-    """All pictures of a dataset with one label, sorted by path."""
+    """All images of a dataset with one label, sorted by path."""
     table: pd.DataFrame = dataset.samples
     table = table[table.label_index == int(label)].sort_values("image_path")
     types = table["label"] if "label" in table else table["image_path"].map(lambda path: Path(path).parent.name)
@@ -74,7 +74,7 @@ def choose_references(
 def hold_out(datamodule: AnomalibDataModule, support: SupportSet) -> int:
     """Take the chosen references and their copies out of validation and test, and say so.
 
-    Returns how many test pictures left; ValueError if none is left.
+    Returns how many test images left; ValueError if none is left.
     """
     before = len(datamodule.test_data)
     removed = exclude(datamodule, support.paths)
@@ -86,21 +86,21 @@ def hold_out(datamodule: AnomalibDataModule, support: SupportSet) -> int:
     )  # fmt: skip
     if not left and before:
         raise ValueError(
-            f"found no test picture of {describe(datamodule)} besides the references, expected at least one: "
-            "ask for fewer references or add pictures"
+            f"found no test image of {describe(datamodule)} besides the references, expected at least one: "
+            "ask for fewer references or add images"
         )
     for name, split in (("test", datamodule.test_data), ("validation", getattr(datamodule, "val_data", None))):
         labels = set(split.samples.label_index) if split is not None else set()
         if len(labels & {0, 1}) == 1 and not isinstance(datamodule, PictureFolder):
             logger.warning(
-                "The %s set of %s holds pictures of one kind only: its thresholds or metrics mean little.",
+                "The %s set of %s holds images of one kind only: its thresholds or metrics mean little.",
                 name, describe(datamodule),
             )  # fmt: skip
     return removed + copies
 
 
 def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
-    """Remove pictures from the validation and test splits in place; returns how many test pictures were removed."""
+    """Remove images from the validation and test splits in place; returns how many test images were removed."""
     paths = set(paths)
     removed = 0
     for split in ("val_data", "test_data"):
@@ -116,26 +116,26 @@ def exclude(datamodule: AnomalibDataModule, paths: Iterable[str]) -> int:
 
 
 def copies_of(datamodule: AnomalibDataModule, paths: Iterable[str]) -> set[str]:
-    """Paths of evaluated pictures with the pixels of one of these files, whatever they are called."""
+    """Paths of evaluated images with the pixels of one of these files, whatever they are called."""
     paths = set(paths)
     sizes = {read_header(path).upright for path in paths}
-    return _same_pixels(datamodule, {picture_hash(path) for path in paths}, sizes) - paths
+    return _same_pixels(datamodule, {image_hash(path) for path in paths}, sizes) - paths
 
 
 def find_copies(datamodule: AnomalibDataModule, records: Iterable[Mapping[str, str]]) -> set[str]:
-    """Paths of evaluated pictures with the pixels of a reference on record, whatever they are called."""
+    """Paths of evaluated images with the pixels of a reference on record, whatever they are called."""
     return _same_pixels(datamodule, {record["sha256"] for record in records}, set())
 
 
 def _same_pixels(datamodule: AnomalibDataModule, hashes: set[str], sizes: set[tuple[int, int]]) -> set[str]:
-    """Evaluated pictures with one of these hashes; only those of one of these sizes are decoded, if any are given."""
+    """Evaluated images with one of these hashes; only those of one of these sizes are decoded, if any are given."""
     splits = (getattr(datamodule, name, None) for name in ("val_data", "test_data"))
     evaluated = sorted({str(path) for split in splits if split is not None for path in split.samples.image_path})
     if sizes:
         evaluated = [path for path in evaluated if read_header(path).upright in sizes]
     many = len(evaluated) > MANY
     shown = track(evaluated, "Looking for copies of references", disable=not many, transient=True)
-    return {path for path in shown if picture_hash(path) in hashes}
+    return {path for path in shown if image_hash(path) in hashes}
 
 
 def describe(datamodule: AnomalibDataModule) -> str:
@@ -169,7 +169,7 @@ def expand_sources(
 
 
 def resolved(found: Iterable[str]) -> set[str]:
-    """Paths without links and detours, to tell whether two are the same picture."""
+    """Paths without links and detours, to tell whether two are the same image."""
     return {str(Path(path).resolve()) for path in found}
 
 

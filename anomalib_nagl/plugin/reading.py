@@ -1,4 +1,4 @@
-"""Datasets that read pictures as references are read, and a datamodule for pictures without labels."""
+"""Datasets that read images as references are read, and a datamodule for images without labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anomalib.data.utils import LabelName
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_nagl.references.images import is_picture, load_image, load_mask
+from anomalib_nagl.references.images import is_image_file, load_image, load_mask
 
 SPLITS = ("train", "val", "test")
 
 
 class PictureDataset(AnomalibDataset):
-    """Reads the pictures of another dataset upright and scaled (``pictures.load_image``), its masks turned alike.
+    """Reads the images of another dataset upright and scaled (``images.load_image``), its masks turned alike.
 
     anomalib's own reader ignores orientation and clips 16-bit values; references and queries must not differ in that.
     """
@@ -54,7 +54,7 @@ class PictureDataset(AnomalibDataset):
 
 
 def read_alike(datamodule: AnomalibDataModule) -> None:
-    """Let the splits of a set-up datamodule read pictures as references are read, as far as they read files plainly."""
+    """Let the splits of a set-up datamodule read images as references are read, as far as they read files plainly."""
     for name in SPLITS:
         split: AnomalibDataset | None = getattr(datamodule, f"{name}_data", None)
         if split is None or isinstance(split, SyntheticAnomalyDataset):
@@ -64,10 +64,10 @@ def read_alike(datamodule: AnomalibDataModule) -> None:
 
 
 class PictureFolder(AnomalibDataModule):
-    """Pictures to inspect, without labels: all those below ``pictures``, or none at all.
+    """Images to inspect, without labels: all those below ``pictures``, or none at all.
 
-    ``known`` are normal pictures: what other models train on, and what a validation loop runs over. Raises ValueError
-    when the folder holds no picture.
+    ``known`` are normal images: what other models train on, and what a validation loop runs over. Raises ValueError
+    when the folder holds no image.
     """
 
     def __init__(self, pictures: str | Path | None, known: Iterable[str], eval_batch_size: int = 8) -> None:
@@ -89,16 +89,16 @@ class PictureFolder(AnomalibDataModule):
             return []
         root = Path(self.pictures)
         found = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        found = [path for path in found if is_picture(path) and not path.name.startswith(".")]
+        found = [path for path in found if is_image_file(path) and not path.name.startswith(".")]
         if not found:
-            raise ValueError(f"found no picture in {root}, expected at least one to inspect: check pictures")
+            raise ValueError(f"found no image in {root}, expected at least one to inspect: check pictures")
         return [str(path) for path in found]
 
     def _create_test_split(self) -> None:
         """There are no labels to split by."""
 
     def _create_val_split(self) -> None:
-        """The known pictures are the validation split."""
+        """The known images are the validation split."""
 
 
 def _dataset(paths: list[str], label: LabelName, split: str) -> PictureDataset:

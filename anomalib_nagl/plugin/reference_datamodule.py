@@ -188,5 +188,5 @@ def _as_target(
         return as_datamodule(given)
     known: list[str] = []
     if plan.files is not None:
-        known = list(plan.files.normal) or [file.image for file in plan.files.abnormal]
+        known = [sample.image for sample in plan.files.normal or plan.files.abnormal]
     return PictureFolder(pictures, known)

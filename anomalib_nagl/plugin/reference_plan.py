@@ -12,11 +12,11 @@ from anomalib.data import AnomalibDataModule
 from anomalib_nagl.plugin.datasets import choose_references, describe
 from anomalib_nagl.plugin.reading import PictureFolder
 from anomalib_nagl.references.folders import ReferenceFiles, scan
-from anomalib_nagl.references.names import MASK_POLICIES, STRATEGIES, check_name
-from anomalib_nagl.references.record import Recorded, read_manifest
+from anomalib_nagl.references.names import MASK_POLICIES, STRATEGIES, check_name, check_synthetic
+from anomalib_nagl.references.record import Recorded, read_record
 from anomalib_nagl.references.reference_set import ReferenceSet
-from anomalib_nagl.references.sampling import Sample, SupportSet, draw
-from anomalib_nagl.references.synthetic import SYNTHETIC, check_synthetic, with_synthetic
+from anomalib_nagl.references.sampling import SupportSet, draw
+from anomalib_nagl.references.synthetic import SYNTHETIC, with_synthetic
 
 logger = logging.getLogger(__name__)
 _RECORDED = ("seed", "strategy", "masks", "synthetic_abnormal", "synthetic")  # settings that a record brings along
@@ -49,20 +49,20 @@ class ReferencePlan:
     def make(cls, references: str | Path | None, **settings: Any) -> ReferencePlan:
         """Settings as a person gives them; a ``references.json`` brings its own.
 
-        ValueError lists what is wrong with the folder, or which recorded pictures are missing or have changed.
+        ValueError lists what is wrong with the folder, or which recorded images are missing or have changed.
         """
         if references is None or Path(references).suffix != ".json":
             return cls(**settings, files=None if references is None else scan(references).check())
-        recorded = read_manifest(references)
-        own: dict[str, Any] = {name: recorded.protocol[name] for name in _RECORDED if name in recorded.protocol}
-        logger.info("References as recorded in %s: %s.", references, recorded.protocol)
+        recorded = read_record(references)
+        own: dict[str, Any] = {name: recorded.selection[name] for name in _RECORDED if name in recorded.selection}
+        logger.info("References as recorded in %s: %s.", references, recorded.selection)
         settings.update(own, n_normal=None, n_abnormal=None)  # all that are recorded
         return cls(**settings, files=recorded.files, recorded=recorded)
 
-    def protocol(self, target: AnomalibDataModule) -> dict[str, Any]:
+    def selection(self, target: AnomalibDataModule) -> dict[str, Any]:
         """How references are chosen, for the record."""
         if self.recorded is not None:
-            return self.recorded.protocol
+            return self.recorded.selection
         return {
             "drawn_from": describe(target) if self.files is None else "folder",
             "n_normal": 1 if self.n_normal is None and self.files is None else self.n_normal,
@@ -81,26 +81,24 @@ class ReferencePlan:
         return (real if self.n_abnormal is None else self.n_abnormal) + self.synthetic_abnormal
 
     def choose(self, target: AnomalibDataModule) -> SupportSet:
-        """Pick the pictures, from the folder or from a set-up target; ValueError when there are too few."""
+        """Pick the images, from the folder or from a set-up target; ValueError when there are too few."""
         if self.files is None and isinstance(target, PictureFolder):
             return SupportSet()  # a checkpoint brings the references
         if self.files is None:
             normal, abnormal = (1 if count is None else count for count in (self.n_normal, self.n_abnormal))
             return choose_references(target, normal, abnormal, self.seed, self.strategy)
         files = self.files
-        normal_pool = [Sample(path, None, "good") for path in files.normal]
-        abnormal_pool = [Sample(*file) for file in files.abnormal]
         counts = self.n_normal, self.n_abnormal
-        return draw(normal_pool, abnormal_pool, *counts, self.seed, self.strategy, files.root)
+        return draw(files.normal, files.abnormal, *counts, self.seed, self.strategy, files.root)
 
     def load(self, support: SupportSet) -> ReferenceSet:
-        """Read the chosen pictures and add synthetic ones; ValueError names the first file that will not do."""
+        """Read the chosen images and add synthetic ones; ValueError names the first file that will not do."""
         loaded = support.load(self.masks)
         references = with_synthetic(loaded, self.synthetic_abnormal, self.synthetic, self.seed)
         if self.recorded is not None:
             now = {record["sha256"] for record in references.records()}
             for entry in self.recorded.entries:
-                if entry.get("mask_origin") == SYNTHETIC and entry["sha256"] not in now:
+                if entry.get("mask_source") == SYNTHETIC and entry["sha256"] not in now:
                     logger.warning(
                         "%s came out otherwise than recorded: other versions of libraries?", entry.get("name")
                     )

@@ -1,4 +1,4 @@
-"""Reference pictures in plain folders: which file is what, and what is wrong with the rest."""
+"""Reference images in plain folders: which file is what, and what is wrong with the rest."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from anomalib_nagl.references.images import is_picture, read_header
+from anomalib_nagl.references.images import is_image_file, read_header
+from anomalib_nagl.references.sample import Sample
 
 NORMAL_NAMES, ABNORMAL_NAMES = ("normal", "good"), ("abnormal", "defects")
 MASK_NAMES = ("masks", "ground_truth")
 LAYOUT = (
-    "normal/ with good pictures, abnormal/TYPE/ with defective ones, and masks/TYPE/ with masks named like their "
-    "pictures (masks may be missing, or lie beside the pictures as NAME_mask.png)"
+    "normal/ with good images, abnormal/TYPE/ with defective ones, and masks/TYPE/ with masks named like their "
+    "images (masks may be missing, or lie beside the images as NAME_mask.png)"
 )
+UNNAMED_DEFECT = "defect"  # type of abnormal images that lie in no folder of a type
 _SEPARATORS = "_-. "
 _SHOWN = 5  # problems listed in an error
-
-
-class AbnormalFile(NamedTuple):
-    """A defective picture: its path, its mask's path (None without one) and its defect type."""
-
-    image: str
-    mask: str | None
-    defect_type: str
 
 
 class Problem(NamedTuple):
@@ -35,17 +29,17 @@ class Problem(NamedTuple):
     fatal: bool = True
 
     def __str__(self) -> str:
-        """For people, in one line."""
+        """Path, problem and remedy in one line for logs."""
         return f"{self.path}: {self.found}: {self.remedy}"
 
 
 @dataclass(frozen=True)
 class ReferenceFiles:
-    """What a folder of references holds: paths of normal pictures, defective ones with masks, and problems."""
+    """What a folder of references holds: normal and abnormal images, and problems."""
 
     root: str
-    normal: tuple[str, ...]
-    abnormal: tuple[AbnormalFile, ...]
+    normal: tuple[Sample, ...]
+    abnormal: tuple[Sample, ...]
     problems: tuple[Problem, ...] = ()
 
     def check(self) -> ReferenceFiles:
@@ -63,14 +57,14 @@ class ReferenceFiles:
 def scan(folder: str | Path) -> ReferenceFiles:
     """Find out what a folder of references holds, sorted by path; ValueError if there is no such folder.
 
-    A mask belongs to the picture of its type whose stem its own stem repeats, alone or followed by one of ``_-.`` and
-    anything; of several such pictures, to the one with the longest stem.
+    A mask belongs to the image of its type whose stem its own stem repeats, alone or followed by one of ``_-.`` and
+    anything; of several such images, to the one with the longest stem.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"found no folder {root}, expected references there: make it, with {LAYOUT}")
     problems: list[Problem] = []
-    normal = [path for name in NORMAL_NAMES for path in _pictures(root / name, problems)]
+    normal = [Sample(path.as_posix()) for name in NORMAL_NAMES for path in _images(root / name, problems)]
     abnormal = [
         file
         for name in ABNORMAL_NAMES
@@ -80,64 +74,64 @@ def scan(folder: str | Path) -> ReferenceFiles:
     _orphan_folders(root, problems)
     if not normal and not abnormal:
         found = ", ".join(sorted(path.name for path in root.iterdir())[:_SHOWN]) or "nothing"
-        problems.append(Problem(str(root), f"no reference pictures in it, only {found}", f"expected {LAYOUT}"))
-    for path in [*normal, *(Path(file.image) for file in abnormal)]:
-        _check_readable(path, problems)
+        problems.append(Problem(str(root), f"no reference images in it, only {found}", f"expected {LAYOUT}"))
+    for sample in (*normal, *abnormal):
+        _check_readable(Path(sample.image), problems)
     unmasked = [file for file in abnormal if file.mask is None]
     if unmasked and not normal:
         problems.append(
-            Problem(unmasked[0].image, "no mask, and no normal picture to find the defect with", "add one of them")
+            Problem(unmasked[0].image, "no mask, and no normal image to find the defect with", "add one of them")
         )
-    return ReferenceFiles(root.as_posix(), tuple(path.as_posix() for path in normal), tuple(abnormal), tuple(problems))
+    return ReferenceFiles(root.as_posix(), tuple(normal), tuple(abnormal), tuple(problems))
 
 
 def _types(folder: Path) -> list[str]:
-    """Sub-folders of a folder of defective pictures, each a defect type; the empty name is the folder itself."""
+    """Sub-folders of a folder of abnormal images, each a defect type; the empty name is the folder itself."""
     if not folder.is_dir():
         return []
     return ["", *sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))]
 
 
-def _pictures(folder: Path, problems: list[Problem] | None = None) -> list[Path]:
-    """Pictures directly in a folder, sorted; other files are noted."""
+def _images(folder: Path, problems: list[Problem] | None = None) -> list[Path]:
+    """Images directly in a folder, sorted; other files are noted."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini") or path.is_dir():
             continue
-        if is_picture(path):
+        if is_image_file(path):
             found.append(path)
         elif problems is not None:
-            problems.append(Problem(str(path), "not a picture by its name", "it is left out", fatal=False))
+            problems.append(Problem(str(path), "not an image by its name", "it is left out", fatal=False))
     return found
 
 
-def _one_type(root: Path, folder: Path, kind: str, problems: list[Problem]) -> list[AbnormalFile]:
-    """Pictures of one defect type with their masks; the empty kind are pictures that lie in no sub-folder."""
-    everything = _pictures(folder / kind, problems)
+def _one_type(root: Path, folder: Path, kind: str, problems: list[Problem]) -> list[Sample]:
+    """Images of one defect type with their masks; the empty kind are images that lie in no sub-folder."""
+    everything = _images(folder / kind, problems)
     stems = {path.stem for path in everything}
     beside = [path for path in everything if path.stem.endswith("_mask") and path.stem[:-5] in stems]
     images = [path for path in everything if path not in beside]
     for path in images:
         if path.stem.endswith("_mask"):
-            problems.append(Problem(str(path), "a mask without its picture", f"add {path.stem[:-5]}.*, or remove it"))
+            problems.append(Problem(str(path), "a mask without its image", f"add {path.stem[:-5]}.*, or remove it"))
     images = [path for path in images if not path.stem.endswith("_mask")]
-    masks = beside + [path for name in MASK_NAMES for path in _pictures(root / name / kind, problems)]
+    masks = beside + [path for name in MASK_NAMES for path in _images(root / name / kind, problems)]
     return [
-        AbnormalFile(path.as_posix(), mask.as_posix() if mask else None, kind or "defect")
+        Sample(path.as_posix(), mask.as_posix() if mask else None, kind or UNNAMED_DEFECT)
         for path, mask in _match(images, masks, problems)
     ]
 
 
 def _match(images: list[Path], masks: list[Path], problems: list[Problem]) -> list[tuple[Path, Path | None]]:
-    """Pair pictures with masks by stem; what is ambiguous or left over is a problem."""
+    """Pair images with masks by stem; what is ambiguous or left over is a problem."""
     owners: dict[str, list[Path]] = {}
     for mask in masks:
         candidates = [path.stem for path in images if _begins(mask.stem, path.stem)]
         if candidates:
             owners.setdefault(max(candidates, key=len), []).append(mask)
         else:
-            remedy = "name it like its picture, or remove it"
-            problems.append(Problem(str(mask), "a mask that belongs to no picture", remedy))
+            remedy = "name it like its image, or remove it"
+            problems.append(Problem(str(mask), "a mask that belongs to no image", remedy))
     pairs: list[tuple[Path, Path | None]] = []
     for path in images:
         found = owners.get(path.stem, [])
@@ -147,7 +141,7 @@ def _match(images: list[Path], masks: list[Path], problems: list[Problem]) -> li
             problems.append(Problem(str(path), f"{len(found)} masks, {listed}", "keep one"))
         elif found and len(twins) > 1:
             listed = " and ".join(twin.name for twin in twins)
-            problems.append(Problem(str(found[0]), f"a mask that fits {listed}", "give the pictures different names"))
+            problems.append(Problem(str(found[0]), f"a mask that fits {listed}", "give the images different names"))
         pairs.append((path, found[0] if found else None))
     return pairs
 
@@ -158,14 +152,14 @@ def _begins(mask_stem: str, image_stem: str) -> bool:
 
 
 def _orphan_folders(root: Path, problems: list[Problem]) -> None:
-    """Masks of a type that has no pictures."""
+    """Masks of a type that has no images."""
     known = {kind for name in ABNORMAL_NAMES for kind in _types(root / name)}
     for name in MASK_NAMES:
         for kind in _types(root / name):
-            pictures = _pictures(root / name / kind)
-            if pictures and kind not in known:
-                remedy = f"rename the folder, or add pictures to abnormal/{kind}"
-                problems.append(Problem(str(root / name / kind), f"masks of {kind!r}, of which no picture is", remedy))
+            images = _images(root / name / kind)
+            if images and kind not in known:
+                remedy = f"rename the folder, or add images to abnormal/{kind}"
+                problems.append(Problem(str(root / name / kind), f"masks of {kind!r}, of which no image is", remedy))
 
 
 def _check_readable(path: Path, problems: list[Problem]) -> None:

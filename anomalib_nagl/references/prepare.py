@@ -17,14 +17,14 @@ from anomalib_nagl.references.reference_set import ReferenceSet
 class PreparedReferences(NamedTuple):
     """References at the size of the network input.
 
-    Normalised images (n, 3, H, W) and (a, 3, H, W), masks (a, H, W), n + a pictures (3, H, W) as uint8 to show, and
+    Normalised images (n, 3, H, W) and (a, 3, H, W), masks (a, H, W), n + a images (3, H, W) as uint8 to show, and
     which abnormal images have no mask, (a,).
     """
 
     normal: Tensor
     abnormal: Tensor
     masks: Tensor
-    pictures: Tensor
+    images: Tensor
     unmasked: Tensor
 
 

@@ -1,4 +1,4 @@
-"""How good references are: problems of the files, and how the pictures compare with each other."""
+"""How good references are: problems of the files, and how the images compare with each other."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from anomalib_nagl.core.functional import image_score, l2_normalize
 from anomalib_nagl.references.folders import Problem, ReferenceFiles
-from anomalib_nagl.references.images import load_image, load_mask, picture_hash, read_header
+from anomalib_nagl.references.images import image_hash, load_image, load_mask, read_header
 from anomalib_nagl.references.reference_set import check_mask
 
-DARK = 0.15  # a 16-bit picture whose brightest value lies below was hardly scaled to 16 bits
+DARK = 0.15  # a 16-bit image whose brightest value lies below was hardly scaled to 16 bits
 SOFT = 0.02  # share of grey pixels that makes a mask suspicious
-LARGE = 0.5  # share of the picture above which a mask can hardly be meant
+LARGE = 0.5  # share of the image above which a mask can hardly be meant
 ODD = 3.0  # robust standard deviations above the others
 HURTS = 1.1  # factor by which the defects stand out more without a reference
 
@@ -34,7 +34,7 @@ class DefectQuality(NamedTuple):
     """An abnormal reference.
 
     ``deviation`` of its marked patches from the normal references; ``stands_out`` is this divided by the mean
-    deviation of held-out normal ones, above 1 is good; ``contrast`` the probability that a marked patch of the picture
+    deviation of held-out normal ones, above 1 is good; ``contrast`` the probability that a marked patch of the image
     deviates more than one that is not.
     """
 
@@ -47,18 +47,20 @@ class DefectQuality(NamedTuple):
 
 
 def file_problems(files: ReferenceFiles) -> list[Problem]:
-    """What is wrong, or looks wrong, with single pictures and masks; problems of the folder included."""
+    """What is wrong, or looks wrong, with single images and masks; problems of the folder included."""
     problems = list(files.problems)
     unreadable = {problem.path for problem in problems}
-    paths = [path for path in (*files.normal, *(file.image for file in files.abnormal)) if path not in unreadable]
-    problems += _duplicates(paths, set(files.normal))
+    normal = {sample.image for sample in files.normal}
+    everything = (sample.image for sample in files.normal + files.abnormal)
+    paths = [path for path in everything if path not in unreadable]
+    problems += _duplicates(paths, normal)
     shapes = {round(size[0] / size[1], 1) for size in (read_header(path).upright for path in paths)}
     if len(shapes) > 1:
-        found = f"pictures of {len(shapes)} different aspect ratios"
+        found = f"images of {len(shapes)} different aspect ratios"
         problems.append(Problem(files.root, found, "they are stretched to one: cut them alike", fatal=False))
     for path in paths:
         if read_header(path).mode.startswith("I;16") and float(load_image(path).max()) < DARK:
-            found = "a 16-bit picture that uses the darkest values only"
+            found = "a 16-bit image that uses the darkest values only"
             problems.append(Problem(path, found, "scale it to 0..65535, or store 8 bits", fatal=False))
     for file in files.abnormal:
         if file.mask is None:
@@ -73,10 +75,10 @@ def _duplicates(paths: Iterable[str], normal: set[str]) -> list[Problem]:
     first: dict[str, str] = {}
     problems = []
     for path in paths:
-        twin = first.setdefault(picture_hash(path), path)
+        twin = first.setdefault(image_hash(path), path)
         if twin != path:
             both = (twin in normal) != (path in normal)
-            found = f"the same picture as {twin}" + (", normal and abnormal" if both else "")
+            found = f"the same image as {twin}" + (", normal and abnormal" if both else "")
             problems.append(Problem(path, found, "remove one of them", fatal=both))
     return problems
 
@@ -91,11 +93,11 @@ def mask_problems(image: str, mask: str) -> list[Problem]:
         return [Problem(mask, str(error), "see above")]
     problems = []
     if float(marked.float().mean()) > LARGE:
-        found = f"a mask over {float(marked.float().mean()):.0%} of the picture"
+        found = f"a mask over {float(marked.float().mean()):.0%} of the image"
         problems.append(Problem(mask, found, "mark the defect alone, unless all of it is defective", fatal=False))
-    with Image.open(mask) as picture:
-        values = np.asarray(picture.convert("L"))
-        turned = picture.getexif().get(0x0112, 1) == 1 and read_header(image).orientation in (2, 3, 4)
+    with Image.open(mask) as opened:
+        values = np.asarray(opened.convert("L"))
+        turned = opened.getexif().get(0x0112, 1) == 1 and read_header(image).orientation in (2, 3, 4)
     if float(((values > 0) & (values < values.max())).mean()) > SOFT:
         found = "a mask with many grey pixels, all of which count as defect"
         problems.append(Problem(mask, found, "save it black and white, without loss", fatal=False))
@@ -110,7 +112,7 @@ def quality(
 ) -> tuple[list[NormalQuality], list[DefectQuality]]:
     """Compare references: tokens (n, M, C) and (a, M, C), marked patches (a, M), names of all n + a, types of a.
 
-    A deviation is (1 - cosine similarity) / 2 to the nearest normal patch; of a picture, the mean of its highest 1 %.
+    A deviation is (1 - cosine similarity) / 2 to the nearest normal patch; of a image, the mean of its highest 1 %.
     """
     n = len(normal)
     among = torch.stack([_similarity(image, normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
@@ -144,7 +146,7 @@ def _defect(name: str, defect_type: str, deviation: Tensor, marked: Tensor, typi
     contrast = float((inside[:, None] > outside).float().mean()) if len(outside) else float("nan")
     remarks = []
     if value <= typical:
-        remarks.append("no more than a normal picture")
+        remarks.append("no more than a normal image")
     if contrast < 0.7:
         remarks.append("mask on what is hardly different")
     return DefectQuality(name, defect_type, value, value / typical, contrast, tuple(remarks))

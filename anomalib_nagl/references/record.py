@@ -1,7 +1,7 @@
-"""The record of a run's references: which pictures, by path and content, and how they were chosen.
+"""The record of a run's references: which images, by path and content, and how they were chosen.
 
-A manifest is plain data: ``protocol`` (how references were chosen), ``removed_from_evaluation`` (how many tested
-pictures left because they are references), and one entry for each picture with kind, defect type, SHA-256 of its pixels
+It is plain data: ``selection`` (how references were chosen), ``removed_from_evaluation`` (how many tested
+images left because they are references), and one entry for each image with kind, defect type, SHA-256 of its pixels
 and its path relative to ``root``, likewise for masks. It goes into the results, the checkpoint and exported files.
 """
 
@@ -14,8 +14,9 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from anomalib_nagl.io.files import atomic_write_bytes
-from anomalib_nagl.references.folders import AbnormalFile, ReferenceFiles
-from anomalib_nagl.references.images import content_hash, load_mask, picture_hash
+from anomalib_nagl.references.folders import ReferenceFiles
+from anomalib_nagl.references.images import content_hash, image_hash, load_mask
+from anomalib_nagl.references.sample import Sample
 
 FORMAT = "anomalib-nagl references 1"
 FILE_NAME = "references.json"
@@ -23,18 +24,18 @@ _SHOWN = 5
 
 
 class Recorded(NamedTuple):
-    """A manifest that was read: its pictures, all of them unchanged, how they were chosen, and the entries."""
+    """A record that was read: its images, all of them unchanged, how they were chosen, and the entries."""
 
     files: ReferenceFiles
-    protocol: dict[str, Any]
+    selection: dict[str, Any]
     entries: list[dict[str, str]]
 
 
-def make_manifest(
-    records: Iterable[Mapping[str, str]], protocol: Mapping[str, Any] | None = None, removed: int = 0
+def make_record(
+    references: Iterable[Mapping[str, str]], selection: Mapping[str, Any] | None = None, removed: int = 0
 ) -> dict[str, Any]:
-    """Manifest of ``ReferenceSet.records()``, paths relative to the folder that all of them share."""
-    entries = [dict(record) for record in records]
+    """Record of ``ReferenceSet.records()``, paths relative to the folder that all of them share."""
+    entries = [dict(record) for record in references]
     named = [entry[key] for entry in entries for key in ("name", "mask") if entry.get(key)]
     parents = [str(Path(name).resolve().parent) for name in named if Path(name).is_file()]
     root = _common(parents)
@@ -45,7 +46,7 @@ def make_manifest(
     return {
         "format": FORMAT,
         "root": _relative(root, Path.cwd()) if root is not None else "",
-        "protocol": dict(protocol or {}),
+        "selection": dict(selection or {}),
         "removed_from_evaluation": removed,
         "references": entries,
     }
@@ -68,35 +69,35 @@ def _relative(path: Path, start: Path | None) -> str:
         return path.as_posix()
 
 
-def write_manifest(manifest: Mapping[str, Any], folder: str | Path) -> Path:
+def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
     """Write ``references.json`` into a folder in one step, ``root`` as seen from there; returns its path."""
     path = Path(folder) / FILE_NAME
-    root = _relative(Path(manifest["root"]).resolve(), path.parent.resolve()) if manifest["root"] else ""
-    atomic_write_bytes(path, (json.dumps({**manifest, "root": root}, indent=2) + "\n").encode())
+    root = _relative(Path(record["root"]).resolve(), path.parent.resolve()) if record["root"] else ""
+    atomic_write_bytes(path, (json.dumps({**record, "root": root}, indent=2) + "\n").encode())
     return path
 
 
-def read_manifest(path: str | Path) -> Recorded:
-    """Find the pictures of a manifest again; ValueError names those that are missing or have changed.
+def read_record(path: str | Path) -> Recorded:
+    """Find the images of a record again; ValueError names those that are missing or have changed.
 
     They are looked for below its ``root`` as seen from the file, then beside the file, then below the working folder.
     """
     path = Path(path)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        entries = [dict(entry) for entry in manifest["references"]]
-        protocol, written = dict(manifest["protocol"]), manifest["format"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        entries = [dict(entry) for entry in record["references"]]
+        selection, written = dict(record["selection"]), record["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"found a file that is no record of references: {path} ({error!r}); expected the references.json of a run, "
-            "or a folder of pictures"
+            "or a folder of images"
         ) from error
     if written != FORMAT:
         raise ValueError(f"found {path} of format {written!r}, expected {FORMAT!r}: use the version that wrote it")
-    places = [path.parent / manifest["root"], path.parent, Path.cwd()]
+    places = [path.parent / record["root"], path.parent, Path.cwd()]
     problems: list[str] = []
     # Synthetic references are made anew.
-    found = [_find(entry, places, problems) for entry in entries if entry.get("mask_origin") != "synthetic"]
+    found = [_find(entry, places, problems) for entry in entries if entry.get("mask_source") != "synthetic"]
     if problems:
         more = f" ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(
@@ -106,22 +107,22 @@ def read_manifest(path: str | Path) -> Recorded:
     return Recorded(
         ReferenceFiles(
             path.as_posix(),
-            tuple(image for image, _, entry in found if entry["kind"] == "normal"),
-            tuple(AbnormalFile(i, mask, entry["defect_type"]) for i, mask, entry in found if entry["kind"] != "normal"),
+            tuple(Sample(image) for image, _, entry in found if entry["kind"] == "normal"),
+            tuple(Sample(i, mask, entry["defect_type"]) for i, mask, entry in found if entry["kind"] != "normal"),
         ),
-        protocol,
+        selection,
         entries,
     )
 
 
 def _find(entry: dict[str, str], places: list[Path], problems: list[str]) -> tuple[str, str | None, dict[str, str]]:
-    """Picture and mask of an entry where they lie now; what is wrong with them goes to ``problems``."""
+    """Image and mask of an entry where they lie now; what is wrong with them goes to ``problems``."""
     image = _locate(entry.get("path", ""), places)
     if image is None:
         where = f", not found in {places[0].as_posix()}" if entry.get("path") else ", which never was a file"
         problems.append(f"{entry.get('path') or entry.get('name')} is missing{where}")
         return "", None, entry
-    if picture_hash(image) != entry["sha256"]:
+    if image_hash(image) != entry["sha256"]:
         problems.append(f"{image} has changed")
     if not entry.get("mask_path"):
         return image, None, entry

@@ -1,19 +1,26 @@
-"""Reference pictures: what a person shows the model of a part it has never seen."""
+"""Reference images: what a person shows the model of a part it has never seen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from anomalib_nagl.references.folders import scan
-from anomalib_nagl.references.images import content_hash, load_image, load_mask
+from anomalib_nagl.references.folders import UNNAMED_DEFECT, scan
+from anomalib_nagl.references.images import check_mask, content_hash, load_image, load_mask
+from anomalib_nagl.references.names import MASK_POLICIES, check_name
+from anomalib_nagl.references.sample import GOOD, Sample
 
 __all__ = [
+    "DEVIATING",
+    "FULL_IMAGE",
+    "GIVEN",
     "MASK_POLICIES",
+    "ReferenceImage",
     "ReferenceSet",
     "check_mask",
     "content_hash",
@@ -22,134 +29,183 @@ __all__ = [
     "load_mask",
     "load_references",
 ]
-MASK_POLICIES = ("auto", "whole", "required")
-GIVEN, DEVIATING, WHOLE = "given", "most deviating patches", "whole image"
+GIVEN, DEVIATING, FULL_IMAGE = "given", "most deviating patches", "full image"  # sources of a mask
 
 
 @dataclass(frozen=True)
-class ReferenceSet:
-    """Normal and abnormal reference images of one part, checked once.
+class ReferenceImage:
+    """One reference, checked once: an image, float (3, H, W) in [0, 1], and what is known of it.
 
-    Images are float (3, H, W) in [0, 1], sizes may differ. Each abnormal image has a defect type and a mask (H, W) of
-    its own size, non-zero where it is abnormal, or None: then its patches that deviate most from the normal references
-    are taken (``functional.deviating_patches``). Names tell people which picture is meant, usually its path;
-    ``mask_names`` are paths of mask files, "" without one, ``mask_origins`` say how a mask came about.
+    An abnormal one has a mask (H, W) of its own size, non-zero where it is abnormal, or None: then its patches that
+    deviate most from the normal references are taken. ``name`` tells people which image is meant, usually its path;
+    ``mask_name`` is the path of the mask's file, "" without one; ``mask_source`` says how the mask came about.
 
-    Raises ValueError when there is no image at all, when counts differ, when an image or mask is not as described, or
-    when a mask is missing and no normal image is there to compare with.
+    Raises ValueError when image or mask are not as described.
     """
 
-    normal: tuple[Tensor, ...] = ()
-    abnormal: tuple[Tensor, ...] = ()
-    masks: tuple[Tensor | None, ...] = ()
-    normal_names: tuple[str, ...] = ()
-    abnormal_names: tuple[str, ...] = ()
-    defect_types: tuple[str, ...] = ()
-    mask_names: tuple[str, ...] = ()
-    mask_origins: tuple[str, ...] = ()
+    image: Tensor
+    label: Literal["normal", "abnormal"]
+    mask: Tensor | None = None
+    name: str = ""
+    defect_type: str = ""
+    mask_name: str = ""
+    mask_source: str = ""
 
     def __post_init__(self) -> None:
-        """Fill in names that were not given, then check."""
-        count = len(self.abnormal)
-        for field in ("normal", "abnormal", "masks"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-        default: dict[str, tuple[object, ...]] = {
-            "masks": (None,) * count,
-            "normal_names": tuple(f"normal {i}" for i in range(len(self.normal))),
-            "abnormal_names": tuple(f"abnormal {i}" for i in range(count)),
-            "defect_types": ("defect",) * count,
-            "mask_names": ("",) * count,
+        """Check, and fill in what follows from the rest."""
+        abnormal = self.label == "abnormal"
+        if not self.defect_type:
+            object.__setattr__(self, "defect_type", UNNAMED_DEFECT if abnormal else GOOD)
+        if abnormal and not self.mask_source:
+            object.__setattr__(self, "mask_source", DEVIATING if self.mask is None else GIVEN)
+        if self.image.ndim != 3 or self.image.shape[0] != 3 or not self.image.is_floating_point():
+            raise ValueError(
+                f"found reference {self.name!r} of shape {tuple(self.image.shape)} and type {self.image.dtype}, "
+                "expected float (3, height, width) in [0, 1]: convert the image to RGB"
+            )
+        if self.mask is not None:
+            check_mask(self.mask, (self.image.shape[-2], self.image.shape[-1]), self.name)
+
+    def record(self) -> dict[str, str]:
+        """Plain facts for a checkpoint: label, name, defect type, SHA-256 of the 8-bit pixels.
+
+        Those of an abnormal image also say where its mask came from, its name and the SHA-256 of its 0/1 pixels.
+        """
+        facts = {
+            "kind": self.label,
+            "name": self.name,
+            "defect_type": self.defect_type,
+            "sha256": content_hash(self.image),
         }
-        for field, values in default.items():
-            object.__setattr__(self, field, tuple(getattr(self, field)) or values)
-        origins = self.mask_origins or tuple(DEVIATING if mask is None else GIVEN for mask in self.masks)
-        object.__setattr__(self, "mask_origins", tuple(origins))
+        if self.label == "normal":
+            return facts
+        return {
+            **facts,
+            "mask": self.mask_name,
+            "mask_source": self.mask_source,
+            "mask_sha256": "" if self.mask is None else content_hash((self.mask != 0).float()[None]),
+        }
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class ReferenceSet:
+    """Normal and abnormal reference images of one part, the normal ones first; sizes may differ.
+
+    Made of tensors, float (3, H, W) in [0, 1], with a mask (H, W) or None for each abnormal one, or of ``images`` of
+    which more is known. Raises ValueError when there is no image at all, when an image or a mask is not as
+    ``ReferenceImage`` wants it, when counts differ, or when a mask is missing and no normal image is there to compare
+    with.
+    """
+
+    images: tuple[ReferenceImage, ...]
+
+    def __init__(
+        self,
+        normal: Iterable[Tensor] = (),
+        abnormal: Iterable[Tensor] = (),
+        masks: Iterable[Tensor | None] = (),
+        *,
+        images: Iterable[ReferenceImage] = (),
+    ) -> None:
+        defects = tuple(abnormal)
+        marked = tuple(masks) or (None,) * len(defects)
+        if len(marked) != len(defects):
+            raise ValueError(
+                f"found {len(marked)} masks for {len(defects)} abnormal images, expected one for each: "
+                "give every abnormal reference a mask or None"
+            )
+        everything = [
+            *(ReferenceImage(image, "normal", name=f"normal {i}") for i, image in enumerate(normal)),
+            *(
+                ReferenceImage(image, "abnormal", mask, f"abnormal {i}")
+                for i, (image, mask) in enumerate(zip(defects, marked, strict=True))
+            ),
+            *images,
+        ]
+        object.__setattr__(self, "images", tuple(sorted(everything, key=lambda image: image.label == "abnormal")))
         self._check()
+
+    def _check(self) -> None:
+        if not self.images:
+            raise ValueError("found no reference images, expected at least one: add a normal or an abnormal image")
+        for image in self.images if not self.normal else ():
+            if image.mask is None:
+                raise ValueError(
+                    f"found no mask for abnormal reference {image.name!r} and no normal reference to find its defect "
+                    "with, expected one of them: add a mask or a normal image"
+                )
 
     @classmethod
     def from_folder(cls, folder: str | Path, masks: str = "auto") -> ReferenceSet:
         """Read ``normal/*``, ``abnormal/TYPE/*`` and ``masks/TYPE/*`` of a folder; see ``folders.scan``.
 
-        ``masks`` "auto" uses those that are there, "whole" takes every defective picture as a whole, "required" wants
-        one for each. Raises ValueError that lists what is wrong with the folder.
+        ``masks`` "auto" uses those that are there, "whole" marks the full image of every abnormal reference,
+        "required" wants a mask for each. Raises ValueError that lists what is wrong with the folder.
         """
         files = scan(folder).check()
-        return load_references(
-            files.normal,
-            [file.image for file in files.abnormal],
-            [file.mask for file in files.abnormal],
-            [file.defect_type for file in files.abnormal],
-            masks,
-        )
+        return load_references(files.normal, files.abnormal, masks)
 
-    def _check(self) -> None:
-        if not self.normal and not self.abnormal:
-            raise ValueError("found no reference images, expected at least one: add a normal or an abnormal picture")
-        abnormal = ("masks", "abnormal_names", "defect_types", "mask_names", "mask_origins")
-        counts = {"normal_names": len(self.normal), **dict.fromkeys(abnormal, len(self.abnormal))}
-        for field, expected in counts.items():
-            found = len(getattr(self, field))
-            if found != expected:
-                raise ValueError(
-                    f"found {found} {field} for {expected} images, expected one for each: "
-                    "give every abnormal reference a mask or None, a name and a type"
-                )
-        for name, image in zip(self.normal_names + self.abnormal_names, self.normal + self.abnormal, strict=True):
-            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-                raise ValueError(
-                    f"found reference {name!r} of shape {tuple(image.shape)} and type {image.dtype}, "
-                    "expected float (3, height, width) in [0, 1]: convert the picture to RGB"
-                )
-        for name, image, mask in zip(self.abnormal_names, self.abnormal, self.masks, strict=True):
-            if mask is not None:
-                check_mask(mask, (image.shape[-2], image.shape[-1]), name)
-            elif not self.normal:
-                raise ValueError(
-                    f"found no mask for abnormal reference {name!r} and no normal reference to find its defect with, "
-                    "expected one of them: add a mask or a normal picture"
-                )
+    def _of(self, label: str) -> tuple[ReferenceImage, ...]:
+        return tuple(image for image in self.images if image.label == label)
+
+    @property
+    def normal(self) -> tuple[Tensor, ...]:
+        """Normal images (3, H, W)."""
+        return tuple(image.image for image in self._of("normal"))
+
+    @property
+    def abnormal(self) -> tuple[Tensor, ...]:
+        """Abnormal images (3, H, W)."""
+        return tuple(image.image for image in self._of("abnormal"))
+
+    @property
+    def masks(self) -> tuple[Tensor | None, ...]:
+        """Masks (H, W) of the abnormal images, None without one."""
+        return tuple(image.mask for image in self._of("abnormal"))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all images."""
+        return tuple(image.name for image in self.images)
+
+    @property
+    def defect_types(self) -> tuple[str, ...]:
+        """Defect types of the abnormal images."""
+        return tuple(image.defect_type for image in self._of("abnormal"))
+
+    @property
+    def mask_sources(self) -> tuple[str, ...]:
+        """How the masks of the abnormal images came about."""
+        return tuple(image.mask_source for image in self._of("abnormal"))
 
     def records(self) -> list[dict[str, str]]:
-        """Plain facts of every image for a checkpoint: kind, name, defect type, SHA-256 of its 8-bit pixels.
+        """Plain facts of every image; see ``ReferenceImage.record``."""
+        return [image.record() for image in self.images]
 
-        Abnormal ones also say where their mask came from, its name and the SHA-256 of its 0/1 pixels.
-        """
-        normal = [
-            {"kind": "normal", "name": name, "defect_type": "good", "sha256": content_hash(image)}
-            for name, image in zip(self.normal_names, self.normal, strict=True)
+
+def load_references(normal: Sequence[Sample], abnormal: Sequence[Sample], policy: str = "auto") -> ReferenceSet:
+    """Read a reference set from image and mask files, with masks as in ``ReferenceSet.from_folder``.
+
+    ValueError names the first file that will not do.
+    """
+    check_name("masks", policy, MASK_POLICIES)
+    return ReferenceSet(
+        images=[
+            *(ReferenceImage(load_image(s.image), "normal", name=Path(s.image).as_posix()) for s in normal),
+            *(_load_abnormal(sample, policy) for sample in abnormal),
         ]
-        abnormal = [
-            {
-                "kind": "abnormal",
-                "name": name,
-                "defect_type": self.defect_types[i],
-                "sha256": content_hash(self.abnormal[i]),
-                "mask": self.mask_names[i],
-                "mask_origin": self.mask_origins[i],
-                "mask_sha256": mask_hash(self.masks[i]),
-            }
-            for i, name in enumerate(self.abnormal_names)
-        ]
-        return normal + abnormal
+    )
 
 
-def mask_hash(mask: Tensor | None) -> str:
-    """SHA-256 of the size and the 0/1 pixels of a mask (H, W); empty without one."""
-    return "" if mask is None else content_hash((mask != 0).float()[None])
-
-
-def check_mask(mask: Tensor, size: tuple[int, int], name: str) -> None:
-    """Raise ValueError unless a mask is (H, W) of its image's size and marks at least one pixel."""
-    if tuple(mask.shape) != tuple(size):
-        raise ValueError(
-            f"found a mask of size {tuple(mask.shape)} for {name!r}, expected the size of its image {tuple(size)}: "
-            "draw the mask on the image itself, without resizing"
-        )
-    if not bool((mask != 0).any()):
-        raise ValueError(
-            f"found an empty mask for abnormal reference {name!r}, expected at least one marked pixel: "
-            "mark the defect, or use the picture as a normal reference"
-        )
+def _load_abnormal(sample: Sample, policy: str) -> ReferenceImage:
+    image, name = load_image(sample.image), Path(sample.image).as_posix()
+    if policy == "whole":
+        full = torch.ones(image.shape[-2:], dtype=torch.uint8)
+        return ReferenceImage(image, "abnormal", full, name, sample.defect_type, mask_source=FULL_IMAGE)
+    if not sample.mask and policy != "required":
+        return ReferenceImage(image, "abnormal", None, name, sample.defect_type)
+    mask = load_mask(sample.mask, sample.image)
+    return ReferenceImage(image, "abnormal", mask, name, sample.defect_type, Path(sample.mask or "").as_posix())
 
 
 def keep_thin(resized: Tensor, mask: Tensor) -> Tensor:
@@ -162,36 +218,3 @@ def keep_thin(resized: Tensor, mask: Tensor) -> Tensor:
     size = (resized.shape[-2], resized.shape[-1])
     pooled = nn.functional.adaptive_max_pool2d((mask != 0).float().reshape(1, *mask.shape[-2:]), size)
     return pooled.reshape(resized.shape).to(resized.dtype)
-
-
-def load_references(
-    normal: Sequence[str | Path],
-    abnormal: Sequence[str | Path],
-    masks: Sequence[str | Path | None],
-    defect_types: Sequence[str],
-    policy: str = "auto",
-) -> ReferenceSet:
-    """Read a reference set from image and mask files, with masks as in ``ReferenceSet.from_folder``.
-
-    ValueError names the first file that will not do.
-    """
-    if policy not in MASK_POLICIES:
-        raise ValueError(f"found masks={policy!r}, expected one of {', '.join(MASK_POLICIES)}")
-    images = tuple(load_image(path) for path in abnormal)
-    read: list[Tensor | None] = []
-    for image, path, mask in zip(images, abnormal, masks, strict=True):
-        if policy == "whole":
-            read.append(torch.ones(image.shape[-2:], dtype=torch.uint8))
-        else:
-            read.append(load_mask(mask, str(path)) if mask or policy == "required" else None)
-    origins = [WHOLE if policy == "whole" else GIVEN if mask is not None else DEVIATING for mask in read]
-    return ReferenceSet(
-        normal=tuple(load_image(path) for path in normal),
-        abnormal=images,
-        masks=tuple(read),
-        normal_names=tuple(Path(path).as_posix() for path in normal),
-        abnormal_names=tuple(Path(path).as_posix() for path in abnormal),
-        defect_types=tuple(defect_types),
-        mask_names=tuple(Path(mask).as_posix() if mask and policy != "whole" else "" for mask in masks),
-        mask_origins=tuple(origins),
-    )

@@ -50,13 +50,7 @@ class SupportSet:
 
     def load(self, masks: str = "auto") -> ReferenceSet:
         """Read images and ``masks`` (``ReferenceSet.from_folder``); ValueError names the first that will not do."""
-        return load_references(
-            [s.image for s in self.normal],
-            [s.image for s in self.abnormal],
-            [s.mask for s in self.abnormal],
-            [s.defect_type for s in self.abnormal],
-            masks,
-        )
+        return load_references(self.normal, self.abnormal, masks)
 
     def __str__(self) -> str:
         """Label or defect type and path of every image, in one line for logs."""

@@ -1,9 +1,9 @@
-"""Defective references made from normal ones, for people who have not met a defect yet."""
+"""Abnormal references made from normal ones, for people who have not met a defect yet."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,56 +12,49 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_nagl.references.reference_set import ReferenceSet
+from anomalib_nagl.references.names import check_synthetic
+from anomalib_nagl.references.reference_set import ReferenceImage, ReferenceSet
 
-KINDS = ("cut_paste", "perlin")
-SYNTHETIC = "synthetic"
-AREA = 0.003, 0.02  # share of the picture that a pasted defect covers
+SYNTHETIC = "synthetic"  # defect type and mask source of such references
+AREA = 0.003, 0.02  # share of the image that a pasted defect covers
 TRIES = 20
+# Takes normal images (3, H, W), the place of the one to damage, and the seed with the number of the defect; returns the
+# damaged image and its mask (H, W), 0/1.
+Method = Callable[[Sequence[Tensor], int, tuple[int, int]], tuple[Tensor, Tensor]]
 
 
-def with_synthetic(references: ReferenceSet, count: int, kind: str = "cut_paste", seed: int = 0) -> ReferenceSet:
+def with_synthetic(references: ReferenceSet, count: int, method: str = "cut_paste", seed: int = 0) -> ReferenceSet:
     """Add ``count`` abnormal references made from the normal ones in turn, the same for the same ``seed``.
 
-    "cut_paste" pastes a piece of another place, or of another normal picture, with a random outline, turned, of other
-    colour, its border blended. "perlin" is anomalib's own generator of textured spots. Raises ValueError for another
-    kind, a negative count, or without a normal reference.
+    Methods are those of ``METHODS``: ``cut_paste``, and with the plugin ``perlin``, anomalib's own generator of
+    textured spots. Raises ValueError for another method, a negative count, or without a normal reference.
     """
-    check_synthetic(count, kind)
-    if count and not references.normal:
-        raise ValueError("found no normal reference to make defective ones from, expected at least one: add a picture")
-    made = []
-    for number in range(count):
-        place = number % len(references.normal)
-        if kind == "cut_paste":
-            made.append(cut_paste(references.normal, place, np.random.default_rng([seed, 2, number])))
-        else:
-            made.append(perlin(references.normal[place], seed * 1009 + number))
-    return dataclasses.replace(
-        references,
-        abnormal=references.abnormal + tuple(image for image, _ in made),
-        masks=references.masks + tuple(mask for _, mask in made),
-        abnormal_names=references.abnormal_names + tuple(f"{SYNTHETIC} {kind} {i}" for i in range(count)),
-        defect_types=references.defect_types + (SYNTHETIC,) * count,
-        mask_names=references.mask_names + ("",) * count,
-        mask_origins=references.mask_origins + (SYNTHETIC,) * count,
-    )
+    check_synthetic(count, method)
+    if not count:
+        return references
+    normal = references.normal
+    if not normal:
+        raise ValueError("found no normal reference to make abnormal ones from, expected at least one: add an image")
+    if method not in METHODS:
+        raise ValueError(
+            f"found synthetic={method!r} without its generator, expected one of {', '.join(METHODS)}: it comes with "
+            "anomalib, import anomalib_nagl.plugin"
+        )
+    made = [METHODS[method](normal, number % len(normal), (seed, number)) for number in range(count)]
+    added = [
+        ReferenceImage(image, "abnormal", mask, f"{SYNTHETIC} {method} {number}", SYNTHETIC, mask_source=SYNTHETIC)
+        for number, (image, mask) in enumerate(made)
+    ]
+    return ReferenceSet(images=[*references.images, *added])
 
 
-def check_synthetic(count: int, kind: str) -> None:
-    """Raise ValueError unless these are a count and a kind of synthetic references."""
-    if kind not in KINDS:
-        raise ValueError(f"found synthetic={kind!r}, expected one of {', '.join(KINDS)}")
-    if count < 0:
-        raise ValueError(f"found synthetic_abnormal={count}, expected at least 0")
-
-
-def cut_paste(normal: tuple[Tensor, ...], place: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A normal image (3, H, W) with a foreign piece in it, and its mask (H, W), 0/1.
+def cut_paste(normal: Sequence[Tensor], place: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Paste a piece of another place, or of another normal image, turned, of other colour and random outline.
 
     Of several random pieces the one is taken that differs most from what it covers: a piece like its surroundings would
     be no defect.
     """
+    generator = np.random.default_rng([key[0], 2, key[1]])
     image = normal[place]
     height, width = image.shape[-2:]
     best: tuple[float, Tensor, Tensor] | None = None
@@ -118,14 +111,4 @@ def _random_outline(side: int, generator: np.random.Generator) -> np.ndarray:
     return inside.astype(np.float32)
 
 
-def perlin(image: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """An image (3, H, W) with a spot of anomalib's Perlin generator, and its mask (H, W), 0/1."""
-    from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        found, mask = PerlinAnomalyGenerator(probability=1.0)(image)
-    mask = mask[0].to(torch.uint8)
-    if not bool(mask.any()):
-        raise ValueError("found an empty spot of the Perlin generator, expected some pixels: give another seed")
-    return found.clamp(0, 1), mask
+METHODS: dict[str, Method] = {"cut_paste": cut_paste}  # the plugin adds those that need anomalib

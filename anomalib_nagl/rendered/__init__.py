@@ -1,3 +1,3 @@
-"""Small pictures of made-up products, drawn rather than downloaded."""
+"""Small images of made-up products, rendered rather than downloaded."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Light, pose, lens and sensor: the harmless differences between two pictures of one intact product."""
+"""Light, pose, lens and sensor: the harmless differences between two images of one intact product."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from skimage.transform import AffineTransform, warp
 
 from anomalib_nagl.rendered.surface import CANVAS, Bools, Floats, Surface
 
-PICTURE = 192  # side of a finished picture in pixels
-SCALE = 2  # canvas pixels for one picture pixel
+IMAGE_SIDE = 192  # side of a finished image in pixels
+SCALE = 2  # canvas pixels for one image pixel
 
 
 def photograph(surface: Surface, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], Bools]:
-    """Take one picture.
+    """Take one image.
 
     Returns:
-        The picture, (PICTURE, PICTURE, 3), and the damage seen in it, (PICTURE, PICTURE).
+        The image, (IMAGE_SIDE, IMAGE_SIDE, 3), and the damage seen in it, (IMAGE_SIDE, IMAGE_SIDE).
     """
     stack = np.stack([*_light(surface, rng), surface.damage.astype(np.float32)], axis=-1)
     seen = _pose(stack, rng)
-    picture = seen[..., :3] * _illumination(rng)[..., None]
-    return _sense(_dust(picture, rng), rng), seen[..., 3] > 0.5
+    image = seen[..., :3] * _illumination(rng)[..., None]
+    return _sense(_dust(image, rng), rng), seen[..., 3] > 0.5
 
 
 def _light(surface: Surface, rng: np.random.Generator) -> Floats:
@@ -43,7 +43,7 @@ def _light(surface: Surface, rng: np.random.Generator) -> Floats:
 
 
 def _pose(stack: Floats, rng: np.random.Generator) -> Floats:
-    """Bring the canvas down to the picture's resolution, then turn, shift and zoom a little."""
+    """Bring the canvas down to the image's resolution, then turn, shift and zoom a little."""
     half = CANVAS // SCALE
     small = stack.reshape(half, SCALE, half, SCALE, -1).mean(axis=(1, 3))
     turn = AffineTransform(
@@ -51,14 +51,14 @@ def _pose(stack: Floats, rng: np.random.Generator) -> Floats:
         scale=rng.uniform(0.98, 1.02),
         translation=rng.uniform(-4, 4, 2) + half / 2,
     )
-    middle = AffineTransform(translation=(-PICTURE / 2, -PICTURE / 2))
-    seen: Floats = warp(small, middle + turn, output_shape=(PICTURE, PICTURE), order=1, mode="reflect")
+    middle = AffineTransform(translation=(-IMAGE_SIDE / 2, -IMAGE_SIDE / 2))
+    seen: Floats = warp(small, middle + turn, output_shape=(IMAGE_SIDE, IMAGE_SIDE), order=1, mode="reflect")
     return seen.astype(np.float32)
 
 
 def _illumination(rng: np.random.Generator) -> Floats:
-    """Uneven light, (PICTURE, PICTURE): exposure, a slope across the picture and up to two soft patches."""
-    rows, columns = np.indices((PICTURE, PICTURE), dtype=np.float32) / PICTURE - 0.5
+    """Uneven light, (IMAGE_SIDE, IMAGE_SIDE): exposure, a slope across the image and up to two soft patches."""
+    rows, columns = np.indices((IMAGE_SIDE, IMAGE_SIDE), dtype=np.float32) / IMAGE_SIDE - 0.5
     slope = rng.normal(0, 0.1, 2)
     light = rng.normal(1, 0.05) * (1 + slope[0] * rows + slope[1] * columns)
     for _ in range(rng.integers(0, 3)):
@@ -68,18 +68,18 @@ def _illumination(rng: np.random.Generator) -> Floats:
     return light.astype(np.float32)
 
 
-def _dust(picture: Floats, rng: np.random.Generator) -> Floats:
+def _dust(image: Floats, rng: np.random.Generator) -> Floats:
     """A few specks of dust, one or two pixels wide and faint."""
-    specks = np.zeros((PICTURE, PICTURE), np.float32)
+    specks = np.zeros((IMAGE_SIDE, IMAGE_SIDE), np.float32)
     count = rng.poisson(5)
-    specks[tuple(rng.integers(0, PICTURE, (2, count)))] = rng.uniform(-1.0, 1.6, count)
-    return picture + gaussian_filter(specks, 0.8)[..., None] * np.array([1.0, 0.97, 0.9], np.float32)
+    specks[tuple(rng.integers(0, IMAGE_SIDE, (2, count)))] = rng.uniform(-1.0, 1.6, count)
+    return image + gaussian_filter(specks, 0.8)[..., None] * np.array([1.0, 0.97, 0.9], np.float32)
 
 
-def _sense(picture: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def _sense(image: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Lens blur, white balance, sensor noise and 8-bit rounding."""
     sigma = rng.uniform(0.3, 0.5)
-    blurred = gaussian_filter(picture, (sigma, sigma, 0))
+    blurred = gaussian_filter(image, (sigma, sigma, 0))
     balanced = blurred * rng.normal(1, 0.015, 3)
-    noisy = balanced + rng.normal(0, 1, picture.shape) * rng.uniform(0.008, 0.018)
+    noisy = balanced + rng.normal(0, 1, image.shape) * rng.uniform(0.008, 0.018)
     return np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8)

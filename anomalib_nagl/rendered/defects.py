@@ -8,7 +8,7 @@ from skimage import draw
 
 from anomalib_nagl.rendered.surface import CANVAS, SHAPE, Bools, Colour, Floats, Surface, grid, soft, wander
 
-MARGIN = 90  # damage is centred at least so many canvas pixels from the border, hence always in the picture
+MARGIN = 90  # damage is centred at least so many canvas pixels from the border, hence always in the image
 
 
 def scratch(surface: Surface, rng: np.random.Generator) -> None:

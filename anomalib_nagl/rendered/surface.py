@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.floating[Any]]  # single precision throughout, though nu
 Bools = npt.NDArray[np.bool_]
 Colour = tuple[float, float, float]
 
-CANVAS = 448  # drawn at twice the picture's resolution, with a margin that pose changes may bring into view
+CANVAS = 448  # drawn at twice the image's resolution, with a margin that pose changes may bring into view
 SHAPE = (CANVAS, CANVAS)
 
 

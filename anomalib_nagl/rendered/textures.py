@@ -1,4 +1,4 @@
-"""Surfaces that fill the picture: woven cloth, brushed metal and grained wood."""
+"""Surfaces that fill the image: woven cloth, brushed metal and grained wood."""
 
 from __future__ import annotations
 

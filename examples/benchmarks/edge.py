@@ -59,9 +59,7 @@ class Pictures:
         defect = sorted(kinds[0].iterdir())[0]
         bad = [path for kind in kinds for path in sorted(kind.iterdir()) if path != defect]
         chosen = sorted((category / "test/good").iterdir())[: limit // 2] + bad[:: max(1, 2 * len(bad) // limit)]
-        references = ReferenceSet(
-            (load_image(good[0]),), (load_image(defect),), (load_mask(mask, defect.name),), defect_types=("defect",)
-        )
+        references = ReferenceSet((load_image(good[0]),), (load_image(defect),), (load_mask(mask, defect.name),))
         return cls(references, [load_image(path) for path in chosen], [path.parent.name != "good" for path in chosen])
 
     @classmethod
@@ -168,9 +166,8 @@ def measure_box(path: Path, pictures: Pictures, options: argparse.Namespace) -> 
     detector = NaglEdge(path)
     first = _milliseconds(lambda: detector.add_abnormal(image, mask, "first"))
     encoding, adding, changing = [], [], []
-    picture = pictures.references.abnormal[0].numpy()
     for turn in range(options.repeats):
-        encoding.append(_milliseconds(lambda: detector._miner.encode(picture, mask.astype(np.float32))))
+        encoding.append(_milliseconds(lambda: detector.encode(image)))
         adding.append(_milliseconds(lambda name=f"{turn}": detector.add_abnormal(image, mask, name)))
         changing.append(_milliseconds(lambda name=f"{turn}": detector.remove(name)))
     encode, add = statistics.median(encoding), statistics.median(adding)

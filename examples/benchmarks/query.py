@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import machine
@@ -23,12 +24,13 @@ from rich.table import Table
 from torch import Tensor
 
 from anomalib_nagl.core.model import NaglModel, build_model
+from anomalib_nagl.plugin.coreset import coreset
 
 GROWTH = 64  # normal references at the far end
 
 
-def pictures(count: int, size: tuple[int, int]) -> Tensor:
-    """Random normalised pictures (count, 3, H, W)."""
+def images(count: int, size: tuple[int, int]) -> Tensor:
+    """Random normalised images (count, 3, H, W)."""
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(count))
 
 
@@ -37,22 +39,15 @@ def adapted(model: NaglModel, normal: int, abnormal: int, limit: int | None = No
     size = model.encoder.image_size
     masks = torch.zeros(abnormal, *size)
     masks[:, : size[0] // 8, : size[1] // 8] = 1
-    shown = torch.zeros(normal + abnormal, 3, *size, dtype=torch.uint8)
-    model.set_references(pictures(normal, size), pictures(abnormal, size), masks, shown, bank_limit=limit)
-    buffers = {name: tensor for name, tensor in model.named_buffers(recurse=False) if "smooth" not in name}
-
-    def query(image: Tensor) -> object:
-        for name, tensor in buffers.items():
-            setattr(model, name, tensor)
-        return model(image)
-
-    return query
+    tokens = model.encode_references(images(normal, size), images(abnormal, size), masks)
+    state = model.adapt(tokens, partial(coreset, limit=limit) if limit else None)
+    return lambda image: model.predictions(model.score(model.encode(image), state).score)
 
 
 def naive(model: NaglModel, normal: int, abnormal: int) -> Callable[[Tensor], object]:
     """A query that brings its references along, to be encoded with it."""
     size = model.encoder.image_size
-    references = pictures(normal, size)[None], pictures(abnormal, size)[None]
+    references = images(normal, size)[None], images(abnormal, size)[None]
     masks = torch.zeros(1, abnormal, *size)
     masks[..., : size[0] // 8, : size[1] // 8] = 1
     return lambda image: model.episode(image, *references, masks)
@@ -92,7 +87,7 @@ def main() -> None:
         took = time.perf_counter() - start
         for normal in (1, 4):
             variants[f"{normal}+1, encoded anew"] = naive(model, normal, 1)
-    times = take_turns(variants, pictures(1, size) + 1, given.turns)
+    times = take_turns(variants, images(1, size) + 1, given.turns)
     pairs = {
         **{name: "encoder alone" for name in variants if name.endswith("+1")},
         **({reduced: "encoder alone"} if given.bank_limit else {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import nagl
 from support.environments import ROOT
 from support.exported import defect_mask, picture, pixels
 
-from anomalib_nagl.commands.edge import main as edge_command
 from anomalib_nagl.edge import NaglEdge
+from anomalib_nagl.io import image_files
 
 BLOCKED = """
 import sys
@@ -79,16 +81,48 @@ def test_commands_without_torch(box: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "after/1.png").size == (100, 120)
 
 
+@pytest.mark.parametrize("requests", [1, 3])
+def test_every_image_is_decoded_once(requests: int, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are computed at once, each overlay shows its own image."""
+    decoded: list[str] = []
+    decode = image_files.decode_image
+    monkeypatch.setattr(image_files, "decode_image", lambda path: decoded.append(Path(path).name) or decode(path))
+    (parts := tmp_path / "parts").mkdir()
+    for i in range(7):
+        Image.fromarray(pixels(picture((60 + i, 50), i))).save(parts / f"{i}.png")
+    assert nagl("edge", "predict", box, parts, "--out", tmp_path / "out", "--requests", requests) == 0
+    assert decoded == [f"{i}.png" for i in range(7)]
+    assert [Image.open(tmp_path / f"out/{i}.png").height for i in range(7)] == [60 + i for i in range(7)]
+
+
 def test_commands_report_bad_input(box: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert edge_command(["list", str(box)]) == 0
+    assert nagl("edge", "list", box) == 0
     assert "abnormal 0" in capsys.readouterr().out
+    (empty := tmp_path / "empty").mkdir()
+    (broken := tmp_path / "broken.xml").write_text("<net>")
+    out = ("--out", tmp_path / "x")
     for arguments, message in (
-        (["predict", str(box), str(tmp_path / "no.png"), "--out", "x"], "found nothing at"),
-        (["predict", str(tmp_path / "no.xml"), str(box.parent), "--out", "x"], "found no pictures"),
-        (["remove", str(box), "--name", "nobody"], "no reference named"),
-        (["list", str(tmp_path / "no.xml")], r"found no no.json"),
+        (["predict", box, tmp_path / "no.png", *out], "found nothing at"),
+        (["predict", box, empty, *out], "found no images in"),
+        (["predict", tmp_path / "no.xml", box, *out], "found nothing at .*no.xml, expected the model.xml"),
+        (["predict", box, box, "--out", box], "found a file at .*model.xml, expected a folder"),
+        (["predict", box, box, *out], "cannot be read as an image"),
+        (["predict", box, *out], "required: IMAGES"),
+        (["predict", box, empty, "--ot", "x"], "no option '--ot', expected one of --help, --out, .*mean '--out'"),
+        (["predict", box, empty, "--requests=many", *out], "invalid int value: 'many'"),
+        (["predict", box, empty, "--precision", "f8", *out], "invalid choice: 'f8'"),
+        (["predct", box, empty], "no command 'predct', expected one of predict, .*mean 'predict'"),
+        ([], "found no command, expected one of predict, add-defect"),
+        (["list", box, "more"], "found more, expected no more arguments"),
+        (["remove", box, "--name", "nobody"], "no reference named"),
+        (["add-defect", box, "--image", box, "--name", "n"], "cannot be read as an image"),
+        (["list", tmp_path], "found a folder at"),
+        (["list", box.with_suffix(".bin")], "found another file at .*model.bin"),
+        (["list", broken], "found no broken.json"),
     ):
-        assert edge_command(arguments) == 2
-        assert message in capsys.readouterr().err
-    assert edge_command(["remove", str(box), "--name", "abnormal 0"]) == 0
+        assert nagl("edge", *arguments) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(f"anomalib-nagl edge: .*{message}.*\n", error), error
+    assert not (tmp_path / "x/predictions.csv").exists()
+    assert nagl("edge", "remove", str(box), "--name", "abnormal 0") == 0
     assert len(NaglEdge(box).references) == 1

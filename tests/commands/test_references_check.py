@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.commands import nagl
 from support.reference_folders import copy_references, save
 
-from anomalib_nagl import cli
 from anomalib_nagl.references.folders import scan
 from anomalib_nagl.references.quality import file_problems, quality
 
@@ -23,18 +23,20 @@ def part(drawn: Path, folder: Path) -> Path:
     return folder
 
 
-def check(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
-    """Run the console script; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", ["anomalib-nagl", "references", "check", *map(str, arguments)])
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables that fold nothing."""
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return stop.value.code
 
 
-def test_good_references(part: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def check(*arguments: object) -> int:
+    """Run the check; returns its exit status."""
+    return nagl("references", "check", *arguments)
+
+
+def test_good_references(part: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("references/masks/spot/a.png").unlink()
-    assert check(monkeypatch, "references", "--sheet", "sheet.png") == 0
+    assert check("references", "--sheet", "sheet.png") == 0
     out = capsys.readouterr().out
     for expected in (
         "spot",
@@ -57,17 +59,41 @@ def test_good_references(part: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert red[0] == red[1] == 0
 
 
-def test_problems_stop_the_check(
-    part: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problems_stop_the_check(part: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy("references/abnormal/spot/a.png", "references/normal/also.png")
     save("references/masks/spot/a.png", np.zeros((3, 3), np.uint8))
-    assert check(monkeypatch, "references") == 1
+    assert check("references") == 1
     out = capsys.readouterr().out
-    assert "a.png: the same picture as references/normal/also.png" in out
+    assert "a.png: the same image as references/normal/also.png" in out
     assert "found a mask of size (3, 3)" in out
     assert not Path("references_check.png").exists()
-    assert "no folder nothing" in str(check(monkeypatch, "nothing"))
+
+
+def test_bad_input_is_told_in_a_line(part: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    Path("old.ckpt").write_bytes(b"no checkpoint")
+    Path("other.json").write_text("{}")
+    torch.save({"state_dict": {}}, "other.ckpt")
+    for arguments, message in (
+        (["check", "nothing"], "no folder nothing"),
+        (["check", "other.json"], "no record of references: other.json"),
+        (["check"], "required: DIR"),
+        (["chek", "references"], "no command 'chek', expected one of check; did you mean 'check'"),
+        (["check", "references", "--back_bone", "gabor"], "no option '--back_bone', .*mean '--backbone'"),
+        (["check", "references", "--masks", "some"], "invalid choice: 'some'"),
+        (["check", "references", "--backbone", "gabro"], "gabro"),
+        (["check", "references", "--layers", "2"], "layers: found '2', expected nothing"),
+        (["check", "references", "--image_size", "0"], "found .*0.*expected"),
+        (["check", "references", "--checkpoint", "no.ckpt"], "found no file at no.ckpt"),
+        (["check", "references", "--checkpoint", "old.ckpt"], "not a checkpoint of plain tensors: old.ckpt"),
+        (["check", "references", "--checkpoint", "other.ckpt"], "not a checkpoint of Nagl: other.ckpt"),
+        (["check", "references", "--checkpoint", "no.ckpt", "--layers", "2"], "--checkpoint and --layers"),
+    ):
+        assert nagl("references", *arguments) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(f"anomalib-nagl references: .*{message}.*\n", error), error
+    assert check("empty") == 1
+    assert "no reference pictures in it, only nothing" in capsys.readouterr().out
 
 
 def test_suspicious_pictures_are_noted(part: Path) -> None:
@@ -78,7 +104,7 @@ def test_suspicious_pictures_are_noted(part: Path) -> None:
     save("references/masks/spot/a.png", gradient)
     found = " ".join(problem.found for problem in file_problems(scan("references")))
     for expected in (
-        "the same picture as",
+        "the same image as",
         "darkest values only",
         "different aspect ratios",
         "grey pixels",

@@ -1,4 +1,4 @@
-"""Which reference a prediction resembles, results for each defect type, and synthetic defects."""
+"""Which reference a prediction resembles, and results for each defect type."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from sklearn.metrics import roc_auc_score
 from support.commands import anomalib
 from support.reference_folders import copy_references
 
-from anomalib_nagl import Nagl, ReferenceSet, ReferenceVisualizer
+from anomalib_nagl import Nagl, ReferenceVisualizer
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
 from anomalib_nagl.plugin.defect_type_report import TypeResults
-from anomalib_nagl.references.images import load_image
-from anomalib_nagl.references.synthetic import with_synthetic
 
 GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 128)
 
@@ -101,61 +99,3 @@ def test_pixel_results_equal_an_exact_computation() -> None:
         chosen = [0, 1, place]
         expected = roc_auc_score(masks[chosen].flatten(), maps[chosen].flatten())
         assert float(row["pixel_AUROC"]) == pytest.approx(expected, abs=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["cut_paste", "perlin"])
-def test_synthetic_references_repeat_and_change_only_what_they_mark(drawn: Path, kind: str) -> None:
-    paths = [drawn / f"plug/train/good/{i:03}.png" for i in (0, 1)]
-    normal = ReferenceSet(normal=tuple(load_image(path) for path in paths))
-    made, again, other = (with_synthetic(normal, 3, kind, seed) for seed in (0, 0, 1))
-    assert made.records() == again.records()
-    assert {r["sha256"] for r in made.records()[2:]}.isdisjoint({r["sha256"] for r in other.records()[2:]})
-    assert made.mask_origins == ("synthetic",) * 3
-    for number, (image, mask) in enumerate(zip(made.abnormal, made.masks, strict=True)):
-        assert mask is not None
-        assert 0 < float(mask.float().mean()) < 0.6
-        changed = (image - normal.normal[number % 2]).abs().amax(0)
-        near = torch.nn.functional.max_pool2d(mask[None].float(), 9, 1, 4)[0] > 0  # the border is blended
-        assert float(changed[mask > 0].mean()) > 0.02
-        assert float(changed[~near].max()) < 1e-3
-    assert all(float(image.min()) >= 0 and float(image.max()) <= 1 for image in made.abnormal)
-
-
-def test_synthetic_references_from_the_command_line_and_back(part: Path) -> None:
-    common = (
-        "train",
-        *GABOR,
-        "--model.visualizer",
-        "false",
-        "--model.head",
-        "head.pth",
-        "--data",
-        "ReferenceDataModule",
-    )
-    cli = anomalib(*common, "--data.references", "references", "--data.n_abnormal", 0, "--data.synthetic_abnormal", 2)
-    assert [record["defect_type"] for record in cli.model.references] == ["good", "good", "synthetic", "synthetic"]
-    assert len(cli.model.model.residual_proxies)
-    record = Path(cli.engine.trainer.default_root_dir) / "references.json"
-    again = anomalib(*common, "--data.references", record)
-    assert torch.equal(again.model.model.residual_proxies, cli.model.model.residual_proxies)
-
-
-@pytest.mark.parametrize(
-    ("count", "kind", "message"),
-    [(1, "drawn", "synthetic='drawn', expected one of cut_paste, perlin"), (-1, "perlin", "synthetic_abnormal=-1")],
-)
-def test_bad_synthetic_settings(count: int, kind: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        with_synthetic(ReferenceSet(normal=(torch.rand(3, 32, 32),)), count, kind)
-
-
-def test_a_head_is_trained_for_synthetic_references(folder: Path, drawn: Path) -> None:
-    part = ("--data.target", "MVTecAD", "--data.target.root", drawn, "--data.target.category", "plug")
-    source = ("--data.source", "MVTecAD", "--data.source.root", drawn, "--data.source.category", "cloth")
-    cli = anomalib(
-        "train", *GABOR, "--model.visualizer", "false", "--model.epochs", 1, "--data", "ReferenceDataModule", *part,
-        *source, "--data.episodes", 8, "--data.n_abnormal", 0, "--data.synthetic_abnormal", 1,
-    )  # fmt: skip
-    assert cli.model.head_trained
-    assert [record["defect_type"] for record in cli.model.references] == ["good", "synthetic"]
-    assert len(cli.datamodule.test_data) == 40  # no real defect was taken

@@ -16,7 +16,7 @@ from support.exported import PICTURE, assert_like_torch, make_model, picture, pi
 from anomalib_nagl import Nagl, ReferenceSet
 from anomalib_nagl.bank.patch_masks import guess_patch_mask
 from anomalib_nagl.edge import EdgeError, NaglEdge
-from anomalib_nagl.io.arrays import as_picture, content_hash
+from anomalib_nagl.io.arrays import as_image, content_hash
 from anomalib_nagl.io.files import file_hash
 from anomalib_nagl.references.images import load_image
 from anomalib_nagl.references.reference_set import content_hash as torch_hash
@@ -51,6 +51,7 @@ def test_changed_references_are_as_good_as_an_export(edge_model: Nagl, exported:
     assert "residual_proxies" in load_file(tmp_path / "part.safetensors")  # the library reads it too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "kinds"), [("paper", (2, 2)), ("paper", (0, 2)), ("corrected", (2, 0)), ("extended-proxies", (1, 1))]
 )
@@ -70,6 +71,7 @@ def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_p
     assert_like_torch(detector, model, tolerance)
 
 
+@pytest.mark.slow
 def test_it_equals_the_file_exported_with_those_references(tmp_path: Path) -> None:
     model = make_model("gabor", (128, 128))
     detector = NaglEdge(model.to_openvino(tmp_path / "before"))
@@ -145,7 +147,7 @@ def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Pa
 def test_without_a_mask_the_most_deviating_patches_count(exported: Path) -> None:
     detector = NaglEdge(exported)
     detector.add_abnormal(pixels(picture(PICTURE, 21, defect=True)), name="scratch")
-    marked = detector.references[-1].marks
+    marked = detector.references[-1].patch_mask
     assert 1 <= marked.sum() < marked.size / 2
     bank = np.eye(3, dtype=np.float32)
     tokens = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0.2, 0], [-1, 0, 0.1], [-1, 0.2, 0]], np.float32)
@@ -164,7 +166,7 @@ def test_pictures_come_as_arrays_or_files(exported: Path, tmp_path: Path) -> Non
     sources = (pixels(image), floats, tmp_path / "part.png", str(tmp_path / "part.png"))
     scores = [detector.predict(source).score for source in sources]
     assert np.ptp(scores) == 0
-    assert content_hash(as_picture(pixels(image))) == torch_hash(image)
+    assert content_hash(as_image(pixels(image))) == torch_hash(image)
 
 
 def test_many_pictures_come_back_in_order(exported: Path) -> None:

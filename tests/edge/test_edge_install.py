@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.environments import ROOT, make_environment, pip
+from support.environments import Environments, execute, make_environment
 from support.exported import by_torch, make_model, picture, pixels
+from support.places import ROOT
 
 RUN = """
-import sys, json
+import contextlib, io, json, sys
 
 class Block:
     def find_spec(self, name, path=None, target=None):
@@ -22,14 +23,12 @@ class Block:
 sys.meta_path.insert(0, Block())
 import anomalib_nagl, numpy
 from anomalib_nagl import NaglEdge
-from anomalib_nagl.cli import main
+from anomalib_nagl.cli import run
 found = NaglEdge(MODEL).predict(numpy.zeros((40, 50, 3), numpy.uint8))
-sys.argv[1:] = ["train"]
-try:
-    main()
-except SystemExit as stop:
-    refused = str(stop)
-print(json.dumps([anomalib_nagl.__file__, anomalib_nagl.__version__, found.map.shape, refused]))
+with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    codes = [run([name]) for name in ("train", "evaluate", "references", "--help")]
+facts = anomalib_nagl.__file__, anomalib_nagl.__version__, found.map.shape, codes, out.getvalue(), err.getvalue()
+print(json.dumps(facts))
 """
 
 
@@ -46,27 +45,51 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_box_installs_no_torch(folder: Path, tmp_path: Path) -> None:
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet"]
-    pip("wheel", *offline, "-w", str(tmp_path), str(ROOT / "edge"), cwd=tmp_path)
-    (wheel,) = tmp_path.glob("anomalib_nagl_edge-*.whl")
+def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> None:
+    wheel = environments.wheel("edge")
+    assert wheel.name.startswith("anomalib_nagl_edge-")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info" not in name}
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         required = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
     rooms = [path for room in ("io", "bank", "edge") for path in (ROOT / "anomalib_nagl" / room).glob("*.py")]
     own = {path.relative_to(ROOT).as_posix() for path in rooms}
-    shared = ("__init__.py", "cli.py", "py.typed", "commands/__init__.py", "commands/edge.py")
+    shared = ("__init__.py", "cli.py", "py.typed", *(f"commands/{name}.py" for name in ("__init__", "edge", "parser")))
     assert names == own | {f"anomalib_nagl/{name}" for name in shared}
     plain = [line.split(";")[0].split()[1] for line in required if "extra ==" not in line]
     assert [name.split(">")[0] for name in plain] == ["numpy", "openvino"]
-    environment = make_environment(tmp_path / "box", [str(wheel)])
+    environment = environments["edge"]
     model = folder / "weights/openvino/model.xml"
-    file, version, shape, refused = environment.report(RUN.replace("MODEL", repr(str(model))))
+    file, version, shape, codes, out, err = environment.report(RUN.replace("MODEL", repr(str(model))))
     assert Path(file).parent == environment.package
     assert version == "0.1.0"
     assert shape == [128, 128]
-    assert "expected anomalib, or one of the commands edge" in refused
+    assert codes == [2, 2, 2, 0]
+    assert err.count("needs anomalib-nagl: pip install anomalib-nagl") == err.count("\n") == 3
+    assert "predict with an exported model" in out
+
+
+CONFLICT = """
+import json
+from anomalib_nagl.io.distributions import conflict
+
+pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
+print(json.dumps(conflict()))
+"""
+
+
+def test_both_distributions_in_one_environment_are_told(environments: Environments, tmp_path: Path) -> None:
+    """They overwrite each other's files, and removing one takes files of the other."""
+    for kind in ("edge", "wheel"):
+        assert environments[kind].report(CONFLICT) is None
+    for first, second in (("edge", "editable"), ("wheel", "edge")):
+        both = make_environment(tmp_path / first, environments.requirement(first))
+        both.install(*environments.requirement(second))
+        assert "pip uninstall anomalib-nagl anomalib-nagl-edge" in both.report(CONFLICT)
+        script = execute([str(both.python.with_name("anomalib-nagl")), "edge", "--help"], cwd=tmp_path)
+        assert script.returncode == 0, script.stderr
+        (line,) = script.stderr.splitlines()
+        assert line.startswith(f"anomalib-nagl: found anomalib-nagl and anomalib-nagl-edge in {both.site}, expected")
 
 
 @pytest.mark.parametrize(

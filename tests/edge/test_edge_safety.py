@@ -26,7 +26,7 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def other_signature(key: str) -> Callable[[Path], None]:
+def other_compatibility(key: str) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         manifest = path.with_name("model.json")
         content = json.loads(manifest.read_text())
@@ -43,12 +43,12 @@ def other_signature(key: str) -> Callable[[Path], None]:
           for spoil in (cut, flip, Path.unlink)],
         ("references.safetensors", cut, "truncated or edited"),
         ("references.safetensors", flip, "truncated or edited"),
-        ("references.safetensors", Path.unlink, "found no reference pack"),
+        ("references.safetensors", Path.unlink, "found no reference bank"),
         ("model.json", cut, "cannot be read"),
         ("model.json", Path.unlink, r"found no model\.json"),
-        ("references.safetensors", other_signature("backbone"), "another model: .*backbone"),
-        ("references.safetensors", other_signature("head"), "another model: .*head"),
-        ("references.safetensors", other_signature("grid"), "another model: .*grid"),
+        ("references.safetensors", other_compatibility("backbone"), "another model: .*backbone"),
+        ("references.safetensors", other_compatibility("head"), "another model: .*head"),
+        ("references.safetensors", other_compatibility("grid"), "another model: .*grid"),
     ],
 )  # fmt: skip
 def test_spoilt_files_are_refused_by_name(box: Path, name: str, spoil: Callable[[Path], None], message: str) -> None:
@@ -57,11 +57,11 @@ def test_spoilt_files_are_refused_by_name(box: Path, name: str, spoil: Callable[
         NaglEdge(box)
 
 
-def test_a_pack_of_another_head_changes_nothing(exported: Path, tmp_path: Path) -> None:
+def test_a_bank_of_another_head_changes_nothing(exported: Path, tmp_path: Path) -> None:
     own = NaglEdge(exported).compatibility
-    pack = read_bank(exported.with_name("references.safetensors"), own)
+    bank = read_bank(exported.with_name("references.safetensors"), own)
     foreign = tmp_path / "foreign.safetensors"
-    write_bank(foreign, replace(pack, signature={**own, "backbone": "another one"}))
+    write_bank(foreign, replace(bank, compatibility={**own, "backbone": "another one"}))
     detector = NaglEdge(exported)
     with pytest.raises(EdgeError, match=r"backbone .* instead of"):
         detector.load(foreign)
@@ -80,7 +80,7 @@ def test_a_pack_of_another_head_changes_nothing(exported: Path, tmp_path: Path) 
         (lambda d: d.predict(np.full((9, 9, 3), np.nan)), "divide by 255"),
         (lambda d: d.predict(np.zeros((9, 9, 3), np.int64)), "type int64"),
         (lambda d: d.predict("nowhere.png"), r"nowhere\.png"),
-        (lambda d: [d.remove("normal 0"), d.remove("abnormal 0")], "no references, expected at least one"),
+        (lambda d: [d.remove("normal 0"), d.remove("abnormal 0")], "no references at all, expected at least one"),
     ],
 )
 def test_bad_input_says_what_to_do_and_changes_nothing(
@@ -92,7 +92,7 @@ def test_bad_input_says_what_to_do_and_changes_nothing(
     assert "abnormal 0" in {one.name for one in detector.references}
 
 
-def test_a_failed_write_leaves_the_old_pack(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_bank(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, pack = NaglEdge(exported), tmp_path / "pack.safetensors"
     detector.save(pack)
     before = pack.read_bytes()

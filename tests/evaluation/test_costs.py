@@ -45,6 +45,7 @@ def test_measured(model, numbers, settings):
     assert ("2 normal references" in found["reason"]) == (model == "padim")
 
 
+@pytest.mark.slow
 def test_file_has_every_model(settings, tmp_path):
     path = write_costs(settings, tmp_path / "absent.ckpt")
     with path.open(newline="") as file:

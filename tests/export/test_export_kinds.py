@@ -14,6 +14,8 @@ from support.exported import Answer, assert_same, backbone, by_openvino, by_torc
 
 from anomalib_nagl import Nagl
 
+pytestmark = pytest.mark.slow  # every test compiles an export of its own
+
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import yaml
 from anomalib.deploy import OpenVINOInferencer
 from support.commands import CONFIGS, anomalib, metrics
+from support.once import working_in
 
 from anomalib_nagl import Nagl, NaglHead
 
@@ -27,12 +27,10 @@ def head(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     folder = tmp_path_factory.mktemp("quickstart")
     (folder / "datasets").mkdir()
     (folder / "datasets/drawn").symlink_to(drawn, target_is_directory=True)
-    before = Path.cwd()
-    os.chdir(folder)
-    found = metrics(anomalib("train", "--config", QUICKSTART, *QUICK))
-    assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"} <= set(found)
-    yield folder / CHECKPOINT
-    os.chdir(before)
+    with working_in(folder):
+        found = metrics(anomalib("train", "--config", QUICKSTART, *QUICK))
+        assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"} <= set(found)
+        yield folder / CHECKPOINT
 
 
 def adapt(head: Path, category: str, *arguments: object) -> dict[str, float]:
@@ -40,6 +38,7 @@ def adapt(head: Path, category: str, *arguments: object) -> dict[str, float]:
     return metrics(anomalib("train", "--config", QUICKSTART, *common, *arguments))
 
 
+@pytest.mark.slow
 def test_quickstart_adapts_exports_and_predicts(head: Path) -> None:
     assert "pixel_AUROC" in adapt(head, "plug")
     checkpoint = Path("results/Nagl/DrawnPictures/plug/v0/weights/lightning/model.ckpt")

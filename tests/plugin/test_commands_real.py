@@ -13,34 +13,46 @@ from anomalib.data.utils import read_image
 from anomalib.deploy import OpenVINOInferencer
 from PIL import Image
 from support.commands import CONFIGS, anomalib, metrics
+from support.once import working_in
+from support.real_images import PER_TYPE
 
 from anomalib_nagl import Nagl, NaglEdge
+
+pytestmark = pytest.mark.slow  # the head that all tests use is trained on real images
 
 CONFIG = CONFIGS / "real_small"
 QUICK = ("--model.epochs", 1, "--data.episodes", 16)
 SMALL = ("--model.image_size", 256)
 RESULTS = Path("results/Nagl/MVTecAD")
+TESTED = PER_TYPE * (1 + 5) - 1  # magnetic tiles: good ones and five types of defect, without the abnormal reference
 METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
 
 
 @pytest.fixture(scope="module")
 def checkpoint(real_folder: Path) -> Path:
     """A head trained on boards and pavement, with references of magnetic tiles."""
-    cli = anomalib("train", "--config", CONFIG / "train.yaml", *QUICK, *SMALL)
-    found = metrics(cli)
+    with working_in(real_folder):
+        found = metrics(anomalib("train", "--config", CONFIG / "train.yaml", *QUICK, *SMALL))
     assert set(found) >= METRICS
     assert found["pixel_AUROC"] > 0.5
     weights = real_folder / RESULTS / "magnetic_tile/v0/weights/lightning/model.ckpt"
     pictures = list((real_folder / RESULTS / "magnetic_tile/v0/images").rglob("*.png"))
-    assert len(pictures) == 60 + 113 - 1  # every test picture but the abnormal reference
+    assert len(pictures) == TESTED  # every test picture but the abnormal reference
     assert Image.open(pictures[0]).size == (6 * 256, 256)
     return weights
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Path) -> Path:
-    anomalib("export", "--model", "Nagl", "--ckpt_path", checkpoint, "--export_type", "openvino", "--export_root", "ov")
-    return Path("ov/weights/openvino/model.xml")
+def exported(checkpoint: Path, real_folder: Path) -> Path:
+    root = real_folder / "ov"
+    anomalib("export", "--model", "Nagl", "--ckpt_path", checkpoint, "--export_type", "openvino", "--export_root", root)
+    return root / "weights/openvino/model.xml"
+
+
+@pytest.fixture(autouse=True)
+def inside(real_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Type commands where images, weights and results of earlier commands are."""
+    monkeypatch.chdir(real_folder)
 
 
 def test_checkpoint_holds_plain_data_and_the_choice(checkpoint: Path) -> None:
@@ -75,13 +87,14 @@ def test_adapting_trains_nothing(checkpoint: Path) -> None:
 def test_testing_a_checkpoint_repeats_the_training_run(checkpoint: Path) -> None:
     data = ("--data.target.root", "datasets/real_small", "--data.target.category", "magnetic_tile")
     cli = anomalib(
-        "test", "--model", "Nagl", "--ckpt_path", checkpoint, "--data", "ReferenceDataModule",
-        "--data.target", "MVTecAD", *data, "--data.target.num_workers", 0,
+        "test", "--model", "Nagl", "--model.visualizer", "false", "--ckpt_path", checkpoint,
+        "--data", "ReferenceDataModule", "--data.target", "MVTecAD", *data, "--data.target.num_workers", 0,
     )  # fmt: skip
     after = metrics(cli)
-    assert len(cli.datamodule.test_data) == 172
+    assert len(cli.datamodule.test_data) == TESTED
     # The same numbers as a run with the constructor's arguments repeated.
-    again = anomalib("test", "--config", CONFIG / "train.yaml", *SMALL, "--ckpt_path", checkpoint)
+    quiet = ("--model.visualizer", "false")
+    again = anomalib("test", "--config", CONFIG / "train.yaml", *SMALL, *quiet, "--ckpt_path", checkpoint)
     assert metrics(again) == pytest.approx(after, abs=1e-6)
 
 
@@ -91,7 +104,7 @@ def test_predicting_from_a_checkpoint_alone(checkpoint: Path, data: str) -> None
     cli = anomalib(
         "predict", "--model", "Nagl", "--ckpt_path", checkpoint, "--data", path, "--default_root_dir", "predicted"
     )
-    count = 14 if path.is_dir() else 1
+    count = PER_TYPE if path.is_dir() else 1
     written = list(Path(cli.engine.trainer.default_root_dir).rglob(f"images/**/{path.stem if count == 1 else '*'}.png"))
     assert len(written) >= count
     assert np.array(Image.open(written[0])).std() > 10
@@ -131,7 +144,6 @@ def test_onnx_is_one_file_with_the_same_answer(checkpoint: Path) -> None:
     assert float(np.squeeze(found.pred_score)) == pytest.approx(float(expected.pred_score), abs=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["INT8", "INT8_PTQ"])
 def test_compressed_exports_by_command(checkpoint: Path, kind: str) -> None:
     """Quantised with the pictures of a datamodule; the box takes such a file like any other."""

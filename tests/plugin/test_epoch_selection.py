@@ -121,9 +121,11 @@ def test_reproducing_without_the_data_says_what_is_missing(
     assert not list(folder.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_reproducing_runs_to_its_table_and_goes_on_after_a_stop(
     real_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(real_folder)
     quick = ("real_small", "--", "--model.epochs", 1, "--data.episodes", 8, "--data.validation_episodes", 16,
              "--model.image_size", 192)  # fmt: skip
     reproduce(monkeypatch, "--seeds", 1, *quick)

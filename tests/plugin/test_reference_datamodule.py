@@ -104,7 +104,8 @@ def test_episodes_hold_queries_apart_from_references(drawn: Path) -> None:
 
 def test_published_sampling_uses_the_test_split_and_may_repeat_the_query(drawn: Path) -> None:
     data = ReferenceDataModule(target(drawn), DrawnPictures(drawn), ["cloth"], n_normal=4, episodes=9, sampling="paper")
-    episodes = [data.episode_datasets()[0].draw(number) for number in range(100)]
+    dataset = data.episode_datasets()[0]
+    episodes = [dataset.draw(number) for number in range(100)]
     assert all("test/good" in sample.image for episode in episodes for sample in episode.normal)
     assert any(episode.query in episode.normal for episode in episodes)
 
@@ -220,7 +221,7 @@ def not_an_image(root: Path) -> object:
         (lambda root: ReferenceSet(abnormal=(torch.rand(3, 4, 4),)), "no mask .* and no normal reference"),
         (
             lambda root: ReferenceSet((torch.rand(3, 4, 4),), (torch.rand(3, 4, 4),), (None, None)),
-            "2 masks for 1 images",
+            "2 masks for 1 abnormal images",
         ),
         (lambda root: ReferenceSet(normal=(torch.rand(1, 4, 4),)), r"\(1, 4, 4\)"),
         (lambda root: Nagl("gabor", image_size=100), "96.*112"),

@@ -87,6 +87,7 @@ def test_labels_of_test_pictures_do_not_matter(part: Path, drawn: Path) -> None:
     assert all(np.isfinite(list(found[0].values())))
 
 
+@pytest.mark.slow
 def test_the_same_number_acts_after_export_and_can_be_changed(part: Path) -> None:
     cli = anomalib("train", *GABOR, *FOLDER, "--data.n_abnormal", 0)
     checkpoint = Path(cli.engine.trainer.checkpoint_callback.best_model_path)

@@ -98,6 +98,7 @@ def test_each_distinct_picture_is_encoded_once(quick: Path, drawn: Path, passes:
     assert sum(passes) == 8 * batches + own
 
 
+@pytest.mark.slow
 def test_a_full_precision_cache_trains_the_head_of_no_cache(quick: Path) -> None:
     runs = [
         anomalib(*COMMAND, "--model.token_precision", "float32"),
@@ -141,6 +142,7 @@ def test_cache_files_are_used_again_and_mended(
     assert {path.suffix for path in Path("tokens").rglob("*") if path.is_file()} == {".safetensors"}
 
 
+@pytest.mark.slow
 def test_a_changed_picture_or_setting_is_not_read_from_the_cache(quick: Path, drawn: Path, passes: list[int]) -> None:
     copied = quick / "own"
     for category in ("cloth", "brushed", "wood", "plate"):
@@ -231,6 +233,7 @@ def unbroken(quick: Path) -> Path:
     return run_folder(anomalib(*COMMAND, "--model.epochs", 12)) / WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights(unbroken: Path) -> None:
     process = launch("--model.epochs", 12)
     killed = Path("results/Nagl/DrawnPictures/plate/v1") / WEIGHTS
@@ -255,6 +258,7 @@ def test_workers_and_files_change_no_bit(quick: Path, options: tuple[object, ...
     assert_same_head(*heads)
 
 
+@pytest.mark.slow
 def test_two_trainings_at_once_share_the_files(quick: Path) -> None:
     processes = [
         launch("--model.token_cache_dir", "tokens", "--default_root_dir", place, "--model.epochs", 1)
@@ -266,6 +270,7 @@ def test_two_trainings_at_once_share_the_files(quick: Path) -> None:
     assert {path.suffix for path in Path("tokens").rglob("*") if path.is_file()} == {".safetensors"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over localhost is not set up on Windows runners")
 def test_two_processes_give_the_figures_of_one(quick: Path) -> None:
     alone = anomalib(*COMMAND, "--trainer.accelerator", "cpu")

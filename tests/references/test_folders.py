@@ -28,9 +28,12 @@ def part(drawn: Path, folder: Path) -> Path:
 
 def test_a_folder_is_read_with_its_masks(part: Path) -> None:
     found = ReferenceSet.from_folder("references")
-    assert found.normal_names == ("references/normal/000.png", "references/normal/001.png")
+    assert found.names[:2] == ("references/normal/000.png", "references/normal/001.png")
     assert found.defect_types == ("missing", "spot")
-    assert found.mask_names == ("references/abnormal/missing/b_mask.png", "references/masks/spot/a.png")
+    assert tuple(image.mask_name for image in found.images[2:]) == (
+        "references/abnormal/missing/b_mask.png",
+        "references/masks/spot/a.png",
+    )
     assert all(mask is not None and mask.any() for mask in found.masks)
 
 
@@ -53,14 +56,14 @@ def remove_normal(part: Path) -> None:
     ("damage", "message"),
     [
         (lambda part: shutil.rmtree(part / "references"), "no folder references, expected references there"),
-        (lambda part: [shutil.rmtree(p) for p in (part / "references").iterdir()], "no reference pictures in it"),
+        (lambda part: [shutil.rmtree(p) for p in (part / "references").iterdir()], "no reference images in it"),
         (lambda part: (part / "references/abnormal/spot/a.png").unlink(), "a.png: a mask that belongs to no"),
         (lambda part: shutil.copytree("references/masks/spot", "references/masks/sopt"), "masks of 'sopt'.*rename"),
         (lambda part: shutil.copytree("references/masks", "references/ground_truth"), "a.png: 2 masks, .*keep one"),
         (lambda part: shutil.copy("references/abnormal/spot/a.png", "references/abnormal/spot/a.bmp"),
          "a mask that fits a.bmp and a.png"),
         (lambda part: (part / "references/normal/x.png").write_text("no"), "x.png: cannot be read as an image"),
-        (remove_normal, "no mask, and no normal picture"),
+        (remove_normal, "no mask, and no normal image"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_folder_is_listed(part: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -81,7 +84,7 @@ def test_other_files_are_left_out(part: Path) -> None:
     Path("references/normal/.hidden.png").write_text("")
     files = scan("references").check()
     assert len(files.normal) == 2
-    assert [problem.found for problem in files.problems] == ["not a picture by its name"]
+    assert [problem.found for problem in files.problems] == ["not an image by its name"]
 
 
 def ramp() -> np.ndarray:
@@ -217,9 +220,9 @@ def test_python_without_an_engine(part: Path) -> None:
     ("arguments", "message"),
     [
         (("--data", "ReferenceDataModule"), "neither a target nor references"),
-        ((*FOLDER, "--data.n_normal", 3), "found 2 normal pictures in references and n_normal=3"),
+        ((*FOLDER, "--data.n_normal", 3), "found 2 normal images in references and n_normal=3"),
         ((*FOLDER, "--data.masks", "some"), "masks='some', expected one of auto, whole, required"),
-        ((*FOLDER, "--data.pictures", "none"), "no picture in none"),
+        ((*FOLDER, "--data.pictures", "none"), "no image in none"),
     ],
 )
 def test_bad_settings_say_what_to_do(part: Path, arguments: tuple[object, ...], message: str) -> None:

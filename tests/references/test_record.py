@@ -15,7 +15,9 @@ from PIL import Image
 from support.commands import anomalib, metrics
 
 from anomalib_nagl import Nagl
-from anomalib_nagl.references.record import make_manifest, read_manifest, write_manifest
+from anomalib_nagl.references.record import make_record, read_record, write_record
+from anomalib_nagl.references.reference_set import load_references
+from anomalib_nagl.references.sample import Sample
 
 GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 128, "--model.visualizer", "false")
 TARGET = ("--data", "ReferenceDataModule", "--data.target", "MVTecAD", "--data.target.root", "parts",
@@ -47,12 +49,13 @@ def test_giving_the_record_back_repeats_the_run(parts: Path) -> None:
         assert torch.equal(tensor, again.model.state_dict()[name]), name
     assert json.loads((RUN / "v1/references.json").read_text()) == json.loads(record.read_text())
     found = json.loads(record.read_text())
-    assert found["protocol"]["seed"] == 3
+    assert found["selection"]["seed"] == 3
     assert found["removed_from_evaluation"] == 2
     assert {entry["kind"] for entry in found["references"]} == {"normal", "abnormal"}
     assert all(not Path(entry["path"]).is_absolute() for entry in found["references"])
 
 
+@pytest.mark.slow
 def test_the_record_travels_with_checkpoint_and_exported_files(parts: Path) -> None:
     cli = anomalib("train", *GABOR, *TARGET, "--data.n_abnormal", 0)
     checkpoint = Path(cli.engine.trainer.checkpoint_callback.best_model_path)
@@ -63,7 +66,7 @@ def test_the_record_travels_with_checkpoint_and_exported_files(parts: Path) -> N
     info = openvino.Core().read_model("out/weights/openvino/model.xml").get_rt_info(["anomalib_nagl", "references"])
     assert json.loads(info.astype(str)) == expected
     properties = {entry.key: entry.value for entry in onnx.load("out/weights/onnx/model.onnx").metadata_props}
-    assert json.loads(properties["anomalib_nagl.references.reference_set"]) == expected
+    assert json.loads(properties["anomalib_nagl.references"]) == expected
     anomalib("test", *GABOR, "--ckpt_path", checkpoint, *TARGET, "--default_root_dir", "tested")
     (again,) = Path("tested").rglob("references.json")
     assert json.loads(again.read_text())["references"] == expected["references"]
@@ -83,22 +86,20 @@ def change(path: Path) -> None:
         (lambda: Path("refs/m/b.png").unlink(), "mask m/b.png is missing"),
         (lambda: change(Path("refs/m/b.png")), "mask refs/m/b.png has changed"),
         (lambda: Path("run/references.json").write_text("{"), "no record of references"),
-        (lambda: Path("run/references.json").write_text('{"format": "x", "references": [], "protocol": {}}'),
+        (lambda: Path("run/references.json").write_text('{"format": "x", "references": [], "selection": {}}'),
          "of format 'x'"),
     ],
 )  # fmt: skip
 def test_changed_and_missing_files_are_named(
     drawn: Path, folder: Path, damage: Callable[[], object], message: str
 ) -> None:
-    from anomalib_nagl.references.reference_set import load_references
-
     Path("refs/m").mkdir(parents=True)
     shutil.copy(drawn / "plug/train/good/000.png", "refs/a.png")
     shutil.copy(drawn / "plug/test/spot/000.png", "refs/b.png")
     shutil.copy(drawn / "plug/ground_truth/spot/000_mask.png", "refs/m/b.png")
-    references = load_references(["refs/a.png"], ["refs/b.png"], ["refs/m/b.png"], ["spot"])
-    path = write_manifest(make_manifest(references.records()), "run")
-    assert read_manifest(path).files.normal == ("refs/a.png",)
+    references = load_references([Sample("refs/a.png")], [Sample("refs/b.png", "refs/m/b.png", "spot")])
+    path = write_record(make_record(references.records()), "run")
+    assert read_record(path).files.normal == (Sample("refs/a.png"),)
     damage()
     with pytest.raises(ValueError, match=message):
-        read_manifest(path)
+        read_record(path)

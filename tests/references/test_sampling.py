@@ -97,6 +97,6 @@ def test_the_strategy_is_that_of_the_settings(drawn: Path, strategy: str) -> Non
     data = ReferenceDataModule(DrawnPictures(drawn, "board"), n_normal=1, n_abnormal=3, strategy=strategy)
     data.setup()
     assert data.support_set == choose_references(data.target, 1, 3, 0, strategy)
-    assert data.plan.protocol(data.target)["strategy"] == strategy
+    assert data.plan.selection(data.target)["strategy"] == strategy
     with pytest.raises(ValueError, match="strategy='first'"):
         Nagl("gabor", strategy="first")

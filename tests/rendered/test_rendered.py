@@ -1,4 +1,4 @@
-"""Drawn pictures: the same every time, complete, well labelled, and an anomalib datamodule like any other."""
+"""Rendered images: the same every time, complete, well labelled, and an anomalib datamodule like any other."""
 
 import copy
 import hashlib
@@ -14,22 +14,16 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-from anomalib_nagl.plugin import rendered_datamodule as drawn
-from anomalib_nagl.plugin.rendered_datamodule import (
-    CATEGORIES,
-    DEFECTS,
-    DOMAINS,
-    DrawnPictures,
-    draw_category,
-    draw_picture,
-)
+from anomalib_nagl import DrawnPictures
+from anomalib_nagl.rendered import render
+from anomalib_nagl.rendered.render import CATEGORIES, DEFECTS, DOMAINS, render_category, render_image
 
 FEW = {"train/good": 2, "test/good": 1, **{f"test/{defect}": 1 for defect in DEFECTS}}
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(drawn, "COUNTS", FEW)
+    monkeypatch.setattr(render, "COUNTS", FEW)
 
 
 def visible(folder):
@@ -44,7 +38,7 @@ def hashes(folder):
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_layout_and_masks(tmp_path, category):
-    folder = draw_category(tmp_path, category)
+    folder = render_category(tmp_path, category)
     expected = {f"{part}/{index:03}.png" for part, count in FEW.items() for index in range(count)}
     expected |= {f"ground_truth/{defect}/000_mask.png" for defect in DEFECTS}
     assert folder == tmp_path / category
@@ -60,23 +54,23 @@ def test_layout_and_masks(tmp_path, category):
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_damage_is_marked_in_view_and_small(category, kind):
     for seed in range(2):
-        _, damage = draw_picture(category, kind, np.random.default_rng(seed))
+        _, damage = render_image(category, kind, np.random.default_rng(seed))
         assert (damage.sum() == 0) if kind == "good" else (8 <= damage.sum() < 0.1 * damage.size)
 
 
 def test_damage_shows():
     """Inside the mask a scratched plate differs from the intact one in the same light, outside hardly."""
-    intact, _ = draw_picture("plate", "good", np.random.default_rng(3))
-    surface = drawn.objects.plate(rng := np.random.default_rng(3), False)
-    drawn.defects.scratch(surface, np.random.default_rng(4))
-    scratched, damage = drawn.photograph(surface, rng)
+    intact, _ = render_image("plate", "good", np.random.default_rng(3))
+    surface = render.objects.plate(rng := np.random.default_rng(3), False)
+    render.defects.scratch(surface, np.random.default_rng(4))
+    scratched, damage = render.photograph(surface, rng)
     change = np.abs(scratched.astype(float) - intact).mean(axis=2)
     assert change[damage].mean() > 10 * change[~damage].mean()
 
 
 def test_same_seed_same_bytes(tmp_path):
     first, second, other = (
-        draw_category(tmp_path / name, "wood", seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        render_category(tmp_path / name, "wood", seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert hashes(first) == hashes(second)
     pictures = [value for folder in (first, other) for name, value in hashes(folder).items() if "mask" not in name]
@@ -84,42 +78,48 @@ def test_same_seed_same_bytes(tmp_path):
 
 
 def test_same_bytes_in_another_process(tmp_path):
-    here = draw_category(tmp_path / "here", "brushed", 5)
+    here = render_category(tmp_path / "here", "brushed", 5)
     code = (
-        "import sys; from anomalib_nagl.plugin import rendered_datamodule as drawn; "
-        f"drawn.COUNTS = {FEW!r}; drawn.draw_category(sys.argv[1], 'brushed', 5)"
+        "import sys; from anomalib_nagl.rendered import render; "
+        f"render.COUNTS = {FEW!r}; render.render_category(sys.argv[1], 'brushed', 5)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], env=environment, check=True)
     assert hashes(here) == hashes(tmp_path / "there" / "brushed")
 
 
+def test_rendering_needs_neither_torch_nor_anomalib():
+    code = "import sys, anomalib_nagl.rendered.render; print({'torch', 'anomalib'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
 def test_finished_folder_is_kept(tmp_path):
-    folder = draw_category(tmp_path, "plug")
+    folder = render_category(tmp_path, "plug")
     (folder / "note.txt").write_text("still here")
-    draw_category(tmp_path, "plug")
+    render_category(tmp_path, "plug")
     assert (folder / "note.txt").exists()
 
 
 @pytest.mark.parametrize("marker", [b"", b"{", b'{"recipe": -1, "seed": 0}', b"\xff"])
 def test_folder_with_another_marker_is_drawn_anew(tmp_path, marker):
-    folder = draw_category(tmp_path, "brushed")
+    folder = render_category(tmp_path, "brushed")
     before = hashes(folder)
-    (folder / drawn.MARKER).write_bytes(marker)
+    (folder / render.MARKER).write_bytes(marker)
     next(folder.rglob("*.png")).unlink()
-    assert hashes(draw_category(tmp_path, "brushed")) == before
+    assert hashes(render_category(tmp_path, "brushed")) == before
 
 
 def test_another_seed_is_drawn_anew(tmp_path):
-    before = hashes(draw_category(tmp_path, "brushed", 0))
-    assert hashes(draw_category(tmp_path, "brushed", 1)) != before
+    before = hashes(render_category(tmp_path, "brushed", 0))
+    assert hashes(render_category(tmp_path, "brushed", 1)) != before
 
 
 def test_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "cloth").mkdir()
     (tmp_path / "cloth" / "mine.png").touch()
-    with pytest.raises(FileExistsError, match=r"cloth was not drawn .* Choose another root"):
-        draw_category(tmp_path, "cloth")
+    with pytest.raises(FileExistsError, match=r"cloth was not rendered .* Choose another root"):
+        render_category(tmp_path, "cloth")
     assert visible(tmp_path) == ["cloth"]
     assert visible(tmp_path / "cloth") == ["mine.png"]
 
@@ -132,33 +132,33 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return camera(surface, rng)
 
-    camera = drawn.photograph
+    camera = render.photograph
     with monkeypatch.context() as patched:
-        patched.setattr(drawn, "photograph", photograph)
+        patched.setattr(render, "photograph", photograph)
         with pytest.raises(KeyboardInterrupt):
-            draw_category(tmp_path, "wood")
+            render_category(tmp_path, "wood")
     assert visible(tmp_path) == []
-    assert len(hashes(draw_category(tmp_path, "wood"))) == sum(FEW.values()) + len(DEFECTS)
+    assert len(hashes(render_category(tmp_path, "wood"))) == sum(FEW.values()) + len(DEFECTS)
 
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_several_draw_at_once(tmp_path, stale):
     if stale:
-        draw_category(tmp_path, "brushed", 1)
+        render_category(tmp_path, "brushed", 1)
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: draw_category(tmp_path, "brushed"), range(4)))
+        folders = set(pool.map(lambda _: render_category(tmp_path, "brushed"), range(4)))
     assert folders == {tmp_path / "brushed"}
     assert visible(tmp_path) == ["brushed"]
-    assert hashes(tmp_path / "brushed") == hashes(draw_category(tmp_path / "alone", "brushed"))
+    assert hashes(tmp_path / "brushed") == hashes(render_category(tmp_path / "alone", "brushed"))
 
 
 def test_unknown_category(tmp_path):
     datamodule = DrawnPictures(tmp_path)
-    message = r"no drawn category 'bottle'; choose one of cloth, brushed, wood, plate, board, plug"
+    message = r"no rendered category 'bottle'; choose one of cloth, brushed, wood, plate, board, plug"
     with pytest.raises(ValueError, match=message):
         DrawnPictures(tmp_path, category="bottle")
     with pytest.raises(ValueError, match=message):
-        draw_category(tmp_path, "bottle")
+        render_category(tmp_path, "bottle")
     with pytest.raises(ValueError, match=message):
         datamodule.category = "bottle"
     assert list(tmp_path.iterdir()) == []

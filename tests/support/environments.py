@@ -8,12 +8,18 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from support.once import once
+from support.places import ROOT
+
+OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
+# Folders of the projects that are installed, by the kind of environment.
+PROJECTS = {"wheel": ROOT, "edge": ROOT / "edge", "editable": ROOT}
 
 
 class Environment(NamedTuple):
@@ -37,6 +43,11 @@ class Environment(NamedTuple):
         """Run the pip of the testing environment on this one, without a network."""
         pip("--python", str(self.python), *arguments, cwd=self.python.parent)
 
+    def install(self, *requirement: str) -> None:
+        """Install one of our distributions."""
+        # Forced, because the borrowed packages may include an installation of this very version.
+        self.pip("install", *OFFLINE, "--force-reinstall", *requirement)
+
 
 def execute(command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ANOMALIB_NAGL_AUTOLOAD")}
@@ -51,19 +62,50 @@ def pip(*arguments: str, cwd: Path) -> None:
 
 
 def make_environment(folder: Path, requirement: list[str]) -> Environment:
+    """Make a virtual environment and install into it."""
     done = execute([sys.executable, "-m", "venv", "--without-pip", str(folder)], cwd=folder.parent)
     assert done.returncode == 0, done.stderr
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(execute([str(python), "-c", where], cwd=folder).stdout.strip())
+    environment = environment_at(folder, "--editable" in requirement)
     borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     # The name sorts last, behind the files of the plugin.
-    (site / "zz_borrowed.pth").write_text("".join(f"{path}\n" for path in borrowed))
-    # Forced, because the borrowed packages may include an installation of this very version.
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--force-reinstall", "--quiet"]
-    pip("--python", str(python), "install", *offline, *requirement, cwd=folder)
-    package = ROOT if "--editable" in requirement else site
-    return Environment(python, site, package / "anomalib_nagl")
+    (environment.site / "zz_borrowed.pth").write_text("".join(f"{path}\n" for path in borrowed))
+    environment.install(*requirement)
+    return environment
+
+
+def environment_at(folder: Path, editable: bool) -> Environment:
+    """Describe an environment that has been made."""
+    base = {"base": str(folder), "platbase": str(folder)}
+    scripts, site = (Path(sysconfig.get_path(kind, "venv", base)) for kind in ("scripts", "purelib"))
+    return Environment(scripts / "python", site, (ROOT if editable else site) / "anomalib_nagl")
+
+
+class Environments:
+    """Environments and wheels that the whole run shares, each made when a test first asks for it.
+
+    A test that alters one puts it back; tests that alter the same one are in one file, which one process runs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def wheel(self, kind: str = "wheel") -> Path:
+        """Build a distribution, or find the wheel built before."""
+
+        def build(folder: Path) -> None:
+            pip("wheel", *OFFLINE, "-w", str(folder), str(PROJECTS[kind]), cwd=folder)
+
+        return next(once(self.folder / f"{kind}.wheel", build).glob("*.whl"))
+
+    def requirement(self, kind: str) -> list[str]:
+        """Say what pip installs into an environment of this kind."""
+        return ["--editable", str(PROJECTS[kind])] if kind == "editable" else [str(self.wheel(kind))]
+
+    def __getitem__(self, kind: str) -> Environment:
+        """Make an environment of a kind of ``PROJECTS``, or find the one made before."""
+        requirement = self.requirement(kind)
+        folder = once(self.folder / f"{kind}.venv", lambda folder: make_environment(folder, requirement))
+        return environment_at(folder, kind == "editable")
 
 
 @contextmanager

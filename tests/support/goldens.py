@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from anomalib_nagl.core.head import NaglHead
+from support.places import SHARED, TESTS
 
-TESTS = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("NAGL_SHARED", TESTS.parent.parent / "shared"))
 GRID = (8, 8)
 CASES = ("n1a1", "n2a1", "n4a2", "n1a1_b3", "n1a1_emptymask", "n2a1_nmask", "n0a1_equal", "n0a1_mixed", "n1a0")
 MAPS = {

@@ -1,0 +1,89 @@
+"""How a model sees references before they are used: their quality, and a contact sheet to look at."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from anomalib.visualization.image.functional import add_text_to_image
+from PIL import Image, ImageChops, ImageFilter
+from torch import Tensor
+
+from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
+from anomalib_nagl.plugin.lightning_model import Nagl
+from anomalib_nagl.references.prepare import prepare_references
+from anomalib_nagl.references.quality import DefectQuality, NormalQuality, quality
+from anomalib_nagl.references.reference_set import DEVIATING, ReferenceSet
+
+TILE, GAP, COLUMNS = 224, 4, 6
+GIVEN_COLOUR, FOUND_COLOUR = (255, 0, 0), (255, 160, 0)
+
+
+class CheckedReferences(NamedTuple):
+    """Quality of the normal and of the abnormal references, and the contact sheet."""
+
+    normal: list[NormalQuality]
+    abnormal: list[DefectQuality]
+    sheet: Image.Image
+
+
+def read_model(checkpoint: str) -> Nagl:
+    """The model of a checkpoint; ValueError if the file is missing, or not one of ``Nagl`` with its pre-processor."""
+    check_checkpoint(read_checkpoint(checkpoint), checkpoint)
+    nagl = Nagl.load_from_checkpoint(checkpoint)
+    if getattr(nagl.pre_processor, "transform", None) is None:
+        raise ValueError(
+            f"found a checkpoint without a pre-processor: {checkpoint}, expected one: check with --backbone instead"
+        )
+    return nagl
+
+
+def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
+    """Show references to the encoder of a model, which has them afterwards; its head is not asked."""
+    model = nagl.model
+    model.encoder.ensure_weights()
+    with torch.no_grad():
+        prepared = prepare_references(references, nagl.pre_processor.transform, model.encoder.image_size)
+        tokens = model.set_references(*prepared)
+    names = references.names
+    normal, abnormal = quality(tokens.normal, tokens.abnormal, tokens.patch_mask, names, references.defect_types)
+    # A mask that was found by deviation is in contrast by construction.
+    guessed = [origin == DEVIATING for origin in references.mask_sources]
+    abnormal = [each._replace(contrast=math.nan) if g else each for each, g in zip(abnormal, guessed, strict=False)]
+    return CheckedReferences(normal, abnormal, contact_sheet(references, model))
+
+
+def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:
+    """All references as the model sees them; given masks are outlined in red, found ones in orange."""
+    images = [Image.fromarray(image) for image in model.reference_images.permute(0, 2, 3, 1).cpu().numpy()]
+    names = references.names
+    n = len(references.normal)
+    captions = ["normal"] * n + list(references.defect_types)
+    tiles = []
+    for i, image in enumerate(images):
+        tile = image.resize((TILE, TILE))
+        if i >= n:
+            colour = FOUND_COLOUR if references.mask_sources[i - n] == DEVIATING else GIVEN_COLOUR
+            tile = _outline(tile, model.reference_masks[i - n].cpu(), colour)
+        tiles.append(add_text_to_image(tile, f"{captions[i]}: {Path(names[i]).name}", size=14).convert("RGB"))
+    return _arrange(tiles)
+
+
+def _outline(tile: Image.Image, mask: Tensor, colour: tuple[int, int, int]) -> Image.Image:
+    """A tile with a line around its mask (H, W)."""
+    marked = Image.fromarray(mask.to(torch.uint8).numpy() * 255).resize(tile.size, Image.Resampling.NEAREST)
+    line = ImageChops.difference(marked.filter(ImageFilter.MaxFilter(5)), marked)
+    return Image.composite(Image.new("RGB", tile.size, colour), tile, line)
+
+
+def _arrange(tiles: list[Image.Image]) -> Image.Image:
+    """Tiles in rows on white, with gaps between them."""
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (TILE + GAP) + GAP), (255, 255, 255))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + GAP)))
+    return sheet
