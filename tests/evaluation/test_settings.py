@@ -41,7 +41,7 @@ QUICK = (
         (("--sources", "[same_domain]"), "sources=same_domain, expected a second domain"),
         (("--shots", "[1+24]"), "24 abnormal images of category 'plate'.*more than 24"),
         (("--format", "DrawnPicture"), "format='DrawnPicture'.*did you mean 'DrawnPictures'"),
-        (("--domains", "{parts: [plate], a: [clot]}", "--targets", "[clot]"), "no drawn category 'clot'"),
+        (("--domains", "{parts: [plate], a: [clot]}", "--targets", "[clot]"), "no rendered category 'clot'"),
     ],
 )
 def test_settings_that_make_no_sense(drawn: Path, tmp_path: Path, change: tuple[object, ...], message: str) -> None:
