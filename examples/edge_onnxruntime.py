@@ -1,6 +1,6 @@
-"""Score pictures with an exported model and ONNX Runtime alone: ``python edge_onnxruntime.py model.onnx PICTURE...``.
+"""Score images with an exported model and ONNX Runtime alone: ``python edge_onnxruntime.py model.onnx PICTURE...``.
 
-Feed 8-bit pictures upright, of any size: resizing, references, thresholds and normalisation are inside the file.
+Feed 8-bit images upright, of any size: resizing, references, thresholds and normalisation are inside the file.
 """
 
 import sys
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 
 def main(model: str, *pictures: str) -> None:
-    """Print score, label and the place of the largest anomaly of each picture."""
+    """Print score, label and the place of the largest anomaly of each image."""
     detector = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in detector.get_outputs()]
     for path in pictures:

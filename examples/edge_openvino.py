@@ -1,6 +1,6 @@
-"""Score pictures with an exported model and OpenVINO alone: ``python edge_openvino.py model.xml PICTURE...``.
+"""Score images with an exported model and OpenVINO alone: ``python edge_openvino.py model.xml PICTURE...``.
 
-Feed 8-bit pictures upright, of any size: resizing, references, thresholds and normalisation are inside the file.
+Feed 8-bit images upright, of any size: resizing, references, thresholds and normalisation are inside the file.
 """
 
 import sys
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 
 def main(model: str, *pictures: str) -> None:
-    """Print score, label and the place of the largest anomaly of each picture."""
+    """Print score, label and the place of the largest anomaly of each image."""
     core = openvino.Core()
     # Without this hint some processors compute in 16 bits.
     detector = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -1,9 +1,9 @@
-"""The whole way in a minute: train a head, show it new parts, compare, export, predict with OpenVINO, save a picture.
+"""The whole way in a minute: train a head, show it new parts, compare, export, predict with OpenVINO, save an image.
 
     python examples/quickstart.py [--out DIR]
 
 Every step is a command that `anomalib` knows; the log in DIR holds what they print. Everything is drawn and computed
-here: pictures by the package itself, features by a filter bank. The figures say that the machinery works, not how good
+here: images by the package itself, features by a filter bank. The figures say that the machinery works, not how good
 NAGL is with a real backbone.
 """
 
@@ -32,7 +32,7 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 PARTS = ("plate", "board", "plug")
 SHOWN = ("scratch/000", "spot/001", "missing/002", "good/003")
 RESULTS = Path("results/Nagl/DrawnPictures")
-QUIET = ("--model.visualizer", "false")  # a picture for every tested image takes longer than testing it
+QUIET = ("--model.visualizer", "false")  # an image for every tested image takes longer than testing it
 METRICS = ("image_AUROC", "pixel_AUROC")
 
 
@@ -50,7 +50,7 @@ def checkpoint(part: str) -> Path:
 
 
 def compare(head: Path) -> Table:
-    """Adapt the head to each part with one good picture, and with one good and one defective one."""
+    """Adapt the head to each part with one good image, and with one good and one defective one."""
     table = Table(title="Parts the head has never seen, image / pixel AUROC (the higher the better)")
     for column in ("part", "1 normal reference", "1 normal + 1 abnormal"):
         table.add_column(column, justify="left" if column == "part" else "right")
@@ -67,7 +67,7 @@ def compare(head: Path) -> Table:
 
 
 def predict(part: str, exported: Path) -> Image.Image:
-    """Score pictures with the exported file alone; one row for each, the references beside it."""
+    """Score images with the exported file alone; one row for each, the references beside it."""
     inferencer = OpenVINOInferencer(exported, "CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
     visualizer = ReferenceVisualizer()
     panels = visualizer.reference_panels(Nagl.load_from_checkpoint(checkpoint(part)).model)
@@ -105,7 +105,7 @@ def main() -> None:
     console.print("[bold]1/4[/] Training a head on three drawn textures (cloth, brushed metal, wood) ...")
     anomalib("train", "--config", CONFIG, *QUIET)
     head = checkpoint(PARTS[0]).resolve()
-    console.print("[bold]2/4[/] Adapting it to three drawn parts: no training, one or two reference pictures ...")
+    console.print("[bold]2/4[/] Adapting it to three drawn parts: no training, one or two reference images ...")
     console.print(compare(head))
     part = PARTS[-1]
     console.print(f"[bold]3/4[/] Exporting {part} to OpenVINO ...")
@@ -123,7 +123,7 @@ def main() -> None:
     exported = Path("export/weights/openvino/model.xml")
     console.print("[bold]4/4[/] Predicting with the exported file ...")
     predict(part, exported).save("quickstart.png")
-    for label, path in (("Picture", "quickstart.png"), ("Model", exported), ("Head", head), ("Log", "log.txt")):
+    for label, path in (("Image", "quickstart.png"), ("Model", exported), ("Head", head), ("Log", "log.txt")):
         console.print(f"{label + ':':9}{out / path}", soft_wrap=True)
 
 

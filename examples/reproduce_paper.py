@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_nagl import Nagl
-from anomalib_nagl.plugin.datasets import all_categories, expand_sources
+from anomalib_nagl.plugin.datasets import all_categories
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 METRICS = ("image_AUROC", "pixel_AUROC")
@@ -60,7 +60,7 @@ def anomalib(log: Path, *arguments: object, run: bool = True) -> AnomalibCLI:
 def missing(cli: AnomalibCLI) -> Iterator[tuple[str, str]]:
     """What a recipe needs and cannot get, with the reason, before anything is trained."""
     data = cli.datamodule
-    sets = [data.target, *expand_sources(data.sources, data.source_categories, 0)]
+    sets = [data.target, *data.episode_source.expanded()]
     needs = [(type(one).__name__, one.prepare_data) for one in sets]
     needs.append((f"weights of {cli.model.model.encoder.name}", cli.model.model.encoder.ensure_weights))
     failed: set[str] = set()

@@ -58,7 +58,7 @@ def read_bank(path: Path, compatibility: Mapping[str, Any]) -> Bank:
     if different:
         raise EdgeError(
             f"found a reference bank made for another model: {path} ({'; '.join(different)}), expected one of this "
-            "backbone, head and grid: show this detector the pictures themselves"
+            "backbone, head and grid: show this detector the images themselves"
         )
     references = tuple(
         Reference(

@@ -11,7 +11,7 @@ from anomalib_nagl.core.functional import anomaly_map, away_from_mask, image_sco
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.model import AdaptedState, NaglModel, ReferenceTokens
 
-# A picture is held out block by block, so many a side. Larger blocks deviate more; the higher threshold they give is
+# An image is held out block by block, so many a side. Larger blocks deviate more; the higher threshold they give is
 # needed where no abnormal reference raises it.
 BLOCKS, BLOCKS_ALONE = 4, 2
 PIXELS = 0.01  # share of the pixels of normal references that is let through
@@ -36,8 +36,8 @@ class HeldOut(NamedTuple):
 def held_out_scores(head: NaglHead, tokens: ReferenceTokens, state: AdaptedState, grid: tuple[int, int]) -> HeldOut:
     """Score references as if they were new; ``state`` is what was made of them.
 
-    Each normal picture is scored block by block, by all normal patches but those of the block: of the other pictures
-    and of the rest of itself, so that a single picture will do. Leaving out whole pictures was measured too: the few
+    Each normal image is scored block by block, by all normal patches but those of the block: of the other images
+    and of the rest of itself, so that a single image will do. Leaving out whole images was measured too: the few
     that remain say too little, and thresholds come out far too high. Without normal references, the normal patches of
     the abnormal ones are held out likewise, and their marked patches do not count. Of an abnormal reference every
     other marked patch is held out, and then the rest, as far as known defects are compared with at all.

@@ -23,7 +23,7 @@ from anomalib_nagl.io.export_manifest import read_export_manifest
 
 
 class Prediction(NamedTuple):
-    """What a detector says of a picture.
+    """What a detector says of an image.
 
     ``score`` and ``map`` (h, w) are in [0, 1] when the model normalises, ``label`` and ``mask`` (h, w) tell where they
     exceed their threshold; both are None for a model exported without thresholds. The map has the size of the network
@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """Raw scores, before normalisation, above which a picture and a pixel count as abnormal; NaN when never set."""
+    """Raw scores, before normalisation, above which an image and a pixel count as abnormal; NaN when never set."""
 
     image: float
     pixel: float
@@ -63,7 +63,7 @@ class NaglEdge:
     ``model`` is the exported ``model.xml``; its manifest, the graphs ``encoder.xml``, ``scorer.xml`` and
     ``references.xml``, and the bank ``references.safetensors`` lie beside it. ``references`` is another reference bank
     to start with. ``precision`` f32 gives torch's answer; None leaves the
-    choice to the device. Up to ``requests`` pictures are computed at once. ``cache`` is a folder for compiled
+    choice to the device. Up to ``requests`` images are computed at once. ``cache`` is a folder for compiled
     graphs, for a faster start. All methods may be called from any thread: every prediction uses the
     references from before or from after a change, never a mix. Raises EdgeError when a file is missing, truncated,
     edited or made for another model.
@@ -79,7 +79,7 @@ class NaglEdge:
         cache: str | Path | None = None,
     ) -> None:
         if requests < 1:
-            raise EdgeError(f"found {requests} requests, expected at least 1: that many pictures are computed at once")
+            raise EdgeError(f"found {requests} requests, expected at least 1: that many images are computed at once")
         path = Path(model)
         self._manifest = read_export_manifest(path.with_suffix(".json"))
         bank_path = Path(references) if references else path.with_name("references.safetensors")
@@ -107,7 +107,7 @@ class NaglEdge:
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The pictures that are compared with."""
+        """The images that are compared with."""
         return self._state.bank.references
 
     @property
@@ -138,22 +138,22 @@ class NaglEdge:
         return _prediction(self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **self._state.tensors}))
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Score many pictures in order, up to ``requests`` of them at once.
+        """Score many images in order, up to ``requests`` of them at once.
 
-        Pictures are taken as they are needed, and each is compared with the references of that moment.
+        Images are taken as they are needed, and each is compared with the references of that moment.
         """
         return (self.score(found["tokens"][0]) for found in self._encoders.stream(_image(image) for image in images))
 
     def add_normal(self, image: Any, name: str | None = None) -> None:
-        """Compare with one more normal picture from the next prediction on."""
+        """Compare with one more normal image from the next prediction on."""
         self._add("normal", as_image(image), None, self._named(name, image), "good")
 
     def add_abnormal(self, image: Any, mask: Any = None, name: str | None = None, defect_type: str = "defect") -> None:
-        """Learn a defect from a picture, effective at the next prediction.
+        """Learn a defect from an image, effective at the next prediction.
 
         ``mask`` (H, W) is non-zero on the defect, or the path of a file (``read_mask``); without one the patches count
         that deviate most from the normal references (``bank.patch_masks``). Raises EdgeError when the name is
-        taken, when the mask is empty or of another size, or when a picture without a mask comes before any normal one.
+        taken, when the mask is empty or of another size, or when an image without a mask comes before any normal one.
         """
         picture, name = as_image(image), self._named(name, image)
         if not self._manifest["head_trained"]:

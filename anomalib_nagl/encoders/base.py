@@ -1,4 +1,4 @@
-"""What every encoder is: a frozen map from pictures to patch tokens."""
+"""What every encoder is: a frozen map from images to patch tokens."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
             self._weights_arrived()
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change whenever the tokens of a picture would: architecture, stages and weights.
+        """Sixteen hex digits that change whenever the tokens of an image would: architecture, stages and weights.
 
         Image size, folder and device do not matter. Raises RuntimeError while the weights are missing.
         """

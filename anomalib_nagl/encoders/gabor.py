@@ -15,8 +15,8 @@ from anomalib_nagl.encoders.base import Encoder, check_image_size
 
 PATCH = 16  # pixels
 ORIENTATIONS = 8
-FREQUENCIES = (0.33, 0.2)  # cycles per pixel; halving the picture fills the octaves below
-SCALES = 3  # the picture itself, its half, its quarter
+FREQUENCIES = (0.33, 0.2)  # cycles per pixel; halving the image fills the octaves below
+SCALES = 3  # the image itself, its half, its quarter
 COLOUR_WEIGHT = 0.5
 CONSTANT = 0.25
 # Keeps square roots off zero, where runtimes that sum in another order would disagree.
@@ -65,11 +65,11 @@ class GaborEncoder(Encoder):
         return torch.cat([texture, colour, constant], dim=1).flatten(2).transpose(1, 2)
 
     def _energies(self, grey: Tensor) -> list[Tensor]:
-        """Response energy (B, orientations, h, w) of a grey picture (B, 1, h, w), one tensor per frequency."""
+        """Response energy (B, orientations, h, w) of a grey image (B, 1, h, w), one tensor per frequency."""
         energies = []
         for kernels in self._banks():
             margin = kernels.shape[-1] // 2
-            # Zeros outside the picture would look like an edge all around it.
+            # Zeros outside the image would look like an edge all around it.
             padded = F.pad(grey, (margin, margin, margin, margin), mode="replicate")
             even, odd = F.conv2d(padded, kernels).chunk(2, dim=1)
             energies.append((even * even + odd * odd + ENERGY_FLOOR).sqrt())

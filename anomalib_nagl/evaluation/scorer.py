@@ -24,7 +24,7 @@ from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
 from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.lightning_model import Nagl
-from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_pictures
+from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_images
 from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
 from anomalib_nagl.references.images import check_mask, image_hash, load_image, load_mask
 from anomalib_nagl.references.prepare import prepare_references
@@ -194,7 +194,7 @@ def encode_category(settings: Settings, model: Nagl, category: str, paths: list[
     encoder, folder, key = model.model.encoder, Path(settings.out) / "tokens", recipe(model, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{key}-{category}.lock"):
-        return encode_pictures(
+        return encode_images(
             paths,
             model.pre_processor.transform,
             lambda images: model.model.encode(images.to(device())),

@@ -5,30 +5,30 @@ Apart from ``checkpoints``: importing anomalib's engine while the plugin is bein
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 from anomalib_nagl.plugin.checkpoints import READ_ERRORS, check_checkpoint, unreadable
 
 
 class NaglCheckpointIO(AnomalibCheckpointIO):
-    """Reads plain data only, and says so when a file is something else.
-
-    ``finished`` maps a checkpoint that a training was resumed from to the one it ended with: ``anomalib train
-    --ckpt_path`` tests what it was given, which had no references yet.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.finished: dict[str, str] = {}
+    """Reads plain data only, and says so when a file is something else."""
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint; ValueError if the file is none, or not one of this model."""
-        path = self.finished.get(str(path), path)
         try:
             checkpoint = super().load_checkpoint(path, *args, **kwargs)
         except READ_ERRORS as error:
             raise ValueError(unreadable(path, error)) from error
         check_checkpoint(checkpoint, path)
         return dict(checkpoint)
+
+
+def explain_errors(strategy: Strategy, safe_globals: Sequence[Any]) -> None:
+    """Put our reader in the place of anomalib's or Lightning's own; one that a person chose stays."""
+    if type(strategy.checkpoint_io) in (AnomalibCheckpointIO, TorchCheckpointIO):
+        strategy.checkpoint_io = NaglCheckpointIO(extra_safe_globals=safe_globals)

@@ -59,7 +59,7 @@ def read_head(path: str | Path) -> TrainedHead:
                 f"found a checkpoint without a trained NAGL head: {path}; expected one that "
                 "`anomalib train --model Nagl` wrote with a source to train on"
             )
-        return TrainedHead(state, dict(found["nagl"]["settings"]), found["nagl"].get("fingerprint"))
+        return TrainedHead(state, dict(found["nagl"]["settings"]), found["nagl"]["fingerprint"])
     if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
         return TrainedHead(dict(found), {})
     raise ValueError(

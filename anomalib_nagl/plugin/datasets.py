@@ -13,7 +13,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 from rich.progress import track
 
-from anomalib_nagl.plugin.reading import PictureFolder
+from anomalib_nagl.plugin.reading import ImageFolder
 from anomalib_nagl.references.images import image_hash, load_mask, read_header
 from anomalib_nagl.references.sampling import Sample, SupportSet, draw
 
@@ -91,7 +91,7 @@ def hold_out(datamodule: AnomalibDataModule, support: SupportSet) -> int:
         )
     for name, split in (("test", datamodule.test_data), ("validation", getattr(datamodule, "val_data", None))):
         labels = set(split.samples.label_index) if split is not None else set()
-        if len(labels & {0, 1}) == 1 and not isinstance(datamodule, PictureFolder):
+        if len(labels & {0, 1}) == 1 and not isinstance(datamodule, ImageFolder):
             logger.warning(
                 "The %s set of %s holds images of one kind only: its thresholds or metrics mean little.",
                 name, describe(datamodule),

@@ -1,18 +1,18 @@
-"""The source side of a datamodule: training episodes, validation episodes, and their loaders."""
+"""The source side of a datamodule: what a head is trained on, and what it is judged by after every epoch."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, get_datamodule
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Resize
+from torch.utils.data import DataLoader, Dataset
 
 from anomalib_nagl.plugin.datasets import expand_sources
-from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler
+from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler, Pool
+from anomalib_nagl.plugin.fit_plan import FitPlan
 from anomalib_nagl.plugin.sources import apart, category_pool, split_categories, without_target
 from anomalib_nagl.plugin.token_cache import TokenEpisodes
 
@@ -20,138 +20,129 @@ logger = logging.getLogger(__name__)
 SAMPLINGS = ("corrected", "paper")
 
 
-class EpisodeSource(AnomalibDataModule):
-    """The part of ``ReferenceDataModule`` that a head is trained on; the target only says what must not be in it."""
+@dataclass(frozen=True)
+class EpisodeSource:
+    """Categories to learn from, and how episodes are drawn from them; see ``ReferenceDataModule`` for each setting.
 
-    target: AnomalibDataModule
-    n_normal: int
-    n_abnormal: int
+    An episode has as many normal and abnormal references as ``shots`` say. Raises ValueError on settings that make no
+    sense.
+    """
 
-    def take_source(
-        self,
+    datamodules: tuple[AnomalibDataModule, ...]
+    categories: tuple[str, ...] | None
+    shots: tuple[int, int]
+    episodes: int
+    sampling: str
+    validation_categories: Sequence[str] | str | None
+    validation_episodes: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check names and counts."""
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"found sampling={self.sampling!r}, expected one of {', '.join(SAMPLINGS)}")
+        counts = self.episodes, self.validation_episodes
+        if min(counts) < 1:
+            raise ValueError(f"found {counts[0]} episodes and {counts[1]} to validate on, expected at least 1")
+
+    @classmethod
+    def make(
+        cls,
         source: AnomalibDataModule | Sequence[AnomalibDataModule] | None,
         categories: Sequence[str] | str | None,
-        episodes: int,
-        sampling: str,
-        validation_categories: Sequence[str] | str | None,
-        validation_episodes: int,
-    ) -> None:
-        """Note what to learn from; ValueError on settings that make no sense."""
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"found sampling={sampling!r}, expected one of {', '.join(SAMPLINGS)}")
-        if min(episodes, validation_episodes) < 1:
-            raise ValueError(f"found {episodes} episodes and {validation_episodes} to validate on, expected at least 1")
+        **settings: Any,
+    ) -> EpisodeSource:
+        """Settings as a person gives them: one source, several or none, one name or several."""
         listed = source if isinstance(source, Sequence) else [] if source is None else [source]
-        self.sources = [as_datamodule(one) for one in listed]
         named = [categories] if isinstance(categories, str) else categories
-        self.source_categories = None if named is None else [str(name) for name in named]
-        self.episodes, self.sampling, self.validation_episodes = episodes, sampling, validation_episodes
-        self.validation_categories = validation_categories
-        self.validation_data: EpisodeDataset | TokenEpisodes | None = None
+        names = None if named is None else tuple(str(name) for name in named)
+        return cls(tuple(as_datamodule(one) for one in listed), names, **settings)
 
-    def episode_datasets(self) -> tuple[EpisodeDataset, EpisodeDataset | None]:
-        """Training episodes of the sources, and validation episodes of categories that are not trained on.
+    def expanded(self) -> list[AnomalibDataModule]:
+        """One datamodule for every category."""
+        return expand_sources(self.datamodules, self.categories, self.seed)
 
-        Raises ValueError if there is no source.
+    def datasets(
+        self, target: AnomalibDataModule, plan: FitPlan | None
+    ) -> tuple[EpisodeDataset, EpisodeDataset | None]:
+        """Training episodes, and validation episodes of categories that are not trained on.
+
+        The set-up target only says what must not be among them. Raises ValueError if there is no source.
         """
-        if not self.sources:
+        if not self.datamodules:
             raise ValueError(
                 "found an untrained head and no source to train it on, expected one of them: give --data.source (other "
                 "parts with known defects), or a trained head with --model.head, or --data.n_abnormal 0"
             )
-        self.setup()
-        published, selected = self.sampling == "paper", getattr(self._module, "selection", "best")
-        pools = [category_pool(source, published) for source in self._source_datamodules()]
-        pools = without_target(pools, self.target, skip=self.source_categories == ["all"])
-        if selected == "paper":  # it trains on every source category, and looks at the target (Q16)
-            named = ["all"] if self.validation_categories == "auto" else self.validation_categories
-            every = expand_sources([self.target], [named] if isinstance(named, str) else named, self.seed or 0)
-            training, validation = pools, apart([category_pool(one, published) for one in every], pools)
-        else:
-            training, validation = split_categories(pools, self.validation_categories, self.seed or 0)
+        selection, resize = (plan.selection, plan.resize) if plan else ("best", None)
+        training, validation = self._pools(target, selection)
         logger.info("Training on %s.", ", ".join(pool.name for pool in training))
         logger.info(
             "Validating on %s.", ", ".join(pool.name for pool in validation) or "nothing: name other categories"
         )
-        shots, seed = (self.n_normal, self.n_abnormal), self.seed or 0
-        episodes = EpisodeDataset(training, *shots, self.episodes, (seed,), published)
-        episodes.augmentations = self._model_resize()
-        if not validation or selected == "last":
+        published = self.sampling == "paper"
+        episodes = EpisodeDataset(training, *self.shots, self.episodes, (self.seed,), published)
+        episodes.augmentations = resize
+        if not validation or selection == "last":
             return episodes, None
-        held_out = EpisodeDataset(validation, *shots, self.validation_episodes, (seed, 1), published)
-        held_out.augmentations = episodes.augmentations
+        held_out = EpisodeDataset(validation, *self.shots, self.validation_episodes, (self.seed, 1), published)
+        held_out.augmentations = resize
         return episodes, held_out
 
-    def _training_episodes(self) -> EpisodeDataset | TokenEpisodes:
-        """Episodes as pictures, or as rows of a token table for a model that keeps one."""
-        episodes, validation = self.episode_datasets()
-        self.validation_data = validation
-        resize = self._model_resize()
-        if resize is None or not getattr(self._module, "uses_tokens", False):
-            return episodes
-        paths = sorted({*episodes.pictures(), *(validation.pictures() if validation else ())})
-        self.validation_data = TokenEpisodes(validation, paths, resize) if validation else None
-        return TokenEpisodes(episodes, paths, resize)
+    def _pools(self, target: AnomalibDataModule, selection: str) -> tuple[list[Pool], list[Pool]]:
+        """Categories to train on and to validate on."""
+        published = self.sampling == "paper"
+        pools = [category_pool(source, published) for source in self.expanded()]
+        pools = without_target(pools, target, skip=self.categories == ("all",))
+        if selection != "paper":
+            return split_categories(pools, self.validation_categories, self.seed)
+        # The published rule trains on every source category, and looks at the target (Q16).
+        named = ["all"] if self.validation_categories == "auto" else self.validation_categories
+        every = expand_sources([target], [named] if isinstance(named, str) else named, self.seed)
+        return pools, apart([category_pool(one, published) for one in every], pools)
 
-    def validation_loaders(self, epoch: int) -> dict[str, DataLoader[Any]]:
-        """Validation episodes by category; the same ones after every epoch, other ones by the published rule."""
-        data = self.validation_data
-        if data is None:
-            return {}
-        episodes = data.episodes if isinstance(data, TokenEpisodes) else data
-        start = epoch * len(episodes) if episodes.published else 0
-        return {
-            category: DataLoader(
-                data, self.train_batch_size, sampler=numbers, collate_fn=getattr(data, "collate_fn", None)
-            )
-            for category, numbers in episodes.by_category(range(start, start + len(episodes))).items()
-        }
 
-    def _source_datamodules(self) -> list[AnomalibDataModule]:
-        return expand_sources(self.sources, self.source_categories, self.seed or 0)
+Episodes = EpisodeDataset | TokenEpisodes
 
-    def _model_resize(self) -> Resize | None:
-        transform = getattr(getattr(self._module, "pre_processor", None), "transform", None)
-        steps = getattr(transform, "transforms", [transform])
-        return next((step for step in steps if isinstance(step, Resize)), None)
 
-    def episode_loader(self) -> DataLoader[Any]:
-        """Batches of training episodes; of several processes each has its share of every batch."""
-        dataset = self._training_episodes()
-        rank, processes = self._process
-        return DataLoader(
-            dataset,
-            batch_size=max(1, self.train_batch_size // processes),  # a step sees the same episodes on any number
-            sampler=EpochSampler(len(dataset), rank, processes),
-            num_workers=self.num_workers,
-            collate_fn=getattr(dataset, "collate_fn", None),
-        )
+def as_planned(
+    episodes: EpisodeDataset, validation: EpisodeDataset | None, plan: FitPlan | None
+) -> tuple[Episodes, Episodes | None]:
+    """Episodes as images, or as rows of a token table for a model that keeps one."""
+    if plan is None or plan.resize is None or not plan.use_tokens:
+        return episodes, validation
+    paths = sorted({*episodes.images(), *(validation.images() if validation else ())})
+    rows = TokenEpisodes(validation, paths, plan.resize) if validation else None
+    return TokenEpisodes(episodes, paths, plan.resize), rows
 
-    def shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """Divide pictures among processes, each once: Lightning would repeat some to make the shares equal."""
-        rank, processes = self._process
-        if processes == 1:
-            return loader
-        return DataLoader(
-            loader.dataset,
-            batch_size=loader.batch_size,
-            sampler=UnrepeatedDistributedSampler(loader.dataset, processes, rank, shuffle=False),
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-        )
 
-    @property
-    def _module(self) -> Any:
-        return getattr(self.trainer, "lightning_module", None)
+def training_loader(data: Episodes, batch_size: int, num_workers: int, process: tuple[int, int]) -> DataLoader[Any]:
+    """Batches of training episodes; a ``process`` (which, of how many) has its share of every batch."""
+    rank, processes = process
+    return DataLoader(
+        data,
+        batch_size=max(1, batch_size // processes),  # a step sees the same episodes on any number
+        sampler=EpochSampler(len(data), rank, processes),
+        num_workers=num_workers,
+        collate_fn=_collate(data),
+    )
 
-    @property
-    def _process(self) -> tuple[int, int]:
-        """Which process this is, of how many."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    @property
-    def _mode(self) -> str | None:
-        return getattr(self._module, "reference_mode", None)
+def validation_loaders(data: Episodes | None, epoch: int, batch_size: int) -> dict[str, DataLoader[Any]]:
+    """Validation episodes by category; the same ones after every epoch, other ones by the published rule."""
+    if data is None:
+        return {}
+    episodes = data.episodes if isinstance(data, TokenEpisodes) else data
+    start = epoch * len(episodes) if episodes.published else 0
+    return {
+        category: DataLoader(data, batch_size, sampler=numbers, collate_fn=_collate(data))
+        for category, numbers in episodes.by_category(range(start, start + len(episodes))).items()
+    }
+
+
+def _collate(data: Dataset[Any]) -> Callable[..., Any] | None:
+    """How items of episodes become a batch; those of tokens do as torch does."""
+    return data.collate_fn if isinstance(data, EpisodeDataset) else None
 
 
 def as_datamodule(given: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:

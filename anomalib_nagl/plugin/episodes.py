@@ -23,7 +23,7 @@ from anomalib_nagl.references.sampling import Sample, spread_types
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures of one source category: normal references, normal queries, and defects by type."""
+    """Images of one source category: normal references, normal queries, and defects by type."""
 
     name: str
     normal: tuple[Sample, ...]
@@ -32,16 +32,16 @@ class Pool:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """Every picture of the pool."""
+        """Every image of the pool."""
         return self.normal + self.normal_queries + self.abnormal
 
     def check_species(self, n_normal: int, n_abnormal: int) -> None:
-        """Raise ValueError unless every species has enough pictures for the published draw."""
+        """Raise ValueError unless every species has enough images for the published draw."""
         for found, count in ((self.normal, n_normal), (self.abnormal, n_abnormal)):
             smallest = min((len(group) for group in _by_type(found)), default=0)
             if smallest < max(count, 1):
                 raise ValueError(
-                    f"found a species of {smallest} pictures in source category {self.name!r}, expected at least "
+                    f"found a species of {smallest} images in source category {self.name!r}, expected at least "
                     f"{max(count, 1)}: leave the category out or ask for fewer references"
                 )
 
@@ -75,7 +75,7 @@ def draw_episode(pools: Sequence[Pool], n_normal: int, n_abnormal: int, key: Seq
     """Draw an episode whose query is never among its own references; ``key`` alone decides it.
 
     Category, then query kind, then defect type are uniform; references share the defect type of the query when it has
-    one and the type has enough pictures.
+    one and the type has enough images.
     """
     generator = np.random.default_rng(list(key))
     pool = pools[int(generator.integers(len(pools)))]
@@ -146,7 +146,7 @@ class EpisodeBatch(ImageBatch):
 class EpisodeDataset(Dataset[EpisodeItem]):
     """Endless episodes by number; ``seed`` and the number decide an episode, whatever process asks for it.
 
-    A ``seed`` of several numbers is a stream of its own. ``augmentations`` resizes pictures before they are stacked.
+    A ``seed`` of several numbers is a stream of its own. ``augmentations`` resizes images before they are stacked.
     """
 
     def __init__(
@@ -184,12 +184,12 @@ class EpisodeDataset(Dataset[EpisodeItem]):
             groups.setdefault(self.draw(number).category, []).append(number)
         return groups
 
-    def pictures(self) -> list[str]:
-        """Paths of every picture that an episode may hold, sorted."""
+    def images(self) -> list[str]:
+        """Paths of every image that an episode may hold, sorted."""
         return sorted({sample.image for pool in self.pools for sample in pool.samples})
 
     def __getitem__(self, number: int) -> EpisodeItem:
-        """Read the pictures of an episode; ValueError names a file that will not do."""
+        """Read the images of an episode; ValueError names a file that will not do."""
         episode = self.draw(number)
         query, query_mask = self._read(episode.query, abnormal=bool(episode.label))
         normal = [self._read(sample, abnormal=False)[0] for sample in episode.normal]

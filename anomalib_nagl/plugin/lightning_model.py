@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from anomalib.metrics.evaluator import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import nn
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor, nn
 
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
@@ -23,27 +25,25 @@ from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export.exporter import Options
 from anomalib_nagl.plugin import exporting
-from anomalib_nagl.plugin.checkpoints import check_checkpoint, check_settings, read_checkpoint, read_head
-from anomalib_nagl.plugin.datasets import exclude, find_copies
-from anomalib_nagl.plugin.defect_type_report import TypeResults
-from anomalib_nagl.plugin.epoch_selection import KeptHead
+from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
+from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
+from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
+from anomalib_nagl.plugin.fit_plan import FitPlan, plan_fit
+from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
+from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
-from anomalib_nagl.plugin.prediction import Scoring
-from anomalib_nagl.plugin.reference_datamodule import ReferenceDataModule
-from anomalib_nagl.plugin.token_cache import TokenTable
+from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
+from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
+from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.token_store import PRECISIONS
-from anomalib_nagl.plugin.training import HeadTraining
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
-from anomalib_nagl.references.names import STRATEGIES, check_name
-from anomalib_nagl.references.sampling import SupportSet
+from anomalib_nagl.references.reference_set import ReferenceSet
 
 logger = logging.getLogger(__name__)
-_STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")
 
 
-# anomalib's own mixin overrides Lightning's to_onnx too, hence the ignored type.
-class Nagl(HeadTraining, Scoring, AnomalibModule):
+class Nagl(AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
@@ -58,11 +58,14 @@ class Nagl(HeadTraining, Scoring, AnomalibModule):
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
-    published code does (Q16). ``token_cache`` encodes each picture once instead of whenever an episode shows it, into
+    published code does (Q16). ``token_cache`` encodes each image once instead of whenever an episode shows it, into
     memory or files under ``token_cache_dir``, as numbers of ``token_precision``. ``threshold`` "references" calibrates
-    on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation pictures, a
+    on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation images, a
     number is a raw image score. Raises ValueError when a setting or the head does not fit.
     """
+
+    pre_processor: Any  # anomalib's components may be of any class
+    post_processor: Any
 
     def __init__(
         self,
@@ -93,36 +96,27 @@ class Nagl(HeadTraining, Scoring, AnomalibModule):
     ) -> None:
         image_size = parse_image_size(image_size)  # the plain form is what goes into a checkpoint
         head = str(head) if head is not None else None
+        token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
+        if token_precision not in PRECISIONS:
+            raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
+        # What anomalib's constructor asks for: the kind of learning, and settings of the components it builds.
         self.adapts = self.head_trained = head is not None or not Variant.parse(variant).proxies
-        self._size = image_size
+        self.image_size = image_size
+        self.threshold: str | float = parse_threshold(threshold)
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
-        self._statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
-        self._threshold = parse_threshold(threshold)
+        self.statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
         self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
-        check_name("strategy", strategy, STRATEGIES)
-        self.strategy = strategy
-        self.epochs, self.learning_rate, self.kept = epochs, learning_rate, KeptHead(selection)
-        if token_precision not in PRECISIONS:
-            raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
-        self.token_cache, self.token_precision = token_cache, token_precision
-        self.token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
-        self._tokens: TokenTable | None = None
-        self.references: list[dict[str, str]] = []
-        self.manifest: dict[str, Any] = {}
-        self._held_out: SupportSet | None = None
-        self._removed = 0
-        self._type_results: TypeResults | None = None
-        self._head_backbone: str | None = None
+        self.epochs, self.learning_rate = epochs, learning_rate
+        self.token_cache, self.token_cache_dir, self.token_precision = token_cache, token_cache_dir, token_precision
+        self.plan: FitPlan | None = None  # of the fit that runs, or ran last
+        drawn = ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
+        self.reference_adapter = ReferenceAdapter(drawn)
+        self.head_trainer = HeadTrainer(selection)
         if head is not None:
-            trained = read_head(head)
-            check_settings(trained, {name: self.hparams[name] for name in _STRUCTURE}, head)
-            self.model.head.load_published(trained.state)
-            self._head_backbone = trained.fingerprint
-            if not trained.settings:
-                logger.warning("Nothing in %s says how it was trained: it is used as variant %r.", head, variant)
+            load_head(self, head)
 
     @property
     def learning_type(self) -> LearningType:
@@ -136,28 +130,113 @@ class Nagl(HeadTraining, Scoring, AnomalibModule):
 
     def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> PreProcessor:  # type: ignore[override]
         """Resize to the network input, normalise with the backbone's statistics."""
-        mean, std, published = self._statistics
-        return NaglPreProcessor(image_size or self._size, mean, std, published)
+        mean, std, published = self.statistics
+        return NaglPreProcessor(image_size or self.image_size, mean, std, published)
 
     def configure_post_processor(self) -> ReferencePostProcessor:
         """Thresholds from the references, unless ``threshold`` says otherwise."""
-        return ReferencePostProcessor(self._threshold)
+        return ReferencePostProcessor(self.threshold)
 
     @classmethod
     def configure_visualizer(cls) -> ReferenceVisualizer:
-        """Anomalib's pictures, with the references beside them."""
+        """Anomalib's visualiser, with the references beside the images."""
         return ReferenceVisualizer()
+
+    @property
+    def references(self) -> list[dict[str, str]]:
+        """Records of the references that the model knows, normal ones first."""
+        return self.reference_adapter.references
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What ``references.json`` says of them: the records, and how they were chosen."""
+        return self.reference_adapter.manifest
+
+    @property
+    def selection(self) -> str:
+        """The rule that decides which epoch's head is kept."""
+        return self.head_trainer.kept.rule
+
+    @property
+    def fitting(self) -> bool:
+        """Whether the run is a fit, or the last one was."""
+        return self._trainer is not None and self._trainer.state.fn == "fit"
+
+    @property
+    def trains(self) -> bool:
+        """Whether this fit trains a head; another one shows it references only."""
+        return self.plan is not None and self.plan.mode == "episodes"
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Our parts and anomalib's.
+
+        The first hook of a run, before any data is prepared: here a fit is planned, and the datamodule told.
+        """
+        self.plan = plan_fit(self)
+        listed: Any = super().configure_callbacks()
+        own: list[Callback] = [self.reference_adapter, self.head_trainer]
+        if self.trains and self.trainer.checkpoint_callbacks:
+            own.append(EpochCheckpoint(self.head_trainer.kept))
+        return [DefectTypeReport(), *listed, *own]
+
+    def setup(self, stage: str) -> None:
+        """Have errors of checkpoints explained."""
+        # Imported late: anomalib's engine may itself be importing this package.
+        from anomalib_nagl.plugin.checkpoint_io import explain_errors
+
+        del stage
+        explain_errors(self.trainer.strategy, self.checkpoint_safe_globals())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
+        if not self.trains:
+            return None
+        return published_optimizer(self.model.head, self.learning_rate, self.loss.variant.decay_all)
+
+    def set_references(
+        self, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0
+    ) -> None:
+        """Show the model the references of a new part, replacing those it had.
+
+        How they were chosen, the ``selection``, and how many tested images left because they are references go on
+        record. Raises ValueError when they cannot be used.
+        """
+        self.reference_adapter.set_references(self, references, selection, removed)
+
+    def predict(self, image: Any) -> Prediction:
+        """Score one image: a path, a Pillow image, an array or a tensor.
+
+        Raises RuntimeError when no references were set, ValueError when it is no image.
+        """
+        return predict_image(self, image)
+
+    def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
+        """Score RGB images (B, 3, H, W) in [0, 1] of any size: what an exported file does."""
+        del args, kwargs
+        images = self.pre_processor(batch) if self.pre_processor else batch
+        predictions = inference_batch(self.model(images))
+        return self.post_processor(predictions) if self.post_processor else predictions
+
+    def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
+        """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""
+        del batch_idx
+        if not self.trains:
+            return torch.zeros((), device=self.device, requires_grad=True)
+        return self.head_trainer.loss(self, batch)
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch of the target, for thresholds and score ranges by anomalib's rule."""
-        return AnomalibModule.test_step(self, batch, 0, *args, **kwargs)
+        return super().test_step(batch, 0, *args, **kwargs)
 
-    def forward(self, batch: torch.Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
-        """Score RGB images (B, 3, H, W) in [0, 1] of any size, pre- and post-processing included."""
-        del args, kwargs
-        prepared = self.pre_processor(batch) if self.pre_processor else batch
-        found = InferenceBatch(**self.model(prepared)._asdict())
-        return self.post_processor(found) if self.post_processor else found
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch, see ``predict_batch``."""
+        del batch_idx, args, kwargs
+        return predict_batch(self, batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a batch, see ``predict_batch``."""
+        del batch_idx, dataloader_idx
+        return predict_batch(self, batch)
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Write ``weights/torch/NAME.pt``; RuntimeError without references."""
@@ -194,41 +273,20 @@ class Nagl(HeadTraining, Scoring, AnomalibModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save plain data only, and nothing that refers to other files."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"].update(head=None, backbone_weights=None, image_size=list(self._size))
-        checkpoint["nagl"] = {
-            "head_trained": self.head_trained,
-            "references": self.references,
-            "kept": self.kept.state() if self._fitting else None,
-            "manifest": self.manifest,
-            "backbone": self.model.encoder.config,
-            "fingerprint": self.model.encoder.fingerprint() if self.model.encoder.weights_ready else None,
-            # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
-            "settings": {name: checkpoint["hyper_parameters"][name] for name in (*_STRUCTURE, "image_size")},
-        }
+        save_content(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
         check_checkpoint(checkpoint, "the checkpoint")
-        settings = checkpoint["nagl"]["settings"]
-        self._size = parse_image_size(settings["image_size"])
-        structure = {name: settings[name] for name in _STRUCTURE}
-        self.model = build_model(**structure, image_size=self._size, config=checkpoint["nagl"]["backbone"])
-        self.loss = NaglLoss(settings["variant"])
-        self._statistics = self.model.encoder.mean, self.model.encoder.std, settings["variant"].startswith("paper")
-        self.hparams.update(settings)
-        self.head_trained = bool(checkpoint["nagl"]["head_trained"])
-        self.references = list(checkpoint["nagl"]["references"])
-        if self._fitting and checkpoint["nagl"].get("kept"):
-            self.kept.restore(checkpoint["nagl"]["kept"])
-        self.manifest = dict(checkpoint["nagl"].get("manifest", {}))
+        if self._trainer is not None and self.head_trainer.has_outgrown(self._trainer.ckpt_path):
+            logger.info("Going on with the head just trained, not with the checkpoint its training was resumed from.")
+            checkpoint["state_dict"] = self.state_dict()
+            return
+        load_content(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
-        data = getattr(self._trainer, "datamodule", None)
-        if isinstance(data, ReferenceDataModule) and not self._fitting:
-            data.use_recorded(self.references)
-        if data is not None:
-            data.setup(self.trainer.state.fn)  # its loaders resize to the size of the model that was there before
-            if hasattr(data, "test_data"):
-                exclude(data, find_copies(data, self.references))
+        self.plan = plan_fit(self)  # anew: this may be a model of another size
+        if self._trainer is not None:
+            self.reference_adapter.tell_data(self._trainer, self)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
@@ -238,5 +296,5 @@ class Nagl(HeadTraining, Scoring, AnomalibModule):
         placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
         if "threshold" in kwargs:
-            model._apply_threshold()
+            model.reference_adapter.apply_threshold(model)
         return model

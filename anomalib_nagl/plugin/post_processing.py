@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from anomalib.post_processing import PostProcessor
 
 from anomalib_nagl.core.calibration import Calibration
@@ -25,9 +24,9 @@ def parse_threshold(threshold: str | float) -> str | float:
 
 
 class ReferencePostProcessor(PostProcessor):
-    """anomalib's post-processor with thresholds that may come from references instead of labelled test pictures.
+    """anomalib's post-processor with thresholds that may come from references instead of labelled test images.
 
-    Scores are normalised by fixed numbers, never by the pictures that are scored: 0.5 is the threshold, and
+    Scores are normalised by fixed numbers, never by the images that are scored: 0.5 is the threshold, and
     ``raw = (score - 0.5) * (max - min) + threshold`` gives the raw score back.
     """
 
@@ -37,7 +36,7 @@ class ReferencePostProcessor(PostProcessor):
 
     @property
     def from_references(self) -> bool:
-        """Whether labels of validation pictures are left alone."""
+        """Whether labels of validation images are left alone."""
         return self.threshold != "f1_adaptive"
 
     @property
@@ -53,13 +52,13 @@ class ReferencePostProcessor(PostProcessor):
         """Set thresholds and the range of scores that is shown as 0 to 1."""
         image = found.image if isinstance(self.threshold, str) else self.threshold
         self.set_threshold(image, found.pixel)
-        for name, middle, width in (("image", image, found.image_width), ("pixel", found.pixel, found.pixel_width)):
-            getattr(self, f"{name}_min").fill_(middle - width)
-            getattr(self, f"{name}_max").fill_(middle + width)
+        self.image_min.fill_(image - found.image_width)
+        self.image_max.fill_(image + found.image_width)
+        self.pixel_min.fill_(found.pixel - found.pixel_width)
+        self.pixel_max.fill_(found.pixel + found.pixel_width)
 
     def set_threshold(self, image: float | None = None, pixel: float | None = None) -> None:
         """Change the raw thresholds; ranges keep their width. What is None stays."""
-        for name, value in (("image", image), ("pixel", pixel)):
+        for buffer, value in ((self._image_threshold, image), (self._pixel_threshold, pixel)):
             if value is not None:
-                buffer: torch.Tensor = getattr(self, f"_{name}_threshold")
                 buffer.fill_(value)

@@ -6,9 +6,15 @@ from typing import Any
 
 from anomalib.pre_processing import PreProcessor
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
 
 from anomalib_nagl.core.resizing import MatrixResize, PillowResize
+
+
+def transform_of(pre_processor: nn.Module | None) -> Transform | None:
+    """The transform that a pre-processor applies to images, None when it has none."""
+    # anomalib takes any module for a pre-processor; only its own class promises a transform.
+    return getattr(pre_processor, "transform", None)
 
 
 class NaglPreProcessor(PreProcessor):
@@ -44,7 +50,7 @@ class NaglPreProcessor(PreProcessor):
         )
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Prepare pictures; a batch of tokens is ready as it is."""
+        """Prepare images; a batch of tokens is ready as it is."""
         if hasattr(batch, "image"):
             super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 

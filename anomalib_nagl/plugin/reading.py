@@ -17,14 +17,14 @@ from anomalib_nagl.references.images import is_image_file, load_image, load_mask
 SPLITS = ("train", "val", "test")
 
 
-class PictureDataset(AnomalibDataset):
+class ImageFileDataset(AnomalibDataset):
     """Reads the images of another dataset upright and scaled (``images.load_image``), its masks turned alike.
 
     anomalib's own reader ignores orientation and clips 16-bit values; references and queries must not differ in that.
     """
 
     @classmethod
-    def like(cls, dataset: AnomalibDataset) -> PictureDataset:
+    def like(cls, dataset: AnomalibDataset) -> ImageFileDataset:
         """The same samples, augmentations and category."""
         found = cls(dataset.augmentations)
         found.samples = dataset.samples
@@ -60,10 +60,10 @@ def read_alike(datamodule: AnomalibDataModule) -> None:
         if split is None or isinstance(split, SyntheticAnomalyDataset):
             continue
         if type(split).__getitem__ is AnomalibDataset.__getitem__:
-            setattr(datamodule, f"{name}_data", PictureDataset.like(split))
+            setattr(datamodule, f"{name}_data", ImageFileDataset.like(split))
 
 
-class PictureFolder(AnomalibDataModule):
+class ImageFolder(AnomalibDataModule):
     """Images to inspect, without labels: all those below ``pictures``, or none at all.
 
     ``known`` are normal images: what other models train on, and what a validation loop runs over. Raises ValueError
@@ -101,9 +101,9 @@ class PictureFolder(AnomalibDataModule):
         """The known images are the validation split."""
 
 
-def _dataset(paths: list[str], label: LabelName, split: str) -> PictureDataset:
+def _dataset(paths: list[str], label: LabelName, split: str) -> ImageFileDataset:
     table = pd.DataFrame({"image_path": paths, "label_index": int(label), "split": split, "mask_path": ""})
     table.attrs["task"] = "classification"
-    dataset = PictureDataset()
+    dataset = ImageFileDataset()
     dataset.samples = table
     return dataset

@@ -8,11 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 
 from anomalib_nagl.plugin.datasets import exclude, find_copies, hold_out
-from anomalib_nagl.plugin.episode_source import EpisodeSource, as_datamodule
-from anomalib_nagl.plugin.reading import PictureFolder, read_alike
+from anomalib_nagl.plugin.episode_source import (
+    Episodes,
+    EpisodeSource,
+    as_datamodule,
+    as_planned,
+    training_loader,
+    validation_loaders,
+)
+from anomalib_nagl.plugin.episodes import EpisodeDataset
+from anomalib_nagl.plugin.fit_plan import FitPlan
+from anomalib_nagl.plugin.reading import ImageFolder, read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.references.reference_set import ReferenceSet
 from anomalib_nagl.references.sampling import SupportSet
@@ -20,10 +30,10 @@ from anomalib_nagl.references.sampling import SupportSet
 logger = logging.getLogger(__name__)
 
 
-class ReferenceDataModule(EpisodeSource):
+class ReferenceDataModule(AnomalibDataModule):
     """Takes references from a folder or draws them from a target, and draws training episodes from a source.
 
-    ``references`` is a folder of pictures (``folders.scan``) or the ``references.json`` of an earlier run; without it
+    ``references`` is a folder of images (``folders.scan``) or the ``references.json`` of an earlier run; without it
     they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
     from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones, by
     ``strategy`` (``sampling``). References and
@@ -37,7 +47,7 @@ class ReferenceDataModule(EpisodeSource):
     episodes by the published rule, where a query may be its own reference. Other anomalib models train on the target's
     normal images.
 
-    Raises ValueError on counts that make no sense, when the target lacks pictures, or when it is its own source.
+    Raises ValueError on counts that make no sense, when the target lacks images, or when it is its own source.
     """
 
     def __init__(
@@ -82,9 +92,20 @@ class ReferenceDataModule(EpisodeSource):
         # How many references an episode has; a head that will see synthetic ones only learns with real ones.
         self.n_normal = 1 if n_normal is None else n_normal
         self.n_abnormal = max(1 if n_abnormal is None else n_abnormal, min(synthetic_abnormal, 1))
-        self.take_source(source, source_categories, episodes, sampling, validation_categories, validation_episodes)
+        self.episode_source = EpisodeSource.make(
+            source,
+            source_categories,
+            shots=(self.n_normal, self.n_abnormal),
+            episodes=episodes,
+            sampling=sampling,
+            validation_categories=validation_categories,
+            validation_episodes=validation_episodes,
+            seed=seed,
+        )
+        self.validation_data: Episodes | None = None
         self.support_set: SupportSet | None = None
         self.removed = 0
+        self.fit_plan: FitPlan | None = None
         self._recorded: list[Mapping[str, str]] | None = None
         if self.target.seed is None:
             self.target.seed = seed  # random splits of the target must not differ between processes
@@ -103,20 +124,46 @@ class ReferenceDataModule(EpisodeSource):
     def category(self, category: str) -> None:
         self.target.category = category
 
+    @property
+    def abnormal_shots(self) -> int:
+        """How many abnormal references there will be, synthetic ones included."""
+        return self.plan.abnormal_shots
+
+    @property
+    def brings_references(self) -> bool:
+        """Whether references lie in a folder of their own."""
+        return self.plan.files is not None
+
+    def prepare_for(self, plan: FitPlan) -> None:
+        """Serve what a fit asks for, until it ends."""
+        self.fit_plan = plan
+
+    def teardown(self, stage: str) -> None:
+        """A plan belongs to one fit; another model may be next."""
+        super().teardown(stage)
+        self.fit_plan = None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """A fit that failed has no teardown."""
+        super().on_exception(exception)
+        self.fit_plan = None
+
     def prepare_data(self) -> None:
         """Let the target, and the sources when a head is trained, fetch what they need."""
         self.target.prepare_data()
-        if self._mode == "episodes":
-            for source in self._source_datamodules():
+        if self.fit_plan is not None and self.fit_plan.mode == "episodes":
+            for source in self.episode_source.expanded():
                 source.prepare_data()
 
     def _setup(self, _stage: str | None = None) -> None:
         self.target.setup(_stage)
-        for split in ("train", "val", "test"):
-            setattr(self, f"{split}_augmentations", getattr(self.target, f"{split}_augmentations"))
+        self.train_augmentations = self.target.train_augmentations
+        self.val_augmentations = self.target.val_augmentations
+        self.test_augmentations = self.target.test_augmentations
         # Copies: what leaves the sets here stays in the target, so that the choice can be made anew.
         self.train_data, self.test_data = copy.deepcopy(self.target.train_data), copy.deepcopy(self.target.test_data)
-        self.val_data = copy.deepcopy(getattr(self.target, "val_data", self.target.test_data))
+        validated = self.target.val_data if hasattr(self.target, "val_data") else self.target.test_data
+        self.val_data = copy.deepcopy(validated)
         read_alike(self)
         if self._recorded is None:
             self.support_set = self.plan.choose(self.target)
@@ -124,7 +171,7 @@ class ReferenceDataModule(EpisodeSource):
         else:
             self.removed = exclude(self, find_copies(self, self._recorded))
             logger.info("%d references of the checkpoint left the test set.", self.removed)
-        if isinstance(self.target, PictureFolder):
+        if isinstance(self.target, ImageFolder):
             self.val_data = copy.deepcopy(self.target.val_data)  # the references themselves
 
     def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
@@ -145,38 +192,73 @@ class ReferenceDataModule(EpisodeSource):
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
         return self.plan.load(self.support_set)
 
+    def selection_record(self) -> dict[str, Any]:
+        """How the references were chosen, in plain values."""
+        return self.plan.selection(self.target)
+
     def val_dataloader(self) -> Any:
-        """The target's validation pictures; a single one where none is needed, for references are taken then."""
-        if self._mode is None or getattr(self._module, "needs_validation", True):
-            return self.shared(super().val_dataloader())
+        """The target's validation images; a single one where none is needed, for references are taken then."""
+        if self.fit_plan is None or self.fit_plan.needs_validation:
+            return self._shared(super().val_dataloader())
         one = self.val_data.subsample([0])
         return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
 
     def test_dataloader(self) -> Any:
-        """The target's test pictures that are no references; nothing when there are only pictures without labels."""
-        if isinstance(self.target, PictureFolder):
-            logger.info("Nothing to test: the pictures have no labels. `anomalib predict` scores them.")
+        """The target's test images that are no references; nothing when there are only images without labels."""
+        if isinstance(self.target, ImageFolder):
+            logger.info("Nothing to test: the images have no labels. `anomalib predict` scores them.")
             return []
-        return self.shared(super().test_dataloader())
+        return self._shared(super().test_dataloader())
 
     def predict_dataloader(self) -> Any:
-        """The pictures to inspect, or the target's test pictures."""
+        """The images to inspect, or the target's test images."""
         return super().test_dataloader()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Episodes, or a single batch when there is nothing to train; the target's normal images for other models."""
-        if self._mode is None:
+        if self.fit_plan is None:
             return super().train_dataloader()
-        if self._mode == "references":
+        if self.fit_plan.mode == "references":
             one = self.train_data.subsample([0])
             return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
-        return self.episode_loader()
+        episodes, self.validation_data = as_planned(*self.episode_datasets(), self.fit_plan)
+        return training_loader(episodes, self.train_batch_size, self.num_workers, self._process)
+
+    def validation_loaders(self, epoch: int) -> dict[str, DataLoader[Any]]:
+        """Validation episodes by category, as of the last ``train_dataloader``; none where there are none."""
+        return validation_loaders(self.validation_data, epoch, self.train_batch_size)
+
+    def episode_datasets(self) -> tuple[EpisodeDataset, EpisodeDataset | None]:
+        """Training episodes of the sources, and validation episodes of categories that are not trained on.
+
+        Raises ValueError if there is no source.
+        """
+        self.setup()
+        return self.episode_source.datasets(self.target, self.fit_plan)
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """Which process this is, of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Divide images among processes, each once: Lightning would repeat some to make the shares equal."""
+        rank, processes = self._process
+        if processes == 1:
+            return loader
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            sampler=UnrepeatedDistributedSampler(loader.dataset, processes, rank, shuffle=False),
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+        )
 
 
 def _as_target(
     given: AnomalibDataModule | Mapping[str, Any] | None, pictures: str | None, plan: ReferencePlan
 ) -> AnomalibDataModule:
-    """The target, or the pictures that stand in for it."""
+    """The target, or the images that stand in for it."""
     if given is None and pictures is None and plan.files is None:
         raise ValueError(
             "found neither a target nor references of its own, expected one of them: give --data.target (any anomalib "
@@ -189,4 +271,4 @@ def _as_target(
     known: list[str] = []
     if plan.files is not None:
         known = [sample.image for sample in plan.files.normal or plan.files.abnormal]
-    return PictureFolder(pictures, known)
+    return ImageFolder(pictures, known)

@@ -10,7 +10,7 @@ from typing import Any
 from anomalib.data import AnomalibDataModule
 
 from anomalib_nagl.plugin.datasets import choose_references, describe
-from anomalib_nagl.plugin.reading import PictureFolder
+from anomalib_nagl.plugin.reading import ImageFolder
 from anomalib_nagl.references.folders import ReferenceFiles, scan
 from anomalib_nagl.references.names import MASK_POLICIES, STRATEGIES, check_name, check_synthetic
 from anomalib_nagl.references.record import Recorded, read_record
@@ -82,7 +82,7 @@ class ReferencePlan:
 
     def choose(self, target: AnomalibDataModule) -> SupportSet:
         """Pick the images, from the folder or from a set-up target; ValueError when there are too few."""
-        if self.files is None and isinstance(target, PictureFolder):
+        if self.files is None and isinstance(target, ImageFolder):
             return SupportSet()  # a checkpoint brings the references
         if self.files is None:
             normal, abnormal = (1 if count is None else count for count in (self.n_normal, self.n_abnormal))

@@ -1,4 +1,4 @@
-"""Source categories: their pictures, and which of them are kept for validation."""
+"""Source categories: their images, and which of them are kept for validation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
@@ -18,11 +18,11 @@ HELD_OUT_SHARE = 5  # one category in so many is kept for validation
 
 
 def category_pool(source: AnomalibDataModule, published: bool) -> Pool:
-    """Pictures of a source category; by the published rule normal references come from its test split (Q15)."""
+    """Images of a source category; by the published rule normal references come from its test split (Q15)."""
     source.setup()
-    splits = [source.test_data]
-    if not published and not isinstance(getattr(source, "val_data", None), SyntheticAnomalyDataset):
-        splits += [source.val_data] if hasattr(source, "val_data") else []
+    splits, validated = [source.test_data], _split(source, "val")
+    if not published and validated is not None and not isinstance(validated, SyntheticAnomalyDataset):
+        splits.append(validated)
     tested, abnormal = (
         tuple(dict.fromkeys(sample for split in splits for sample in samples(split, label)))
         for label in (LabelName.NORMAL, LabelName.ABNORMAL)
@@ -31,14 +31,20 @@ def category_pool(source: AnomalibDataModule, published: bool) -> Pool:
     return Pool(describe(source), trained, tested, abnormal)
 
 
+def _split(datamodule: AnomalibDataModule, name: str) -> AnomalibDataset | None:
+    # anomalib's datamodules have no attribute for a split that they do not have.
+    split: AnomalibDataset | None = getattr(datamodule, f"{name}_data", None)
+    return split
+
+
 def without_target(pools: Sequence[Pool], target: AnomalibDataModule, skip: bool) -> list[Pool]:
-    """Pools that share no picture with the target; the others are left out if ``skip``, else ValueError."""
-    splits = [getattr(target, f"{name}_data", None) for name in ("train", "val", "test")]
+    """Pools that share no image with the target; the others are left out if ``skip``, else ValueError."""
+    splits = [_split(target, name) for name in ("train", "val", "test")]
     own = resolved(path for split in splits if split is not None for path in split.samples.image_path)
     shared = [pool for pool in pools if own & resolved(sample.image for sample in pool.samples)]
     if shared and not skip:
         raise ValueError(
-            f"found pictures of the target {describe(target)} among the sources ({shared[0].name}), expected others: "
+            f"found images of the target {describe(target)} among the sources ({shared[0].name}), expected others: "
             "a head must not be trained on what it is tested on"
         )
     left = [pool for pool in pools if pool not in shared]
@@ -48,7 +54,7 @@ def without_target(pools: Sequence[Pool], target: AnomalibDataModule, skip: bool
 
 
 def apart(pools: Sequence[Pool], others: Sequence[Pool]) -> list[Pool]:
-    """Pools that share no picture with the others."""
+    """Pools that share no image with the others."""
     taken = resolved(sample.image for other in others for sample in other.samples)
     return [pool for pool in pools if not taken & resolved(sample.image for sample in pool.samples)]
 

@@ -1,4 +1,4 @@
-"""Training on tokens: the encoder is frozen and pictures are not augmented, so each is encoded once."""
+"""Training on tokens: the encoder is frozen and images are not augmented, so each is encoded once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENCODE_BATCH = 8
 
 
 class TokenBatch(NamedTuple):
-    """Episodes whose pictures are rows of a token table.
+    """Episodes whose images are rows of a token table.
 
     Rows are (B,), (B, n) and (B, a); masks are 0/1 at the size of the network input, (B, H, W) and (B, a, H, W); labels
     are (B,), 1 for an abnormal query.
@@ -37,9 +37,9 @@ class TokenBatch(NamedTuple):
 
 
 class TokenEpisodes(Dataset[TokenBatch]):
-    """The episodes of another dataset, pictures replaced by their row in a token table.
+    """The episodes of another dataset, images replaced by their row in a token table.
 
-    ``paths`` are the pictures of the table, in its order.
+    ``paths`` are the images of the table, in its order.
     """
 
     def __init__(self, episodes: EpisodeDataset, paths: list[str], resize: Resize) -> None:
@@ -79,7 +79,7 @@ class TokenEpisodes(Dataset[TokenBatch]):
         return torch.from_numpy(bits.reshape(self.size)).float()
 
 
-class _Pictures(Dataset[Tensor]):
+class _Images(Dataset[Tensor]):
     def __init__(self, paths: list[str], transform: Transform) -> None:
         self.paths, self.transform = paths, transform
 
@@ -91,7 +91,7 @@ class _Pictures(Dataset[Tensor]):
 
 
 class TokenTable:
-    """Tokens of pictures by their place in a list of paths; pictures of the same content share theirs."""
+    """Tokens of images by their place in a list of paths; images of the same content share theirs."""
 
     def __init__(self, place: Tensor, tokens: MemoryStore | FileStore) -> None:
         self._place, self._tokens = place, tokens
@@ -109,7 +109,7 @@ class Processes(NamedTuple):
     add: Callable[[Tensor], Tensor]
 
 
-def encode_pictures(
+def encode_images(
     paths: list[str],
     transform: Transform,
     encode: Callable[[Tensor], Tensor],
@@ -117,7 +117,7 @@ def encode_pictures(
     processes: Processes,
     num_workers: int = 0,
 ) -> TokenTable:
-    """Encode every distinct picture once over all processes, unless ``store`` of the contents has its tokens.
+    """Encode every distinct image once over all processes, unless ``store`` of the contents has its tokens.
 
     Shows its progress. ValueError names a file that is no image, or says that there is no room.
     """
@@ -127,9 +127,9 @@ def encode_pictures(
     tokens = store(distinct)
     batches = [tokens.missing[i : i + ENCODE_BATCH] for i in range(0, len(tokens.missing), ENCODE_BATCH)]
     own = batches[processes.rank :: processes.total]
-    pictures = _Pictures([first[content] for content in distinct], transform)
+    pictures = _Images([first[content] for content in distinct], transform)
     loader = DataLoader(pictures, batch_sampler=own, num_workers=num_workers)
-    for rows, images in zip(own, track(loader, description="Encoding pictures", disable=not own), strict=True):
+    for rows, images in zip(own, track(loader, description="Encoding images", disable=not own), strict=True):
         # Filled up to one size: kernels differ by batch size in the last bits, and tokens should not.
         filled = images[torch.arange(ENCODE_BATCH) % len(images)]
         tokens.put(rows, encode(filled)[: len(images)])

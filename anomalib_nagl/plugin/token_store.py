@@ -1,6 +1,6 @@
-"""Tokens of pictures that never change: kept in memory, or in one memory-mapped file for each picture.
+"""Tokens of images that never change: kept in memory, or in one memory-mapped file for each image.
 
-A file is found by what its tokens depend on: the content of the picture, and the recipe, which is everything else
+A file is found by what its tokens depend on: the content of the image, and the recipe, which is everything else
 (size, resizing, statistics, backbone, weights, number format). So nothing stale is ever read.
 """
 
@@ -30,21 +30,21 @@ SPARE = 0.9  # share of the free memory or disk that tokens may take
 
 
 def bytes_hash(path: str | Path) -> str:
-    """SHA-256 of a picture's file, which need not be decoded for it; ValueError if it cannot be read."""
+    """SHA-256 of an image's file, which need not be decoded for it; ValueError if it cannot be read."""
     try:
         return file_hash(Path(path))
     except OSError as error:
-        raise ValueError(f"found a picture that cannot be read: {path} ({error}); replace or remove it") from error
+        raise ValueError(f"found an image that cannot be read: {path} ({error}); replace or remove it") from error
 
 
 def recipe_hash(fingerprint: str, preprocessing: Mapping[str, Any], dtype: torch.dtype) -> str:
-    """Sixteen hex digits of all that tokens depend on besides the picture; ``fingerprint`` is the encoder's."""
+    """Sixteen hex digits of all that tokens depend on besides the image; ``fingerprint`` is the encoder's."""
     facts = json.dumps([FORMAT, fingerprint, dict(preprocessing), str(dtype)], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 class MemoryStore:
-    """Tokens of N pictures in memory, as (N, M, C); ``contents`` are hashes of the pictures, one a row."""
+    """Tokens of N images in memory, as (N, M, C); ``contents`` are hashes of the images, one a row."""
 
     def __init__(self, contents: list[str], shape: tuple[int, int], dtype: torch.dtype) -> None:
         self.missing = list(range(len(contents)))
@@ -66,10 +66,10 @@ class MemoryStore:
 
 
 class FileStore:
-    """Tokens of pictures in files under a folder, memory-mapped; several processes may use it at the same time.
+    """Tokens of images in files under a folder, memory-mapped; several processes may use it at the same time.
 
-    ``contents`` are hashes of the pictures, one a row. Every file carries that and a hash of its tokens: one that is
-    truncated, damaged, of another picture or shape is named in a warning and counts as missing.
+    ``contents`` are hashes of the images, one a row. Every file carries that and a hash of its tokens: one that is
+    truncated, damaged, of another image or shape is named in a warning and counts as missing.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FileStore:
         """Write tokens (len(rows), M, C), each file in one step."""
         for row, one in zip(rows, tokens.to("cpu", self.dtype), strict=True):
             one = one.contiguous()
-            data = save({"tokens": one}, {"sha256": _hash(one), "picture": self.contents[row]})
+            data = save({"tokens": one}, {"sha256": _hash(one), "image": self.contents[row]})
             # On Windows a file cannot be replaced while another process reads what it has just written itself.
             with suppress(PermissionError):
                 atomic_write_bytes(self._path(row), data)
@@ -124,7 +124,7 @@ class FileStore:
         except (SafetensorError, OSError, ValueError) as error:
             logger.warning("The tokens in %s cannot be read (%s): they are made anew.", path, error)
             return False
-        expected = {"sha256": _hash(tokens), "picture": self.contents[row]}
+        expected = {"sha256": _hash(tokens), "image": self.contents[row]}
         if tuple(tokens.shape) != self.shape or tokens.dtype != self.dtype or facts != expected:
             logger.warning("The tokens in %s are damaged: they are made anew.", path)
             return False
@@ -138,10 +138,10 @@ def _hash(tokens: Tensor) -> str:
 
 def _check_room(count: int, shape: tuple[int, int], dtype: torch.dtype, free: int, where: str) -> None:
     needed = count * shape[0] * shape[1] * dtype.itemsize
-    logger.info("Tokens of %d pictures to encode: %.0f MB of %s.", count, needed / 2**20, where)
+    logger.info("Tokens of %d images to encode: %.0f MB of %s.", count, needed / 2**20, where)
     if needed > SPARE * free:
         raise ValueError(
             f"found {free / 2**20:.0f} MB of free {where}, expected {needed / 2**20:.0f} MB for the tokens of {count} "
-            "pictures and some to spare: use --model.token_cache_dir with a larger disk, --model.token_precision "
+            "images and some to spare: use --model.token_cache_dir with a larger disk, --model.token_precision "
             "float16, fewer source categories, or --model.token_cache false"
         )

@@ -1,4 +1,4 @@
-"""anomalib's pictures of predictions with the references they resemble beside them."""
+"""anomalib's visualisation of predictions, with the references they resemble beside them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anomalib.data import ImageBatch
+from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
@@ -15,11 +15,14 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-WINNER = (255, 200, 0)  # frame of the reference that a picture resembles most
+from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.plugin.fit_plan import datamodule_of
+
+WINNER = (255, 200, 0)  # frame of the reference that an image resembles most
 
 
 class ReferenceVisualizer(ImageVisualizer):
-    """Appends references to each picture: of both kinds the ``max_references`` that it resembles most.
+    """Appends references to each image: of both kinds the ``max_references`` that it resembles most.
 
     Abnormal ones show their masks, given or found. The one that it resembles most of all has a frame.
     """
@@ -36,9 +39,9 @@ class ReferenceVisualizer(ImageVisualizer):
         With the similarities (n + a,) of a query to them, the most similar ones come first and their titles say how
         similar; ``types`` are the defect types of all references.
         """
-        images, masks = getattr(model, "reference_images", None), getattr(model, "reference_masks", None)
-        if images is None or masks is None or not len(images):
+        if not isinstance(model, NaglModel):
             return []
+        images, masks = model.reference_images, model.reference_masks
         n_normal = len(images) - len(masks)
         order = list(range(len(images))) if similarity is None else similarity.argsort(descending=True).tolist()
         shown = [i for i in order if i < n_normal][: self.max_references]
@@ -65,12 +68,14 @@ class ReferenceVisualizer(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write one picture for every image of the batch."""
+        """Write one file for every image of the batch."""
         del outputs, batch_idx, dataloader_idx
         folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
-        data = getattr(trainer, "datamodule", None)
+        data = datamodule_of(trainer)
+        name, category = (data.name, data.category) if isinstance(data, AnomalibDataModule) else (None, None)
+        # Attributes of batches that Nagl has scored; other models have neither.
         similarity = getattr(batch, "reference_similarity", None)
-        types = [record["defect_type"] for record in getattr(pl_module, "references", [])]
+        types = getattr(batch, "reference_types", ())
         for i, item in enumerate(batch):
             picture = self.visualize(item)
             if not isinstance(picture, Image.Image):
@@ -80,8 +85,8 @@ class ReferenceVisualizer(ImageVisualizer):
                 generate_output_filename(
                     input_path=item.image_path or "",
                     output_path=folder,
-                    dataset_name=getattr(data, "name", None),
-                    category=getattr(data, "category", None),
+                    dataset_name=name,
+                    category=category,
                 )
             )
 
@@ -95,7 +100,7 @@ def _title(index: int, n_normal: int, similarity: Tensor | None, types: Sequence
 
 
 def side_by_side(picture: Image.Image, panels: list[Image.Image]) -> Image.Image:
-    """Append panels to the right of a picture."""
+    """Append panels to the right of an image."""
     everything = [picture, *panels]
     width, height = sum(p.width for p in everything), max(p.height for p in everything)
     row = Image.new("RGB", (width, height))

@@ -3,7 +3,7 @@
     python examples/benchmarks/edge.py --backbone local-dir:weights/FOLDER --size 448 224 --data datasets/real_small
 
 Every way of running is timed in turn, over and over, so that whatever else the machine does hits all of them alike; a
-ratio is that of medians of one run. Without --data the pictures are noise, and only times and sizes mean anything. A
+ratio is that of medians of one run. Without --data the images are noise, and only times and sizes mean anything. A
 head that was not trained (no --head) costs the same as a trained one. ``--random-weights`` stands in for a backbone
 that cannot be fetched.
 """
@@ -44,7 +44,7 @@ RUNS = [("FP32", F32), ("FP32", {}), ("FP16", {}), ("INT8", F32), ("INT8", {}), 
 
 @dataclass
 class Pictures:
-    """References, and pictures to score with their labels; noise without a data folder."""
+    """References, and images to score with their labels; noise without a data folder."""
 
     references: ReferenceSet
     queries: list[Tensor]
@@ -52,7 +52,7 @@ class Pictures:
 
     @classmethod
     def read(cls, category: Path, limit: int) -> Pictures:
-        """One normal and one abnormal reference of a folder in MVTec's layout, and other test pictures of it."""
+        """One normal and one abnormal reference of a folder in MVTec's layout, and other test images of it."""
         good = sorted((category / "train/good").iterdir())
         kinds = sorted(path for path in (category / "test").iterdir() if path.name != "good")
         mask = next((category / "ground_truth" / kinds[0].name).glob(f"{sorted(kinds[0].iterdir())[0].stem}*"))
@@ -64,17 +64,17 @@ class Pictures:
 
     @classmethod
     def noise(cls, size: int, limit: int) -> Pictures:
-        """Pictures that say nothing, for times and sizes alone."""
+        """Images that say nothing, for times and sizes alone."""
         images = [torch.rand(3, size, size) for _ in range(limit)]
         mask = torch.zeros(size, size)
         mask[: size // 4, : size // 4] = 1
         return cls(ReferenceSet((images[0],), (images[1],), (mask,)), images[2:], [i % 2 for i in range(limit - 2)])
 
     def setup(self, stage: str) -> None:
-        """Nothing to prepare: these pictures also stand in for a datamodule when a model is quantised."""
+        """Nothing to prepare: these images also stand in for a datamodule when a model is quantised."""
 
     def val_dataloader(self) -> Iterator[ImageBatch]:
-        """Pictures to calibrate with."""
+        """Images to calibrate with."""
         return (ImageBatch(image=image[None]) for image in self.queries[:24])
 
 
@@ -93,8 +93,8 @@ def main() -> None:
 
 def measure(backbone: str, size: int, options: argparse.Namespace, folder: Path) -> None:
     """Export one model in every way, time the ways in turn, and print the table."""
-    pictures = Pictures.read(options.data / options.category, options.pictures) if options.data else Pictures.noise(
-        size, options.pictures
+    pictures = Pictures.read(options.data / options.category, options.images) if options.data else Pictures.noise(
+        size, options.images
     )  # fmt: skip
     model = build(backbone, size, options, pictures)
     files = {}
@@ -110,7 +110,7 @@ def measure(backbone: str, size: int, options: argparse.Namespace, folder: Path)
         runs[f"OpenVINO {name}, {'f32' if hint else 'default'}"] = lambda image, graph=compiled: graph(image.numpy())
     times = time_in_turn(runs, pictures.queries[0][None], options.repeats)
     answers = {name: [run(image[None]) for image in pictures.queries] for name, run in runs.items()}
-    print(f"### {backbone.rpartition('/')[2]} at {size} pixels, {len(pictures.queries)} pictures\n")
+    print(f"### {backbone.rpartition('/')[2]} at {size} pixels, {len(pictures.queries)} images\n")
     print("| way | median ms | p95 ms | of torch | MB | score off by | map off by | labels flipped | image AUROC |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, taken in times.items():
@@ -153,7 +153,7 @@ def time_in_turn(runs: dict[str, Callable[[Tensor], Any]], image: Tensor, repeat
 
 
 def measure_box(path: Path, pictures: Pictures, options: argparse.Namespace) -> None:
-    """Print what NaglEdge takes to start, to learn a defect, and to score many pictures."""
+    """Print what NaglEdge takes to start, to learn a defect, and to score many images."""
     image, mask = (tensor.numpy() for tensor in (pictures.references.abnormal[0], pictures.references.masks[0]))
     image = np.ascontiguousarray(image.transpose(1, 2, 0))
     code = (
@@ -178,7 +178,7 @@ def measure_box(path: Path, pictures: Pictures, options: argparse.Namespace) -> 
         queue = NaglEdge(path, requests=requests)
         list(queue.predict_all(many[:requests]))
         taken = _milliseconds(lambda detector=queue: list(detector.predict_all(many)))
-        print(f"Asynchronous, {requests} at once: {1000 * len(many) / taken:.2f} pictures/s.")
+        print(f"Asynchronous, {requests} at once: {1000 * len(many) / taken:.2f} images/s.")
     print()
 
 
@@ -234,7 +234,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs="+", default=[448, 224])
     parser.add_argument("--data", type=Path, help="folder of categories in MVTec's layout")
     parser.add_argument("--category", default="pcb_group_92000")
-    parser.add_argument("--pictures", type=int, default=40, help="about so many test pictures")
+    parser.add_argument("--images", type=int, default=40, help="about so many test images")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     return parser.parse_args()

@@ -3,7 +3,7 @@
     python examples/benchmarks/query.py                      # ViT-S/14 at 448 px, random weights: times only
     python examples/benchmarks/query.py --backbone mobilenetv2_100 --image-size 384
 
-References are random pictures. All variants take turns in one process, so that a busy machine disturbs them alike; the
+References are random images. All variants take turns in one process, so that a busy machine disturbs them alike; the
 figures are medians, and ratios are medians of ratios within a turn.
 """
 

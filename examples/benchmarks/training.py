@@ -116,7 +116,7 @@ def main() -> None:
     console = Console(width=120)
     console.print(machine.describe())
     table = Table(title=f"{given.backbone.split('/')[-1]} at {given.image_size} px, sources {', '.join(given.source)}")
-    for column in ("", "pictures encoded in training", "s per epoch of 500", "s in all", "peak memory, MB"):
+    for column in ("", "images encoded in training", "s per epoch of 500", "s in all", "peak memory, MB"):
         table.add_column(column, justify="left" if not column else "right")
     found = {mode: in_process(mode, given.timed, 2) for mode in MODES}
     for mode, row in found.items():
@@ -128,7 +128,7 @@ def main() -> None:
         table.add_row(title, str(row["passes"]), f"{row['epoch']:.1f}", f"{row['total']:.0f}", f"{row['memory']:.0f}")
     console.print(table)
     ratio = found["cached"]["epoch"] / found["uncached"]["epoch"]
-    console.print(f"{found['cached']['distinct']} pictures in the source; cached / uncached epoch: 1/{1 / ratio:.1f}")
+    console.print(f"{found['cached']['distinct']} images in the source; cached / uncached epoch: 1/{1 / ratio:.1f}")
 
 
 if __name__ == "__main__":

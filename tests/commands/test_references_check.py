@@ -48,7 +48,7 @@ def test_good_references(part: Path, capsys: pytest.CaptureFixture[str]) -> None
     ):
         assert expected in out
     sheet = np.array(Image.open("sheet.png").convert("RGB")).astype(int)
-    assert sheet.shape == (228 + 4, 4 * 228 + 4, 3)  # four pictures in a row
+    assert sheet.shape == (228 + 4, 4 * 228 + 4, 3)  # four images in a row
     tiles = [sheet[30:, 4 + 228 * i : 228 * (i + 1)] for i in range(4)]
     red, orange = (
         [(np.abs(tile - np.array(colour)).sum(-1) < 40).sum() for tile in tiles]
@@ -93,7 +93,7 @@ def test_bad_input_is_told_in_a_line(part: Path, capsys: pytest.CaptureFixture[s
         error = capsys.readouterr().err
         assert re.fullmatch(f"anomalib-nagl references: .*{message}.*\n", error), error
     assert check("empty") == 1
-    assert "no reference pictures in it, only nothing" in capsys.readouterr().out
+    assert "no reference images in it, only nothing" in capsys.readouterr().out
 
 
 def test_suspicious_pictures_are_noted(part: Path) -> None:
@@ -114,7 +114,7 @@ def test_suspicious_pictures_are_noted(part: Path) -> None:
 
 
 def test_a_defect_among_the_normal_references_is_found() -> None:
-    """One of five normal pictures holds the defects: without it they stand out."""
+    """One of five normal images holds the defects: without it they stand out."""
     generator = torch.Generator().manual_seed(0)
     surface, defect = torch.randn(6, 16, generator=generator), torch.randn(16, generator=generator)
 

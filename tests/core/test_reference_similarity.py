@@ -58,7 +58,7 @@ def test_predictions_name_the_reference_and_pictures_show_it(part: Path, drawn: 
     found = cli.model.predict("new/known.png").nearest_reference
     assert (found.kind, found.defect_type, Path(found.name).name) == ("normal", "good", "001.png")
     assert found.similarity == pytest.approx(1, abs=1e-4)
-    # The copy of a reference is not inspected; of every other picture there is a row of panels.
+    # The copy of a reference is not inspected; of every other image there is a row of panels.
     assert {Path(path).name for path in cli.datamodule.test_data.samples.image_path} == {"good.png", "spot.png"}
     pictures = sorted(Path(cli.engine.trainer.default_root_dir).rglob("images/**/*.png"))
     assert [path.name for path in pictures] == ["good.png", "spot.png"]

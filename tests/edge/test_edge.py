@@ -56,7 +56,7 @@ def test_changed_references_are_as_good_as_an_export(edge_model: Nagl, exported:
     ("variant", "kinds"), [("paper", (2, 2)), ("paper", (0, 2)), ("corrected", (2, 0)), ("extended-proxies", (1, 1))]
 )
 def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_path: Path) -> None:
-    """The published behaviour, and a model exported without any defect, or without any normal picture."""
+    """The published behaviour, and a model exported without any defect, or without any normal image."""
     model = make_model("gabor", (128, 192), variant, *kinds)
     detector = NaglEdge(model.to_openvino(tmp_path))
     # Rounding is magnified by filters on blank patches, and by the 8 bits that the published code resizes to.
@@ -121,7 +121,7 @@ def test_thresholds_are_those_of_torch(edge_model: Nagl, exported: Path, tmp_pat
 
 @pytest.mark.parametrize("mask", [None, torch.ones(PICTURE)])
 def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Path, mask: torch.Tensor | None) -> None:
-    """A guessed mask and one of the whole picture are mined; defects and surroundings come from others."""
+    """A guessed mask and one of the whole image are mined; defects and surroundings come from others."""
     core, given = edge_model.model, reference_set(1, 1)
     edge_model.set_references(given)
     patches = core.abnormal_tokens.shape[1]

@@ -1,4 +1,4 @@
-"""Picture files on the box and on torch's side: the same pixels, masks, hashes and refusals."""
+"""Image files on the box and on torch's side: the same pixels, masks, hashes and refusals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save(path: Path, array: np.ndarray | Image.Image, orientation: int = 1, **op
 
 
 def assert_read_alike(path: Path) -> np.ndarray:
-    """Both sides read the same picture, bit for bit; it is returned as (H, W, 3) in [0, 1]."""
+    """Both sides read the same image, bit for bit; it is returned as (H, W, 3) in [0, 1]."""
     found, expected = as_image(path), load_image(path)
     assert found.tobytes() == expected.numpy().tobytes()
     assert found.shape == tuple(expected.shape)
@@ -89,7 +89,7 @@ def test_a_mask_turns_as_its_picture(orientation: int, kind: str, own: bool, tmp
         assert np.array_equal(load_mask(path, str(image)).numpy(), seen)
         assert np.array_equal(read_mask(path, image), seen)
     assert np.array_equal(as_mask(mask, image, seen.shape, "part"), seen)
-    if not own:  # the picture came as an array: nothing to turn by
+    if not own:  # the image came as an array: nothing to turn by
         assert np.array_equal(read_mask(mask), MARKS > 0)
 
 
@@ -101,7 +101,7 @@ def bomb(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "name", "message"),
     [
-        (lambda p: p.write_bytes(b"no picture"), "a.png", "cannot be read as an image"),
+        (lambda p: p.write_bytes(b"no image"), "a.png", "cannot be read as an image"),
         (lambda p: os.truncate(save(p, RGB), 2000), "a.png", "truncated"),
         (lambda p: os.truncate(save(p, RGB), 600), "a.jpg", "Truncated"),
         (lambda p: os.truncate(save(p, RGB, compression="tiff_lzw"), 900), "a.tif", "cannot be read as an image"),
@@ -134,7 +134,7 @@ def rows(folder: Path) -> np.ndarray:
 
 
 def test_commands_on_turned_and_deep_pictures(box: Path, tmp_path: Path) -> None:
-    """A photograph that lies on its side and a 16-bit picture score, show and teach as their upright pixels do."""
+    """A photograph that lies on its side and a 16-bit image score, show and teach as their upright pixels do."""
     seen, mask = pixels(picture((120, 100), 71, True)), defect_mask((120, 100), 71).numpy() > 0
     (parts := tmp_path / "parts").mkdir()
     save(parts / "photo.jpg", np.ascontiguousarray(np.rot90(seen)), 6, quality=95, subsampling=0)

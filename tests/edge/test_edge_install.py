@@ -34,7 +34,7 @@ print(json.dumps(facts))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of both kinds and a picture."""
+    """An export of both kinds and an image."""
     folder = tmp_path_factory.mktemp("install")
     model = make_model("gabor", (128, 128))
     model.to_openvino(folder)

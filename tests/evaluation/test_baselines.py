@@ -22,7 +22,7 @@ from anomalib_nagl.evaluation import baselines, cached_features
 from anomalib_nagl.evaluation.baselines import BaselineError, build_baseline, score_baseline, unavailable
 from anomalib_nagl.evaluation.names import BASELINES
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
-from anomalib_nagl.plugin.reading import PictureFolder
+from anomalib_nagl.plugin.reading import ImageFolder
 from anomalib_nagl.references.images import load_image
 
 SIZE = (64, 96)
@@ -44,7 +44,7 @@ def cnn(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Four normal images, and six queries of which the odd ones have a defect."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     for folder, seeds in {"normal": range(10, 14), "queries": range(20, 26)}.items():
         (root / folder).mkdir()
         for seed in seeds:
@@ -58,7 +58,7 @@ def listed(folder: Path) -> list[Path]:
 
 def by_engine(model, files: Path, shots: int, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and maps as anomalib itself makes them: ``Engine.fit`` on the references, ``Engine.predict``."""
-    data = PictureFolder(files / "queries", [str(path) for path in listed(files / "normal")[:shots]], eval_batch_size=4)
+    data = ImageFolder(files / "queries", [str(path) for path in listed(files / "normal")[:shots]], eval_batch_size=4)
     engine = Engine(accelerator="cpu", logger=False, default_root_dir=folder, enable_progress_bar=False)
     engine.fit(model, datamodule=data)
     batches = engine.predict(model, datamodule=data)

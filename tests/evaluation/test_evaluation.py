@@ -18,9 +18,8 @@ import pytest
 import torch
 from anomalib.data.utils import LabelName
 from lightning.pytorch.callbacks import Callback
-from support.places import CONFIGS
+from support.commands import CONFIGS, anomalib_nagl
 
-from anomalib_nagl import cli
 from anomalib_nagl.evaluation import protocols
 from anomalib_nagl.evaluation.categories import load_category, open_category
 from anomalib_nagl.evaluation.grid import TrainingJob
@@ -42,11 +41,6 @@ QUICK = (
 HEAD = "heads/nagl_other-domains_parts_0.ckpt"
 
 
-def run(name: str, *arguments: object) -> int:
-    """Run a command in this process; its errors are raised."""
-    return cli.load(name)([str(argument) for argument in arguments])
-
-
 def rows_of(out: Path) -> list[dict[str, str]]:
     """Rows of a finished evaluation without their time."""
     rows = list(csv.DictReader((out / "results.csv").open()))
@@ -59,7 +53,7 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small evaluation, run to its end; its settings are `evaluated`."""
     out = tmp_path_factory.mktemp("finished")
-    assert run(*QUICK, "--data", drawn, "--out", out) == 0
+    assert anomalib_nagl(*QUICK, "--data", drawn, "--out", out) == 0
     return out
 
 
@@ -216,7 +210,6 @@ def start(command: tuple[str, ...], out: Path) -> subprocess.Popen[bytes]:
     return running
 
 
-@pytest.mark.slow
 def test_after_a_kill_it_goes_on_with_what_is_left(finished: Path, drawn: Path, tmp_path: Path) -> None:
     for folder in ("heads", "tokens"):  # to save time; training goes on by the same means as `anomalib train`
         shutil.copytree(finished / folder, tmp_path / folder)
@@ -231,7 +224,7 @@ def test_after_a_kill_it_goes_on_with_what_is_left(finished: Path, drawn: Path, 
     before, trained = finished_cells(tmp_path), (tmp_path / HEAD).stat().st_mtime_ns
     assert 1 <= len(before) < 18
     (tmp_path / "cells" / f".{next(iter(before))}-torn").write_text("{")  # of a kill at the worst moment
-    assert run(*command) == 0
+    assert anomalib_nagl(*command) == 0
     after = finished_cells(tmp_path)
     assert len(after) == 18
     assert before.items() <= after.items()
@@ -241,7 +234,7 @@ def test_after_a_kill_it_goes_on_with_what_is_left(finished: Path, drawn: Path, 
         # Helpers compute with one thread each: sums in another order.
         assert numbers[0] == pytest.approx(numbers[1], abs=2e-3, nan_ok=True)
     assert (tmp_path / HEAD).stat().st_mtime_ns == trained
-    assert run(*command) == 0
+    assert anomalib_nagl(*command) == 0
     assert finished_cells(tmp_path) == after  # nothing was left to do
 
 
@@ -282,27 +275,27 @@ def test_a_cell_that_fails_is_told_and_tried_again(
         path.unlink()
     (out / HEAD).write_bytes(b"no checkpoint")
     command = (*QUICK, "--data", drawn, "--out", out)
-    assert run(*command) == 1
+    assert anomalib_nagl(*command) == 1
     failed = [row for row in rows_of(out) if row["status"] == "failed"]
     assert {row["model"] for row in failed} == {"nagl"}
     assert len(failed) == 6
     assert "not a checkpoint of plain tensors" in failed[0]["reason"]
     assert "6 cells failed" in capsys.readouterr().out
     shutil.copy(finished / HEAD, out / HEAD)
-    assert run(*command) == 0
+    assert anomalib_nagl(*command) == 0
     assert rows_of(out) == rows_of(finished)
 
 
 def test_a_folder_keeps_to_its_settings(finished: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = (*QUICK, "--data", drawn, "--out", finished, "--dry_run")
     with pytest.raises(ValueError, match=r"epochs=2 instead of 1.*choose another out"):
-        run(*command, "--epochs", 2)
+        anomalib_nagl(*command, "--epochs", 2)
     with pytest.raises(ValueError, match=r"largest=.*instead of"):
-        run(*command, "--shots", "[1+1, 1+2]")
+        anomalib_nagl(*command, "--shots", "[1+1, 1+2]")
     with pytest.raises(ValueError, match=r"heads.nagl=.*instead of"):
-        run(*command, "--heads.nagl.num_proxies", 5)
+        anomalib_nagl(*command, "--heads.nagl.num_proxies", 5)
     more = ("--reference_seeds", 4, "--training_seeds", 2, "--models", "[normal_only, nagl]")
-    assert run(*command, *more) == 0
+    assert anomalib_nagl(*command, *more) == 0
     said = capsys.readouterr().out
     # One more reference seed for 2 models, and a second head for 4 seeds, under 2 protocols.
     assert "24 cells" in said

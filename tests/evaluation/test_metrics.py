@@ -109,7 +109,7 @@ def test_region_that_fills_its_picture_counts():
     scored.masks[0] = 1
     scored.maps[0] = -1.0
     without = measure(scored.only(list(range(1, 20))))["AUPRO"]
-    regions = 9 * 1 + 4 * 1  # of the other pictures: blocks with their dots, and bars
+    regions = 9 * 1 + 4 * 1  # of the other images: blocks with their dots, and bars
     assert measure(scored)["AUPRO"] == pytest.approx(without * regions / (regions + 1), abs=1e-9)
 
 

@@ -279,7 +279,7 @@ def test_sheet_picks_by_the_order_of_scores() -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Pictures of the queries of ``save_scores`` whose defects are marked in a corner."""
+    """Images of the queries of ``save_scores`` whose defects are marked in a corner."""
     data = tmp_path / "data"
     for i, kind in enumerate(KINDS):
         paths = [data / "nut/test" / kind / f"{i}.png", data / "nut/ground_truth" / kind / f"{i}_mask.png"]
@@ -326,7 +326,7 @@ def test_sheet_shows_picture_mask_and_map(tmp_path: Path, images: Path) -> None:
     outline = np.concatenate([path.vertices for path in axes[0].collections[0].get_paths()])
     assert outline.max(0).tolist() == [9, 9]
     assert outline.min(0).tolist() == [0, 0]
-    assert not axes[4].collections  # good pictures have no outline
+    assert not axes[4].collections  # good images have no outline
     assert mask_path(images, "nut/test/hole/99.png") is None
 
 

@@ -21,7 +21,7 @@ F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Nagl, torch.Tensor, Answer, Path]:
-    """A CNN, which all ways of compressing change, with pictures and torch's answer."""
+    """A CNN, which all ways of compressing change, with images and torch's answer."""
     folder = tmp_path_factory.mktemp("compressed")
     model = make_model(backbone("cnn", folder), (224, 224), abnormal=2)
     images = torch.stack([picture((300, 260), 40 + i, i % 2 == 1) for i in range(6)])
@@ -38,7 +38,7 @@ def test_onnx_has_one_input_and_the_same_answer(compared: tuple[Nagl, torch.Tens
 
 
 def calibration(folder: Path) -> MVTecAD:
-    """Pictures in MVTec's layout to calibrate with."""
+    """Images in MVTec's layout to calibrate with."""
     from PIL import Image
 
     root = folder / "data/part"

@@ -16,7 +16,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, torch.Tensor]:
-    """Batches of pictures of each size, drawn once; every second one has a defect."""
+    """Batches of images of each size, drawn once; every second one has a defect."""
     sizes = {name: size for name, size in SIZES.items() if size}
     return {
         name: torch.stack([picture(size, 30 + i, i % 2 == 1) for i in range(BATCH)]) for name, size in sizes.items()

@@ -1,4 +1,4 @@
-"""Commands on drawn pictures with the weight-free backbone: the quick start, other ways in, and what errors say."""
+"""Commands on drawn images with the weight-free backbone: the quick start, other ways in, and what errors say."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ ONNX = ("export", "--model", "Nagl", "--export_type", "onnx")
         (lambda head: (*TRAIN, "--model.backbone", "gabbor"), "gabbor"),
         (lambda head: (*TRAIN, "--model.image_size", 250), "240.*256"),
         (lambda head: (*TRAIN, "--data.source", "null"), "no source to train it on"),
-        (lambda head: (*TRAIN, "--data.target.category", "cloth"), "pictures of the target DrawnPictures cloth among"),
+        (lambda head: (*TRAIN, "--data.target.category", "cloth"), "images of the target DrawnPictures cloth among"),
         (
             lambda head: ("train", *GABOR, "--data", "MVTecAD", "--data.root", "datasets/drawn",
                           "--data.category", "plug"),

@@ -1,4 +1,4 @@
-"""The commands that users type, on real pictures, with the configs that users run."""
+"""The commands that users type, on real images, with the configs that users run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checkpoint(real_folder: Path) -> Path:
     assert found["pixel_AUROC"] > 0.5
     weights = real_folder / RESULTS / "magnetic_tile/v0/weights/lightning/model.ckpt"
     pictures = list((real_folder / RESULTS / "magnetic_tile/v0/images").rglob("*.png"))
-    assert len(pictures) == TESTED  # every test picture but the abnormal reference
+    assert len(pictures) == TESTED  # every test image but the abnormal reference
     assert Image.open(pictures[0]).size == (6 * 256, 256)
     return weights
 
@@ -146,7 +146,7 @@ def test_onnx_is_one_file_with_the_same_answer(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["INT8", "INT8_PTQ"])
 def test_compressed_exports_by_command(checkpoint: Path, kind: str) -> None:
-    """Quantised with the pictures of a datamodule; the box takes such a file like any other."""
+    """Quantised with the images of a datamodule; the box takes such a file like any other."""
     data = ("--data", "MVTecAD", "--data.root", "datasets/real_small", "--data.category", "pcb_group_92000")
     quiet = ("--data.num_workers", 0, "--data.eval_batch_size", 4)
     anomalib(

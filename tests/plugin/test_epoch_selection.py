@@ -17,8 +17,8 @@ from support.commands import CONFIGS
 from torch import nn
 
 from anomalib_nagl.core.layers import CrossAttention
-from anomalib_nagl.core.model import coreset
 from anomalib_nagl.core.variants import Variant
+from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.epoch_selection import KeptHead, ScoredEpisodes, ValidationScores, validation_scores
 
 REPRODUCE = Path(__file__).parents[2] / "examples/reproduce_paper.py"
@@ -96,8 +96,9 @@ def test_published_recipes_are_what_the_specification_says(config: str, shots: i
     assert model.model.head.learnable_proxies.num_embeddings == 25
     assert model.model.head.variant == Variant.parse("paper")
     assert (model.learning_rate, model.epochs, model.selection) == (1e-5, 20, "paper")
-    assert (data.episodes, data.train_batch_size, data.sampling, data.n_abnormal) == (500, 8, "paper", 1)
-    assert (data.n_normal, data.validation_episodes, data.source_categories) == (shots, 2000, ["all"])
+    source = data.episode_source
+    assert (source.episodes, data.train_batch_size, source.sampling, data.n_abnormal) == (500, 8, "paper", 1)
+    assert (data.n_normal, source.validation_episodes, source.categories) == (shots, 2000, ("all",))
 
 
 def reproduce(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

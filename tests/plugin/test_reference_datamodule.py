@@ -175,7 +175,7 @@ def test_a_folder_with_masks_is_a_target(drawn: Path) -> None:
 
 
 def damaged(edit: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Damage every scratch picture's mask, or every good one, then read references."""
+    """Damage every scratch image's mask, or every good one, then read references."""
 
     def run(root: Path) -> object:
         for path in sorted((root / "plate/ground_truth/scratch").iterdir()):
@@ -211,7 +211,7 @@ def not_an_image(root: Path) -> object:
         (lambda root: ReferenceDataModule(target(root)).episode_datasets()[0], "no source to train it on"),
         (
             lambda root: ReferenceDataModule(target(root), target(root)).episode_datasets()[0],
-            "pictures of the target .* among the sources",
+            "images of the target .* among the sources",
         ),
         (damaged(lambda mask: Image.new("L", (192, 192)).save(mask)), "empty mask"),
         (damaged(lambda mask: Image.new("L", (90, 80), 255).save(mask)), r"\(80, 90\).*\(192, 192\)"),

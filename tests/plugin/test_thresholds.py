@@ -68,7 +68,7 @@ def test_without_normal_references_the_rest_of_the_abnormal_ones_is_held_out() -
 
 
 def test_labels_of_test_pictures_do_not_matter(part: Path, drawn: Path) -> None:
-    """Swapping what is good and what is defective among the test pictures leaves the thresholds as they are."""
+    """Swapping what is good and what is defective among the test images leaves the thresholds as they are."""
     found = []
     shutil.copytree(drawn / "plug", "swapped/plug")
     shutil.move("swapped/plug/test/good", "swapped/plug/test/was_good")
@@ -132,7 +132,7 @@ def test_a_threshold_of_another_kind_is_refused() -> None:
 
 @pytest.mark.parametrize(("n", "a"), [(1, 0), (2, 1)])
 def test_normalised_scores_are_never_cut_off(drawn: Path, n: int, a: int) -> None:
-    """Neither those of a picture like the reference nor those of noise."""
+    """Neither those of an image like the reference nor those of noise."""
     model = Nagl("gabor", image_size=128)
     paths = [drawn / f"plug/train/good/{i:03}.png" for i in range(n + a)]
     images = [load_image(path) for path in paths]

@@ -28,7 +28,7 @@ WEIGHTS = Path("weights/lightning")
 
 @pytest.fixture
 def quick(drawn: Path, folder: Path) -> Path:
-    """A working folder in which the pictures of the quick start are drawn already."""
+    """A working folder in which the images of the quick start are drawn already."""
     (folder / "datasets").mkdir()
     (folder / "datasets/drawn").symlink_to(drawn, target_is_directory=True)
     return folder
@@ -36,7 +36,7 @@ def quick(drawn: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of pictures that went through the encoder, pass by pass."""
+    """Numbers of images that went through the encoder, pass by pass."""
     counted: list[int] = []
     encode = GaborEncoder.forward
 
@@ -93,7 +93,7 @@ def test_every_epoch_is_validated_on_categories_held_out_from_the_source(quick: 
 
 def test_each_distinct_picture_is_encoded_once(quick: Path, drawn: Path, passes: list[int]) -> None:
     anomalib(*COMMAND)
-    own = 1 + 1 + 1 + 39  # references, one picture of validation (thresholds come from references), test of the target
+    own = 1 + 1 + 1 + 39  # references, one image of validation (thresholds come from references), test of the target
     batches = -(-distinct_pictures(drawn, "cloth", "brushed", "wood") // 8)
     assert sum(passes) == 8 * batches + own
 
@@ -129,7 +129,7 @@ def test_cache_files_are_used_again_and_mended(
     files[0].write_bytes(before[files[0]][:-100])  # truncated
     files[1].write_bytes(before[files[1]][:-1] + bytes([before[files[1]][-1] ^ 1]))  # one bit
     files[2].write_bytes(b"")
-    shutil.copy(files[4], files[3])  # the tokens of another picture
+    shutil.copy(files[4], files[3])  # the tokens of another image
     files[5].unlink()
     with caplog.at_level("WARNING"):
         second = run_folder(anomalib(*command))
@@ -152,7 +152,7 @@ def test_a_changed_picture_or_setting_is_not_read_from_the_cache(quick: Path, dr
     anomalib(*command)
     count = len(list(Path("tokens").rglob("*.safetensors")))
     good = sorted((copied / "cloth/train/good").iterdir())
-    shutil.copy(good[1], good[0])  # the same name, another picture
+    shutil.copy(good[1], good[0])  # the same name, another image
     anomalib(*command)
     assert len(list(Path("tokens").rglob("*.safetensors"))) == count
     anomalib(*command, "--model.image_size", 160)

@@ -1,4 +1,4 @@
-"""References as people have them: plain folders, pictures of every kind, masks or none."""
+"""References as people have them: plain folders, images of every kind, masks or none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anomalib_nagl.references.images import as_image, load_image, load_mask
 
 @pytest.fixture
 def part(drawn: Path, folder: Path) -> Path:
-    """A folder of references as a person would make it, beside a folder of new pictures."""
+    """A folder of references as a person would make it, beside a folder of new images."""
     copy_references(drawn, folder)
     return folder
 
@@ -182,7 +182,7 @@ def test_pictures_are_inspected_in_one_command(part: Path) -> None:
     assert [Path(record["name"]).name for record in cli.model.references] == ["000.png", "001.png"]
     assert len(cli.datamodule.test_data) == 2
     known, new = (cli.model.predict(path).raw_score for path in ("references/normal/000.png", "new_pictures/spot.png"))
-    assert known < 0.5 * new  # a picture that is its own reference
+    assert known < 0.5 * new  # an image that is its own reference
 
 
 def test_references_without_a_target_make_a_checkpoint(part: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_folder_with_a_target_and_copies_among_its_test_pictures(part: Path, d
         "train", *GABOR, *FOLDER, "--data.n_abnormal", 0, "--data.target", "MVTecAD", "--data.target.root", drawn,
         "--data.target.category", "plug", "--data.target.num_workers", 0,
     )  # fmt: skip
-    assert len(cli.datamodule.test_data) == 40  # normal references are no test pictures
+    assert len(cli.datamodule.test_data) == 40  # normal references are no test images
     shutil.copy(drawn / "plug/test/good/003.png", "references/normal/renamed.png")
     again = anomalib(
         "train", *GABOR, *FOLDER, "--data.n_abnormal", 0, "--data.target", "MVTecAD", "--data.target.root", drawn,

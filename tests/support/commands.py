@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from anomalib.cli.cli import AnomalibCLI
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anomalib.cli.cli import AnomalibCLI
 
 from anomalib_nagl import cli
 from support.places import CONFIGS
 
-__all__ = ["CONFIGS", "anomalib", "metrics", "nagl"]
+__all__ = ["CONFIGS", "anomalib", "anomalib_nagl", "metrics", "nagl"]
 
 
 def anomalib(*arguments: object) -> AnomalibCLI:
     """Run ``anomalib ARGUMENTS``."""
+    from anomalib.cli.cli import AnomalibCLI
+
     return AnomalibCLI(args=[str(argument) for argument in arguments])
 
 
@@ -23,3 +28,8 @@ def nagl(*arguments: object) -> int:
 def metrics(cli: AnomalibCLI) -> dict[str, float]:
     """Metrics that the last test of a command printed."""
     return {name: float(value) for name, value in cli.engine.trainer.callback_metrics.items()}
+
+
+def anomalib_nagl(name: str, *arguments: object) -> int:
+    """Run the command ``anomalib-nagl NAME ARGUMENTS``; returns its exit status, its errors are raised."""
+    return cli.load(name)([str(argument) for argument in arguments])

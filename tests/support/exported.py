@@ -1,4 +1,4 @@
-"""Small models with random weights, pictures to score, and what torch says of them."""
+"""Small models with random weights, images to score, and what torch says of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def backbone(kind: str, folder: Path) -> str:
 
 
 def picture(size: tuple[int, int], seed: int, defect: bool = False) -> Tensor:
-    """A striped picture (3, H, W) of 8-bit values with a little noise, and a bright square if there is a defect."""
+    """A striped image (3, H, W) of 8-bit values with a little noise, and a bright square if there is a defect."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     down, right = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)[None]
@@ -59,7 +59,7 @@ def picture(size: tuple[int, int], seed: int, defect: bool = False) -> Tensor:
 
 
 def defect_mask(size: tuple[int, int], seed: int) -> Tensor:
-    """Where ``picture`` has its square."""
+    """Where ``image`` has its square."""
     top, left = (int(side * (0.1 + 0.2 * (seed % 4))) for side in size)
     mask = torch.zeros(size)
     mask[top : top + size[0] // 4 + 1, left : left + size[1] // 5 + 1] = 1
@@ -76,7 +76,7 @@ def reference_set(normal: int, abnormal: int, size: tuple[int, int] = PICTURE) -
 
 
 def make_model(name: str, size: tuple[int, int], variant: str = "extended", normal: int = 1, abnormal: int = 1) -> Nagl:
-    """A model with a random head, references, and thresholds in the midst of the scores of some pictures."""
+    """A model with a random head, references, and thresholds in the midst of the scores of some images."""
     # Thresholds of its own: those from references would change with them, where an exported file keeps its own.
     model = Nagl(backbone=name, image_size=size, variant=variant, threshold="f1_adaptive").eval()
     model.head_trained = True
@@ -87,7 +87,7 @@ def make_model(name: str, size: tuple[int, int], variant: str = "extended", norm
 
 @torch.inference_mode()
 def set_thresholds(model: Nagl) -> None:
-    """Ranges of the scores of a few pictures, and thresholds that part them."""
+    """Ranges of the scores of a few images, and thresholds that part them."""
     processor = model.post_processor
     raw = [model.model(model.pre_processor(picture((120, 150), seed, seed % 2 == 1)[None])) for seed in range(6)]
     scores, maps = torch.cat([r.pred_score for r in raw]), torch.cat([r.anomaly_map for r in raw])
@@ -124,7 +124,7 @@ def assert_same(found: Answer, expected: Answer, score: float = 0.005, pixel: fl
 
 
 def pixels(image: Tensor) -> np.ndarray:
-    """A picture as people have it: 8-bit RGB (H, W, 3)."""
+    """An image as people have it: 8-bit RGB (H, W, 3)."""
     return (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
@@ -139,7 +139,7 @@ def assert_like_torch(detector: NaglEdge, model: Nagl, tolerance: float = 1e-5) 
 
 
 def teach(detector: NaglEdge, kind: str, index: int) -> None:
-    """Show the picture that ``reference_set`` holds at this place."""
+    """Show the image that ``reference_set`` holds at this place."""
     if kind == "normal":
         detector.add_normal(pixels(picture(PICTURE, 10 + index)), name=f"normal {index}")
     else:

@@ -50,7 +50,7 @@ def weights() -> dict[str, Tensor]:
 
 
 def inputs(case: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Arguments of ``NaglHead.forward`` for a case file, an absent kind of reference as zero pictures."""
+    """Arguments of ``NaglHead.forward`` for a case file, an absent kind of reference as zero images."""
     query = case["in.query_feat"].squeeze(1)
     empty = query.new_zeros(query.shape[0], 0, *query.shape[1:])
     pixels = case["in.query_mask"].shape[-2:]

@@ -1,0 +1,60 @@
+"""What a file says of a model: a trained head, and all that a checkpoint holds beside weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from anomalib_nagl.core.losses import NaglLoss
+from anomalib_nagl.core.model import build_model
+from anomalib_nagl.encoders import parse_image_size
+from anomalib_nagl.plugin.checkpoints import check_settings, read_head
+
+if TYPE_CHECKING:
+    from anomalib_nagl.plugin.lightning_model import Nagl
+
+logger = logging.getLogger(__name__)
+STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")  # settings that weights depend on
+
+
+def load_head(nagl: Nagl, path: str) -> None:
+    """Give a model the trained head of a file; ValueError when it was trained with other settings."""
+    trained = read_head(path)
+    check_settings(trained, {name: nagl.hparams[name] for name in STRUCTURE}, path)
+    nagl.model.head.load_published(trained.state)
+    nagl.head_trainer.backbone = trained.fingerprint
+    if not trained.settings:
+        variant = nagl.hparams["variant"]
+        logger.warning("Nothing in %s says how it was trained: it is used as variant %r.", path, variant)
+
+
+def save_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
+    """Add plain data from which ``load_content`` rebuilds the model; nothing in it refers to other files."""
+    settings, encoder = checkpoint["hyper_parameters"], nagl.model.encoder
+    settings.update(head=None, backbone_weights=None, image_size=list(nagl.image_size))
+    checkpoint["nagl"] = {
+        "head_trained": nagl.head_trained,
+        "references": nagl.references,
+        "kept": nagl.head_trainer.kept.state() if nagl.fitting else None,
+        "manifest": nagl.manifest,
+        "backbone": encoder.config,
+        "fingerprint": encoder.fingerprint() if encoder.weights_ready else None,
+        # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
+        "settings": {name: settings[name] for name in (*STRUCTURE, "image_size")},
+    }
+
+
+def load_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
+    """Rebuild the model as it was saved, weights to follow; only a training goes on with the head that was kept."""
+    saved = checkpoint["nagl"]
+    settings = saved["settings"]
+    nagl.image_size = parse_image_size(settings["image_size"])
+    structure = {name: settings[name] for name in STRUCTURE}
+    nagl.model = build_model(**structure, image_size=nagl.image_size, config=saved["backbone"])
+    nagl.loss = NaglLoss(settings["variant"])
+    nagl.statistics = nagl.model.encoder.mean, nagl.model.encoder.std, settings["variant"].startswith("paper")
+    nagl.hparams.update(settings)
+    nagl.head_trained = bool(saved["head_trained"])
+    nagl.reference_adapter.restore(saved["references"], saved["manifest"])
+    if nagl.fitting and saved["kept"] is not None:
+        nagl.head_trainer.kept.restore(saved["kept"])

@@ -1,0 +1,149 @@
+"""Adapting: whose references a model is shown, and when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import Trainer
+
+from anomalib_nagl.core.calibration import calibrate
+from anomalib_nagl.plugin.coreset import coreset
+from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out
+from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
+from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
+from anomalib_nagl.plugin.pre_processing import transform_of
+from anomalib_nagl.plugin.reading import read_alike
+from anomalib_nagl.plugin.reference_plan import ReferencePlan
+from anomalib_nagl.plugin.run_callback import RunCallback
+from anomalib_nagl.references.prepare import prepare_references
+from anomalib_nagl.references.record import make_record, write_record
+from anomalib_nagl.references.reference_set import ReferenceSet
+from anomalib_nagl.references.sampling import SupportSet
+
+if TYPE_CHECKING:
+    from anomalib_nagl.plugin.lightning_model import Nagl
+
+logger = logging.getLogger(__name__)
+
+
+class ReferenceAdapter(RunCallback):
+    """Shows a ``Nagl`` the references of a part: chosen by the data, or given by a person.
+
+    ``plan`` draws them from a datamodule that brings none. ``references`` and ``manifest`` record which ones the model
+    knows, and how they were chosen.
+    """
+
+    def __init__(self, plan: ReferencePlan) -> None:
+        self.plan = plan
+        self.references: list[dict[str, str]] = []
+        self.manifest: dict[str, Any] = {}
+        self._held_out: SupportSet | None = None
+        self._removed = 0
+
+    def set_references(
+        self, nagl: Nagl, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0
+    ) -> None:
+        """Prepare references, adapt the model to them, set thresholds by them, and put them on record.
+
+        Raises ValueError when they cannot be used.
+        """
+        transform = transform_of(nagl.pre_processor)
+        if transform is None:
+            raise ValueError("found no pre-processor, expected one to prepare reference images with: leave it enabled")
+        if references.abnormal and not nagl.head_trained and not nagl.fitting:
+            logger.warning("The head is untrained: abnormal references add noise. Train one, or load one as `head`.")
+        nagl.model.encoder.ensure_weights()
+        # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
+        with torch.inference_mode(False), torch.no_grad():
+            prepared = prepare_references(references, transform, nagl.model.encoder.image_size)
+            normal, abnormal, masks, images, unmasked = (tensor.to(nagl.device) for tensor in prepared)
+            select = partial(coreset, limit=nagl.bank_limit) if nagl.bank_limit else None
+            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, select)
+            if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
+                nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.model.state))
+        self.references = references.records()
+        self.manifest = make_record(self.references, selection, removed)
+
+    def restore(self, references: Sequence[dict[str, str]], manifest: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint says of the references it holds."""
+        self.references, self.manifest = list(references), dict(manifest)
+
+    def tell_data(self, trainer: Trainer, nagl: Nagl) -> None:
+        """Let the data know the references and the size of a model that came from a checkpoint."""
+        data = datamodule_of(trainer)
+        if isinstance(data, ReferenceData) and not nagl.fitting:
+            data.use_recorded(self.references)
+        if data is not None:
+            data.setup(trainer.state.fn)  # type: ignore[arg-type]  # anomalib tells Lightning's enum from plain text
+        if isinstance(data, AnomalibDataModule):
+            exclude(data, find_copies(data, self.references))
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Choose references of a plain datamodule, before any loader exists.
+
+        Raises ValueError when a head would have to be trained without a source, or images are missing.
+        """
+        nagl: Nagl = pl_module
+        data = datamodule_of(trainer)
+        if isinstance(data, ReferenceData) or not isinstance(data, AnomalibDataModule):
+            return
+        if self._held_out is None and stage == "fit":
+            if nagl.trains:
+                raise ValueError(
+                    f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
+                    "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
+                    "--data.source, or --model.variant extended-proxies, which needs no head, or --model.n_abnormal 0"
+                )
+            self._held_out = self.plan.choose(data)
+        read_alike(data)
+        if self._held_out is not None:
+            self._removed = hold_out(data, self._held_out) or self._removed  # fit and test share the data
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take the references anew while fitting: what residual mining makes of them depends on the head."""
+        nagl: Nagl = pl_module
+        if nagl.fitting or not nagl.model.has_references:
+            nagl.model.encoder.ensure_weights()
+            self._collect(trainer, nagl)
+            self._write_record(trainer, nagl)
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take references where none were taken before, write down which are used, apply a threshold given now."""
+        self._take_missing(trainer, pl_module)
+        self._write_record(trainer, pl_module)
+        self.apply_threshold(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take references where none were taken before, write down which are used, apply a threshold given now."""
+        self.on_test_start(trainer, pl_module)
+
+    def apply_threshold(self, nagl: Nagl) -> None:
+        """A number given to the constructor stands above what a checkpoint holds."""
+        if isinstance(nagl.threshold, float) and isinstance(nagl.post_processor, ReferencePostProcessor):
+            nagl.post_processor.set_threshold(image=nagl.threshold)
+
+    def _take_missing(self, trainer: Trainer, nagl: Nagl) -> None:
+        """A trained head, or none at all, can be shown references without a run of its own to take them."""
+        data = datamodule_of(trainer)
+        if nagl.model.has_references or not isinstance(data, ReferenceData):
+            return
+        if data.brings_references and (nagl.head_trained or not data.abnormal_shots):
+            self._collect(trainer, nagl)
+
+    def _collect(self, trainer: Trainer, nagl: Nagl) -> None:
+        """Take the references that the data chose, or those that were held out of it."""
+        data = datamodule_of(trainer)
+        if isinstance(data, ReferenceData):
+            self.set_references(nagl, data.reference_set(), data.selection_record(), data.removed)
+        elif isinstance(data, AnomalibDataModule) and self._held_out is not None:
+            self.set_references(nagl, self.plan.load(self._held_out), self.plan.selection(data), self._removed)
+
+    def _write_record(self, trainer: Trainer, nagl: Nagl) -> None:
+        """Write ``references.json`` into the folder of this run."""
+        if nagl.model.has_references and self.manifest and trainer.is_global_zero:
+            write_record(self.manifest, trainer.default_root_dir)
