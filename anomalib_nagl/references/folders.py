@@ -12,7 +12,7 @@ from anomalib_nagl.references.sample import Sample
 NORMAL_NAMES, ABNORMAL_NAMES = ("normal", "good"), ("abnormal", "defects")
 MASK_NAMES = ("masks", "ground_truth")
 LAYOUT = (
-    "normal/ with good images, abnormal/TYPE/ with defective ones, and masks/TYPE/ with masks named like their "
+    "normal/ with good images, abnormal/TYPE/ with abnormal ones, and masks/TYPE/ with masks named like their "
     "images (masks may be missing, or lie beside the images as NAME_mask.png)"
 )
 UNNAMED_DEFECT = "defect"  # type of abnormal images that lie in no folder of a type

@@ -33,8 +33,8 @@ class NormalQuality(NamedTuple):
 class DefectQuality(NamedTuple):
     """An abnormal reference.
 
-    ``deviation`` of its marked patches from the normal references; ``stands_out`` is this divided by the mean
-    deviation of held-out normal ones, above 1 is good; ``contrast`` the probability that a marked patch of the image
+    ``deviation`` of its abnormal patches from the normal references; ``stands_out`` is this divided by the mean
+    deviation of held-out normal ones, above 1 is good; ``contrast`` the probability that an abnormal patch of the image
     deviates more than one that is not.
     """
 
@@ -87,13 +87,13 @@ def mask_problems(image: str, mask: str) -> list[Problem]:
     """What is wrong, or looks wrong, with a mask."""
     try:
         width, height = read_header(image).upright
-        marked = load_mask(mask, image)
-        check_mask(marked, (height, width), image)
+        pixels = load_mask(mask, image)
+        check_mask(pixels, (height, width), image)
     except ValueError as error:
         return [Problem(mask, str(error), "see above")]
     problems = []
-    if float(marked.float().mean()) > LARGE:
-        found = f"a mask over {float(marked.float().mean()):.0%} of the image"
+    if float(pixels.float().mean()) > LARGE:
+        found = f"a mask over {float(pixels.float().mean()):.0%} of the image"
         problems.append(Problem(mask, found, "mark the defect alone, unless all of it is defective", fatal=False))
     with Image.open(mask) as opened:
         values = np.asarray(opened.convert("L"))
@@ -108,11 +108,11 @@ def mask_problems(image: str, mask: str) -> list[Problem]:
 
 
 def quality(
-    normal: Tensor, abnormal: Tensor, marked: Tensor, names: tuple[str, ...], types: tuple[str, ...]
+    normal: Tensor, abnormal: Tensor, patch_mask: Tensor, names: tuple[str, ...], types: tuple[str, ...]
 ) -> tuple[list[NormalQuality], list[DefectQuality]]:
-    """Compare references: tokens (n, M, C) and (a, M, C), marked patches (a, M), names of all n + a, types of a.
+    """Compare references: tokens (n, M, C) and (a, M, C), ``patch_mask`` (a, M), names of all n + a, types of a.
 
-    A deviation is (1 - cosine similarity) / 2 to the nearest normal patch; of a image, the mean of its highest 1 %.
+    A deviation is (1 - cosine similarity) / 2 to the nearest normal patch; of an image, the mean of its highest 1 %.
     """
     n = len(normal)
     among = torch.stack([_similarity(image, normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
@@ -120,11 +120,11 @@ def quality(
     held_out = [_held_out(among, i, set()) for i in range(n)] if n > 1 else []
     typical = sum(held_out) / n if held_out else float("nan")
     defects = [
-        _defect(names[n + j], types[j], 1 - to_defects[j].amax(-1), marked[j], typical)
+        _defect(names[n + j], types[j], 1 - to_defects[j].amax(-1), patch_mask[j], typical)
         for j in range(len(abnormal))
         if to_defects is not None
     ]
-    remarks = _remarks(among, to_defects, marked, held_out)
+    remarks = _remarks(among, to_defects, patch_mask, held_out)
     return [NormalQuality(names[i], held_out[i] if held_out else float("nan"), remarks[i]) for i in range(n)], defects
 
 
@@ -140,8 +140,8 @@ def _held_out(among: Tensor, image: int, without: set[int]) -> float:
     return float(image_score(1 - among[image][:, others].amax(-1)[None]))
 
 
-def _defect(name: str, defect_type: str, deviation: Tensor, marked: Tensor, typical: float) -> DefectQuality:
-    inside, outside = deviation[marked > 0], deviation[marked == 0]
+def _defect(name: str, defect_type: str, deviation: Tensor, patch_mask: Tensor, typical: float) -> DefectQuality:
+    inside, outside = deviation[patch_mask > 0], deviation[patch_mask == 0]
     value = float(image_score(inside[None]))
     contrast = float((inside[:, None] > outside).float().mean()) if len(outside) else float("nan")
     remarks = []
@@ -152,7 +152,9 @@ def _defect(name: str, defect_type: str, deviation: Tensor, marked: Tensor, typi
     return DefectQuality(name, defect_type, value, value / typical, contrast, tuple(remarks))
 
 
-def _remarks(among: Tensor, to_defects: Tensor | None, marked: Tensor, held_out: list[float]) -> list[tuple[str, ...]]:
+def _remarks(
+    among: Tensor, to_defects: Tensor | None, patch_mask: Tensor, held_out: list[float]
+) -> list[tuple[str, ...]]:
     """For each normal reference: whether it is unlike the others, and whether the defects stand out more without it."""
     n = len(among)
     values = np.array(held_out)
@@ -164,17 +166,17 @@ def _remarks(among: Tensor, to_defects: Tensor | None, marked: Tensor, held_out:
         if n > 3 and held_out[i] > middle + ODD * max(spread, 0.05 * middle):
             found.append("unlike the others: is it normal, sharp and of the same part?")
         if n > 2 and to_defects is not None:
-            with_it, without = (_stand_out(among, to_defects, marked, left) for left in (set(), {i}))
+            with_it, without = (_stand_out(among, to_defects, patch_mask, left) for left in (set(), {i}))
             if without > HURTS * with_it:
                 found.append(f"hurts: without it the defects stand out {without / with_it:.2f} times as much")
         remarks.append(tuple(found))
     return remarks
 
 
-def _stand_out(among: Tensor, to_defects: Tensor, marked: Tensor, without: set[int]) -> float:
-    """Mean deviation of marked patches over the mean held-out deviation of normal references."""
+def _stand_out(among: Tensor, to_defects: Tensor, patch_mask: Tensor, without: set[int]) -> float:
+    """Mean deviation of abnormal patches over the mean held-out deviation of normal references."""
     kept = [i for i in range(len(among)) if i not in without]
     deviation = 1 - to_defects[..., kept].amax(-1)
-    defects = [float(image_score(deviation[j][marked[j] > 0][None])) for j in range(len(marked))]
+    defects = [float(image_score(deviation[j][patch_mask[j] > 0][None])) for j in range(len(patch_mask))]
     normal = [_held_out(among, i, without) for i in kept]
     return float(np.mean(defects)) / max(float(np.mean(normal)), 1e-6)

@@ -108,17 +108,17 @@ class ReferenceSet:
         images: Iterable[ReferenceImage] = (),
     ) -> None:
         defects = tuple(abnormal)
-        marked = tuple(masks) or (None,) * len(defects)
-        if len(marked) != len(defects):
+        given = tuple(masks) or (None,) * len(defects)
+        if len(given) != len(defects):
             raise ValueError(
-                f"found {len(marked)} masks for {len(defects)} abnormal images, expected one for each: "
+                f"found {len(given)} masks for {len(defects)} abnormal images, expected one for each: "
                 "give every abnormal reference a mask or None"
             )
         everything = [
             *(ReferenceImage(image, "normal", name=f"normal {i}") for i, image in enumerate(normal)),
             *(
                 ReferenceImage(image, "abnormal", mask, f"abnormal {i}")
-                for i, (image, mask) in enumerate(zip(defects, marked, strict=True))
+                for i, (image, mask) in enumerate(zip(defects, given, strict=True))
             ),
             *images,
         ]
