@@ -30,7 +30,7 @@ _NOISY = {
     "anomalib": logging.WARNING,
     "timm": logging.ERROR,
     "anomalib_nagl": logging.WARNING,
-    "anomalib_nagl.plugin.reference_adapter": logging.ERROR,  # that a head is not trained, of those that are never asked
+    "anomalib_nagl.plugin.reference_adapter": logging.ERROR,  # that a head is untrained, of those never asked
 }
 
 
