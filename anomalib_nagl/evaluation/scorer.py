@@ -26,9 +26,8 @@ from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_images
 from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
-from anomalib_nagl.references.images import image_hash, load_image, load_mask
+from anomalib_nagl.references.images import check_mask, image_hash, load_image, load_mask
 from anomalib_nagl.references.prepare import prepare_references
-from anomalib_nagl.references.reference_set import check_mask
 from anomalib_nagl.references.sample import Sample
 from anomalib_nagl.references.sampling import SupportSet
 from anomalib_nagl.references.synthetic import with_synthetic

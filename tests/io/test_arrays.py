@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import to_dtype
 from anomalib_nagl import EdgeError
 from anomalib_nagl.io import arrays
 from anomalib_nagl.references import images
-from anomalib_nagl.references.reference_set import ReferenceSet
+from anomalib_nagl.references.reference_set import ReferenceImage
 
 RNG = np.random.default_rng(0)
 EVERY_BYTE = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -132,7 +132,5 @@ def test_masks_are_judged_alike() -> None:
         with pytest.raises(EdgeError, match=message) as numpys:
             arrays.as_mask(mask, image, (6, 5), "a")
         with pytest.raises(EdgeError, match=message) as torchs:
-            ReferenceSet(
-                abnormal=(images.as_image(image),), masks=(torch.from_numpy(mask.copy()),), abnormal_names=("a",)
-            )
+            ReferenceImage(images.as_image(image), "abnormal", torch.from_numpy(mask.copy()), "a")
         assert str(numpys.value) == str(torchs.value)
