@@ -7,9 +7,9 @@ BIN = $(VENV)/bin
 SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoload/anomalib_nagl.pth \
 	autoload/anomalib_nagl.start
 
-# One process a core, at most four: each holds torch. A module's tests stay in one process, which makes what they share
-# once; OpenVINO and torch take the one core that is theirs.
-PARALLEL = --numprocesses logical --maxprocesses 4 --dist loadscope
+# One process a core, at most four: each holds torch. The tests of a file stay in one process, which makes what they
+# share once; files with slow tests come first (tests/conftest.py).
+PARALLEL = --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick docs lint clean
 

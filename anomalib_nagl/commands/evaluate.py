@@ -10,9 +10,10 @@ from pathlib import Path
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 from rich.console import Console
 
-from anomalib_nagl.evaluation.settings import Settings, suggest
+from anomalib_nagl.evaluation.settings import Settings
+from anomalib_nagl.io.errors import suggest
 
-OWN = ("config", "dry_run", "report")
+COMMAND_OPTIONS = ("config", "dry_run", "report")
 INTERRUPTED = 130
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"Written: {path}", soft_wrap=True, highlight=False)
         return 0
     settings, dry_run = parse(given)
-    # Imported late: --help and errors in settings need no torch.
+    # Imported late: --help and misspelt settings need no torch.
     from anomalib_nagl.evaluation.run import evaluate, print_plan
 
     try:
@@ -46,7 +47,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
     try:
         found = parser.parse_args(list(arguments))
     except ArgumentError as error:
-        known = [*(field.name for field in fields(Settings)), *OWN]
+        known = [*(field.name for field in fields(Settings)), *COMMAND_OPTIONS]
         words = str(error.message)
         name = re.search(r"(?:[Kk]ey '|[Oo]ption '|--)([\w.]+)", words)
         hint = "" if name is None or name[1].split(".")[0] in known else suggest(name[1].split(".")[-1], known)
@@ -67,5 +68,5 @@ def _parser() -> ArgumentParser:
 def _report_folder(given: list[str]) -> Path:
     place = given.index("--report") + 1
     if len(given) != 2 or place >= len(given):
-        raise ValueError("found more or less than --report FOLDER, expected the folder alone")
+        raise ValueError("--report takes exactly one folder and no other option, such as --report results/evaluation")
     return Path(given[place])

@@ -13,7 +13,8 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 
 from anomalib_nagl.evaluation.records import GOOD
-from anomalib_nagl.evaluation.settings import Settings, suggest
+from anomalib_nagl.evaluation.settings import Settings
+from anomalib_nagl.io.errors import suggest
 from anomalib_nagl.plugin.datasets import all_categories, samples
 from anomalib_nagl.plugin.registration import register
 from anomalib_nagl.references.sampling import Sample

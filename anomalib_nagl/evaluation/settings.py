@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from anomalib_nagl.evaluation.names import (
@@ -18,6 +17,7 @@ from anomalib_nagl.evaluation.names import (
     UNTRAINED_HEADS,
     has_proxies,
 )
+from anomalib_nagl.io.errors import suggest
 
 
 class Shots(NamedTuple):
@@ -213,12 +213,6 @@ class Settings:
                 f"found {place}.fusion={fusion}, expected two weights of at least 0, not both, such as "
                 "[0.5, 0.25]: of the nearest defect patch and of the proxies"
             )
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The known name that a misspelt one resembles, as words to append to an error; empty without one."""
-    near = get_close_matches(name, list(known), 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _check_names(setting: str, names: Sequence[str], known: Sequence[str] | None) -> None:

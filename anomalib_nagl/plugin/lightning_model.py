@@ -174,24 +174,22 @@ class Nagl(AnomalibModule):
         """
         self.plan = plan_fit(self)
         listed: Any = super().configure_callbacks()
-        own: list[Callback] = [self.reference_adapter, self.head_trainer]
-        if self.trains and self.trainer.checkpoint_callbacks:
-            own.append(EpochCheckpoint(self.head_trainer.kept))
-        return [DefectTypeReport(), *listed, *own]
+        saved = self.trains and self.trainer.checkpoint_callbacks
+        epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
+        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *epochs]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""
+        del stage
         # Imported late: anomalib's engine may itself be importing this package.
         from anomalib_nagl.plugin.checkpoint_io import explain_errors
 
-        del stage
         explain_errors(self.trainer.strategy, self.checkpoint_safe_globals())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
-        if not self.trains:
-            return None
-        return published_optimizer(self.model.head, self.learning_rate, self.loss.variant.decay_all)
+        decay_all = self.loss.variant.decay_all
+        return published_optimizer(self.model.head, self.learning_rate, decay_all) if self.trains else None
 
     def set_references(
         self, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0

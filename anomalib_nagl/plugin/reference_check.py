@@ -14,6 +14,7 @@ from torch import Tensor
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.lightning_model import Nagl
+from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.quality import DefectQuality, NormalQuality, quality
 from anomalib_nagl.references.reference_set import DEVIATING, ReferenceSet
@@ -34,7 +35,7 @@ def read_model(checkpoint: str) -> Nagl:
     """The model of a checkpoint; ValueError if the file is missing, or not one of ``Nagl`` with its pre-processor."""
     check_checkpoint(read_checkpoint(checkpoint), checkpoint)
     nagl = Nagl.load_from_checkpoint(checkpoint)
-    if getattr(nagl.pre_processor, "transform", None) is None:
+    if transform_of(nagl.pre_processor) is None:
         raise ValueError(
             f"found a checkpoint without a pre-processor: {checkpoint}, expected one: check with --backbone instead"
         )

@@ -12,6 +12,8 @@ from support.environments import Environments, execute, make_environment
 from support.exported import by_torch, make_model, picture, pixels
 from support.places import ROOT
 
+pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
+
 RUN = """
 import contextlib, io, json, sys
 
@@ -72,8 +74,6 @@ def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> 
 CONFLICT = """
 import json
 from anomalib_nagl.io.distributions import conflict
-
-pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
 print(json.dumps(conflict()))
 """
 

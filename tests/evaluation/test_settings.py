@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.commands import CONFIGS, anomalib_nagl
+from support.places import CONFIGS
 
-from anomalib_nagl.commands.evaluate import parse
+from anomalib_nagl.commands.evaluate import main, parse
 from anomalib_nagl.evaluation import names
 
 QUICK = (
-    "evaluate", "--config", str(CONFIGS / "evaluate" / "quickstart.yaml"), "--domains",
+    "--config", str(CONFIGS / "evaluate" / "quickstart.yaml"), "--domains",
     "{textures: [cloth], parts: [plate]}", "--targets", "[plate]", "--shots", "[1+0, 1+1]",
 )  # fmt: skip
 
@@ -41,12 +41,12 @@ QUICK = (
         (("--sources", "[same_domain]"), "sources=same_domain, expected a second domain"),
         (("--shots", "[1+24]"), "24 abnormal images of category 'plate'.*more than 24"),
         (("--format", "DrawnPicture"), "format='DrawnPicture'.*did you mean 'DrawnPictures'"),
-        (("--domains", "{parts: [plate], a: [clot]}", "--targets", "[clot]"), "no drawn category 'clot'"),
+        (("--domains", "{parts: [plate], a: [clot]}", "--targets", "[clot]"), "no rendered category 'clot'"),
     ],
 )
 def test_settings_that_make_no_sense(drawn: Path, tmp_path: Path, change: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        anomalib_nagl(*QUICK, "--data", drawn, "--out", tmp_path / "new", *change, "--dry_run")
+        main([str(part) for part in (*QUICK, "--data", drawn, "--out", tmp_path / "new", *change, "--dry_run")])
     assert not (tmp_path / "new").exists()
 
 
@@ -63,17 +63,13 @@ def test_errors_come_without_torch(wrong: tuple[str, ...]) -> None:
     program = """
 import sys
 from anomalib_nagl import cli
-sys.argv = ["anomalib-nagl", *sys.argv[1:]]
-try:
-    cli.main()
-except SystemExit as end:
-    print(end.code)
+assert cli.run(["evaluate", *sys.argv[1:]]) == 2
 print([name for name in ("torch", "anomalib", "timm", "pandas") if name in sys.modules])
 """
     command = [sys.executable, "-c", program, *QUICK, *wrong]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
-    assert "did you mean" in output[0]
-    assert output[-1] == "[]"
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "did you mean" in done.stderr
+    assert done.stdout == "[]\n"
 
 
 def test_names_are_those_of_what_they_name() -> None:

@@ -18,6 +18,7 @@ from anomalib_nagl import Nagl, NaglHead
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 QUICK = ("--model.epochs", 2, "--data.episodes", 16, "--model.visualizer", "false")
+QUICKER = (*QUICK, "--model.epochs", 1, "--data.episodes", 8)  # where any trained head will do
 CHECKPOINT = Path("results/Nagl/DrawnPictures/plate/v0/weights/lightning/model.ckpt")
 
 
@@ -101,7 +102,7 @@ def test_the_configuration_for_own_parts(head: Path, drawn: Path) -> None:
 
 
 def test_a_checkpoint_with_any_number_of_heads_is_rebuilt(head: Path) -> None:
-    cli = anomalib("train", "--config", QUICKSTART, *QUICK, "--model.num_heads", 7, "--model.num_proxies", 3)
+    cli = anomalib("train", "--config", QUICKSTART, *QUICKER, "--model.num_heads", 7, "--model.num_proxies", 3)
     path = Path(cli.engine.trainer.checkpoint_callback.best_model_path)
     assert Nagl.load_from_checkpoint(path).model.head.num_heads == 7
 
@@ -151,7 +152,7 @@ def test_several_sources_from_yaml(head: Path) -> None:
     ]
     del arguments["source_categories"]
     Path("several.yaml").write_text(yaml.safe_dump(config))
-    cli = anomalib("train", "--config", "several.yaml", *QUICK)
+    cli = anomalib("train", "--config", "several.yaml", *QUICKER)
     assert [pool.name for pool in cli.datamodule.episode_datasets()[0].pools] == [
         "DrawnPictures cloth",
         "MVTecAD board",
@@ -160,7 +161,7 @@ def test_several_sources_from_yaml(head: Path) -> None:
 
 def test_non_square_input_and_image_batches_of_any_size(head: Path) -> None:
     cli = anomalib(
-        "train", "--config", QUICKSTART, *QUICK, "--model.image_size", "[192,256]", "--model.variant", "paper"
+        "train", "--config", QUICKSTART, *QUICKER, "--model.image_size", "[192,256]", "--model.variant", "paper"
     )
     model = cli.model.eval()
     images = torch.rand(4, 3, 100, 333)
@@ -174,6 +175,7 @@ def test_non_square_input_and_image_batches_of_any_size(head: Path) -> None:
 def test_other_models_train_on_normal_pictures(head: Path) -> None:
     cli = anomalib(
         "train", "--model", "Padim", "--model.pre_trained", "false", "--model.visualizer", "false",
+        "--model.layers", "[layer3]",
         "--data", "ReferenceDataModule", "--data.target", "MVTecAD", "--data.target.root", "datasets/drawn",
         "--data.target.category", "plug", "--data.target.num_workers", 0, "--data.n_abnormal", 2,
         "--data.source", "DrawnPictures", "--data.source.root", "datasets/drawn",
@@ -239,6 +241,7 @@ def test_export_before_references_writes_nothing(folder: Path, kind: str) -> Non
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_nothing_half_written(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         Path(str(args[1])).write_text("half")  # args: the model, the file

@@ -112,7 +112,7 @@ def test_a_head_is_trained_on_any_datamodule_that_offers_the_protocol(tmp_path: 
     assert nagl.head_trainer.kept.epoch in (0, 1)
     assert any(not torch.equal(tensor, before[name]) for name, tensor in nagl.model.head.state_dict().items())
     assert [record["kind"] for record in nagl.references] == ["normal", "abnormal"]
-    assert nagl.manifest["protocol"] == {"drawn_from": "thin air"}
+    assert nagl.manifest["selection"] == {"drawn_from": "thin air"}
     assert nagl.manifest["removed_from_evaluation"] == 3
     assert {"image_AUROC", "pixel_AUROC"} <= set(results[0])
 
