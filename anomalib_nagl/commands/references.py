@@ -16,9 +16,10 @@ from anomalib_nagl.io.files import atomic_write
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
 from anomalib_nagl.references.folders import Problem, ReferenceFiles, scan
+from anomalib_nagl.references.names import MASK_POLICIES
 from anomalib_nagl.references.quality import file_problems
 from anomalib_nagl.references.record import read_record
-from anomalib_nagl.references.reference_set import MASK_POLICIES, load_references
+from anomalib_nagl.references.reference_set import load_references
 
 _OF_NAGL = ("backbone", "layers", "backbone_weights", "image_size")
 

@@ -1,4 +1,4 @@
-"""Resizing of images: as the published code does, and as plain matrix products for an exported file."""
+"""Resizing of images and masks: as the published code does, and as plain matrix products for an exported file."""
 
 from __future__ import annotations
 
@@ -70,3 +70,15 @@ def cubic_matrix(source: int, target: int, like: Tensor) -> Tensor:
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weight = torch.where(distance < 1, near, far)
     return weight / weight.sum(dim=1, keepdim=True)
+
+
+def keep_thin(resized: Tensor, mask: Tensor) -> Tensor:
+    """A resized mask (h, w), unless nearest neighbour lost a thin defect of the mask (H, W).
+
+    Then every pixel is marked that a part of the defect falls on.
+    """
+    if bool(resized.any()) or not bool(mask.any()):
+        return resized
+    size = (resized.shape[-2], resized.shape[-1])
+    pooled = nn.functional.adaptive_max_pool2d((mask != 0).float().reshape(1, *mask.shape[-2:]), size)
+    return pooled.reshape(resized.shape).to(resized.dtype)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.values import check_range
 
 THUMBNAIL = 128  # longest side in pixels
 
@@ -65,17 +66,6 @@ def _is_pillow(given: object) -> bool:
     """Whether this is a Pillow image: none can be where Pillow was never imported, and a box may do without it."""
     pillow = sys.modules.get("PIL.Image")
     return pillow is not None and isinstance(given, pillow.Image)
-
-
-def check_range(array: NDArray[Any], largest: int, source: str) -> None:
-    """Raise EdgeError unless all values of an image are from 0 to the largest one of its type; NaN is refused too."""
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= largest):
-        kind = "floats" if largest == 1 else "integers"
-        raise EdgeError(
-            f"found values from {low:.6g} to {high:.6g} in an image of {kind} ({source}), expected 0 to {largest}: "
-            "scale it, or store it with 8 or 16 bits"
-        )
 
 
 def _to_float(array: NDArray[Any], source: str) -> NDArray[np.float32]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from anomalib_nagl.io.arrays import check_range
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.values import check_range
 
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of EXIF and TIFF
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")

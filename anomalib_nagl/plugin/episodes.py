@@ -17,7 +17,8 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_nagl.references.reference_set import check_mask, keep_thin, load_image, load_mask
+from anomalib_nagl.core.resizing import keep_thin
+from anomalib_nagl.references.images import check_mask, load_image, load_mask
 from anomalib_nagl.references.sampling import Sample, spread_types
 
 

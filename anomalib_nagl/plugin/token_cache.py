@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize, Transform
 from torchvision.tv_tensors import Mask
 
+from anomalib_nagl.core.resizing import keep_thin
 from anomalib_nagl.plugin.episodes import EpisodeDataset
 from anomalib_nagl.plugin.token_store import FileStore, MemoryStore, bytes_hash
-from anomalib_nagl.references.reference_set import check_mask, keep_thin, load_image, load_mask
+from anomalib_nagl.references.images import check_mask, load_image, load_mask
 from anomalib_nagl.references.sampling import Sample
 
 ENCODE_BATCH = 8

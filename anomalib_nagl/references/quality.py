@@ -12,8 +12,7 @@ from torch import Tensor
 
 from anomalib_nagl.core.functional import image_score, l2_normalize
 from anomalib_nagl.references.folders import Problem, ReferenceFiles
-from anomalib_nagl.references.images import image_hash, load_image, load_mask, read_header
-from anomalib_nagl.references.reference_set import check_mask
+from anomalib_nagl.references.images import check_mask, image_hash, load_image, load_mask, read_header
 
 DARK = 0.15  # a 16-bit image whose brightest value lies below was hardly scaled to 16 bits
 SOFT = 0.02  # share of grey pixels that makes a mask suspicious

@@ -8,27 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomalib_nagl.references.folders import UNNAMED_DEFECT, scan
 from anomalib_nagl.references.images import check_mask, content_hash, load_image, load_mask
 from anomalib_nagl.references.names import MASK_POLICIES, check_name
 from anomalib_nagl.references.sample import GOOD, Sample
 
-__all__ = [
-    "DEVIATING",
-    "FULL_IMAGE",
-    "GIVEN",
-    "MASK_POLICIES",
-    "ReferenceImage",
-    "ReferenceSet",
-    "check_mask",
-    "content_hash",
-    "keep_thin",
-    "load_image",
-    "load_mask",
-    "load_references",
-]
 GIVEN, DEVIATING, FULL_IMAGE = "given", "most deviating patches", "full image"  # sources of a mask
 
 
@@ -206,15 +192,3 @@ def _load_abnormal(sample: Sample, policy: str) -> ReferenceImage:
         return ReferenceImage(image, "abnormal", None, name, sample.defect_type)
     mask = load_mask(sample.mask, sample.image)
     return ReferenceImage(image, "abnormal", mask, name, sample.defect_type, Path(sample.mask or "").as_posix())
-
-
-def keep_thin(resized: Tensor, mask: Tensor) -> Tensor:
-    """A resized mask (h, w), unless nearest neighbour lost a thin defect of the mask (H, W).
-
-    Then every pixel is marked that a part of the defect falls on.
-    """
-    if bool(resized.any()) or not bool(mask.any()):
-        return resized
-    size = (resized.shape[-2], resized.shape[-1])
-    pooled = nn.functional.adaptive_max_pool2d((mask != 0).float().reshape(1, *mask.shape[-2:]), size)
-    return pooled.reshape(resized.shape).to(resized.dtype)

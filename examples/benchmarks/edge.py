@@ -35,7 +35,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_nagl import Nagl, ReferenceSet
 from anomalib_nagl.edge import NaglEdge
-from anomalib_nagl.references.reference_set import load_image, load_mask
+from anomalib_nagl.references.images import load_image, load_mask
 
 F32: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
 FILES = {"FP32": None, "FP16": "FP16", "INT8": "INT8", "INT8_PTQ": "INT8_PTQ"}

@@ -18,8 +18,8 @@ from anomalib_nagl.bank.patch_masks import guess_patch_mask
 from anomalib_nagl.edge import EdgeError, NaglEdge
 from anomalib_nagl.io.arrays import as_image, content_hash
 from anomalib_nagl.io.files import file_hash
+from anomalib_nagl.references.images import content_hash as torch_hash
 from anomalib_nagl.references.images import load_image
-from anomalib_nagl.references.reference_set import content_hash as torch_hash
 
 
 def test_changed_references_are_as_good_as_an_export(edge_model: Nagl, exported: Path, tmp_path: Path) -> None:

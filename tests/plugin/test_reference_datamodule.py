@@ -13,9 +13,9 @@ from anomalib.data import Folder, MVTecAD
 from PIL import Image
 
 from anomalib_nagl import DrawnPictures, Nagl, ReferenceDataModule, ReferenceSet
+from anomalib_nagl.core.resizing import keep_thin
 from anomalib_nagl.plugin.datasets import all_categories, choose_references
 from anomalib_nagl.plugin.episodes import EpisodeBatch, EpisodeDataset, EpochSampler, Pool
-from anomalib_nagl.references.reference_set import keep_thin
 from anomalib_nagl.references.sampling import Sample, SupportSet, spread_types
 
 

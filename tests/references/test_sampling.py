@@ -83,7 +83,7 @@ def test_one_choice_wherever_references_are_chosen(drawn: Path, n: int, a: int, 
     plain = DrawnPictures(drawn, "board")
     plain.setup()
     model = Nagl("gabor", n_normal=n, n_abnormal=a, seed=seed)
-    from_plain = choose_references(plain, model.n_normal, model.n_abnormal, model.seed, model.strategy)
+    from_plain = model.reference_adapter.plan.choose(plain)
     data = ReferenceDataModule(DrawnPictures(drawn, "board"), n_normal=n, n_abnormal=a, seed=seed)
     data.setup()
     settings = Settings(str(drawn), {"parts": ["board"], "textures": ["wood"]}, "DrawnPictures", backbone="gabor")
