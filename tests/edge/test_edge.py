@@ -176,6 +176,7 @@ def test_many_pictures_come_back_in_order(exported: Path) -> None:
     assert [p.score for p in together] == pytest.approx([alone.predict(i).score for i in images], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_that_only_scores(tmp_path: Path) -> None:
     model = make_model("gabor", (128, 128))
     model.post_processor = None

@@ -18,7 +18,7 @@ from anomalib_nagl import Nagl, NaglHead
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 QUICK = ("--model.epochs", 2, "--data.episodes", 16, "--model.visualizer", "false")
-QUICKER = (*QUICK, "--model.epochs", 1, "--data.episodes", 8)  # where any trained head will do
+QUICKER = (*QUICK, "--model.epochs", 1, "--data.episodes", 8, "--model.image_size", 128)  # where any head will do
 CHECKPOINT = Path("results/Nagl/DrawnPictures/plate/v0/weights/lightning/model.ckpt")
 
 
@@ -175,7 +175,7 @@ def test_non_square_input_and_image_batches_of_any_size(head: Path) -> None:
 def test_other_models_train_on_normal_pictures(head: Path) -> None:
     cli = anomalib(
         "train", "--model", "Padim", "--model.pre_trained", "false", "--model.visualizer", "false",
-        "--model.layers", "[layer3]",
+        "--model.layers", "[layer2]", "--model.n_features", 30,
         "--data", "ReferenceDataModule", "--data.target", "MVTecAD", "--data.target.root", "datasets/drawn",
         "--data.target.category", "plug", "--data.target.num_workers", 0, "--data.n_abnormal", 2,
         "--data.source", "DrawnPictures", "--data.source.root", "datasets/drawn",
