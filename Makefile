@@ -9,7 +9,7 @@ SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoloa
 
 # One process a core, at most four: each holds torch. The tests of a file stay in one process, which makes what they
 # share once; files with slow tests come first (tests/conftest.py).
-PARALLEL = --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PARALLEL = --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick docs lint clean
 
