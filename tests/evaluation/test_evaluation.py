@@ -210,6 +210,7 @@ def start(command: tuple[str, ...], out: Path) -> subprocess.Popen[bytes]:
     return running
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_with_what_is_left(finished: Path, drawn: Path, tmp_path: Path) -> None:
     for folder in ("heads", "tokens"):  # to save time; training goes on by the same means as `anomalib train`
         shutil.copytree(finished / folder, tmp_path / folder)
@@ -250,6 +251,7 @@ class Epochs(Callback):
         self.seen.append(trainer.current_epoch)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_with_the_same_head(finished: Path, drawn: Path, tmp_path: Path) -> None:
     head = TrainingJob("nagl", "other_domains", "plate", 0)
     settings = [settings_of(drawn, tmp_path / name, epochs=3, episodes=16) for name in ("whole", "killed")]

@@ -76,6 +76,7 @@ def distinct_pictures(root: Path, *categories: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_every_epoch_is_validated_on_categories_held_out_from_the_source(quick: Path) -> None:
     cli = anomalib(*COMMAND)
     found = metrics(cli)
