@@ -62,11 +62,10 @@ class NaglEdge:
 
     ``model`` is the exported ``model.xml``; its manifest, the graphs ``encoder.xml``, ``scorer.xml`` and
     ``references.xml``, and the bank ``references.safetensors`` lie beside it. ``references`` is another reference bank
-    to start with. ``precision`` f32 gives torch's answer; None leaves the
-    choice to the device. Up to ``requests`` images are computed at once. ``cache`` is a folder for compiled
-    graphs, for a faster start. All methods may be called from any thread: every prediction uses the
-    references from before or from after a change, never a mix. Raises EdgeError when a file is missing, truncated,
-    edited or made for another model.
+    to start with. ``precision`` f32 gives torch's answer; None leaves the choice to the device. Up to ``requests``
+    images are computed at once. ``cache`` is a folder for compiled graphs, for a faster start. All methods may be
+    called from any thread: every prediction uses the references from before or from after a change, never a mix.
+    Raises EdgeError when a file is missing, truncated, edited or made for another model.
     """
 
     def __init__(

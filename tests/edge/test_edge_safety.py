@@ -39,8 +39,8 @@ def other_compatibility(key: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
-        *[(name, spoil, name) for name in ("model.xml", "model.bin", "references.xml", "references.bin")
-          for spoil in (cut, flip, Path.unlink)],
+        *[(f"{graph}{suffix}", spoil, f"{graph}{suffix}") for graph in ("model", "encoder", "scorer", "references")
+          for suffix in (".xml", ".bin") for spoil in (cut, flip, Path.unlink)],
         ("references.safetensors", cut, "truncated or edited"),
         ("references.safetensors", flip, "truncated or edited"),
         ("references.safetensors", Path.unlink, "found no reference bank"),
