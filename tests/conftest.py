@@ -79,8 +79,8 @@ def edge_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def exported(edge_model: Any, run_folder: Path) -> Path:
-    """It as OpenVINO file, with one normal and one abnormal reference."""
+def exported_once(edge_model: Any, run_folder: Path) -> Path:
+    """It as OpenVINO file, with one normal and one abnormal reference; to be read alone."""
     from support.exported import reference_set
 
     edge_model.set_references(reference_set(1, 1))
@@ -88,7 +88,14 @@ def exported(edge_model: Any, run_folder: Path) -> Path:
 
 
 @pytest.fixture
-def box(exported: Path, tmp_path: Path) -> Path:
-    """A copy of the exported folder that may be spoilt."""
-    shutil.copytree(exported.parent, tmp_path / "box")
-    return tmp_path / "box/model.xml"
+def exported(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the exported folder that may be taught, or spoilt."""
+    folder = tmp_path_factory.mktemp("box") / "openvino"
+    shutil.copytree(exported_once.parent, folder)
+    return folder / "model.xml"
+
+
+@pytest.fixture
+def box(exported: Path) -> Path:
+    """Another name of it."""
+    return exported

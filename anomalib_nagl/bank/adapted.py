@@ -6,7 +6,7 @@ take it from there, and a fusion rule (``core/fusion.py``) finds it under its na
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,25 +14,97 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.patch_masks import away_from_mask
+from anomalib_nagl.bank.pools import ArrayPool, Pool, heads, shares
 from anomalib_nagl.io.errors import EdgeError
 
 Floats = NDArray[np.float32]
+BANK_LIMIT = 4096  # patches of each kind that a query is compared with, see Limits
+MINED = 4  # grids that residual mining reads: the marked patches of more images are put together on so many
+MINED_ALONE = 32  # images that it reads where they cannot be put together
+
+
+class Limits(NamedTuple):
+    """How many patches are compared with: of normal references, surroundings, known defects, and in residual mining.
+
+    None keeps all of them.
+    """
+
+    normal: int | None
+    surroundings: int | None
+    defects: int | None
+    mined: int | None
+
+    @classmethod
+    def of(cls, limit: int | None) -> Limits:
+        """Limits by one number, that of normal patches; half as many of the other kinds."""
+        if limit is None:
+            return cls(None, None, None, None)
+        half = max(limit // 2, 1)
+        return cls(limit, half, half, half)
+
+
+UNLIMITED = Limits(None, None, None, None)
+
+
+class AbnormalPools(NamedTuple):
+    """The patches of one abnormal reference.
+
+    ``marked`` ones are abnormal, those ``away`` from them and not next to one are normal, and so are all that are
+    ``unmarked``. ``localized`` are references whose mask was given and is not the full image: they alone tell where a
+    defect and its surroundings are.
+    """
+
+    marked: Pool
+    away: Pool
+    unmarked: Pool
+    localized: bool
 
 
 class ReferencePatches(NamedTuple):
     """Patch tokens of a set of references, all that the rules read.
 
-    ``normal`` holds the patches (P, C) of each normal reference, all of them or a coreset; ``abnormal`` is (a, M, C),
-    its ``patch_mask`` 0/1 (a, M). Only ``localized`` (a,) references, whose mask was given and is not the full image,
-    tell where a defect and its surroundings are. With ``context`` these surroundings count as normal.
+    ``normal`` has a pool for each normal reference. With ``context`` the surroundings of defects count as normal.
+    ``shared`` lets residual mining put the marked patches of several images on one grid, which the published code's
+    positions (Q2, Q3) do not allow.
     """
 
-    normal: tuple[Floats, ...]
-    abnormal: Floats
-    patch_mask: Floats
-    localized: NDArray[np.bool_]
+    normal: tuple[Pool, ...]
+    abnormal: tuple[AbnormalPools, ...]
     grid: tuple[int, int]
+    width: int
     context: bool
+    limits: Limits = UNLIMITED
+    shared: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        normal: Sequence[Floats],
+        abnormal: Floats,
+        patch_mask: Floats,
+        localized: NDArray[np.bool_],
+        grid: tuple[int, int],
+        context: bool,
+        limits: Limits = UNLIMITED,
+        shared: bool = True,
+    ) -> ReferencePatches:
+        """Pools of arrays: patches (P, C) of each normal reference, (a, M, C) of abnormal ones marked 0/1 (a, M)."""
+        pools = tuple(abnormal_pools(*one, grid) for one in zip(abnormal, patch_mask, localized.tolist(), strict=True))
+        known = tuple(ArrayPool(tokens) for tokens in normal)
+        return cls(known, pools, grid, abnormal.shape[-1], context, limits, shared)
+
+
+def abnormal_pools(tokens: Floats, marked: Floats, localized: bool, grid: tuple[int, int]) -> AbnormalPools:
+    """Take the patches (M, C) of an abnormal reference apart by which of them are abnormal, 0/1 (M,)."""
+    apart, normal = take_apart(tokens, marked, grid), np.asarray(marked) <= 0
+    return AbnormalPools(apart["marked"], apart["away"], ArrayPool(tokens[normal], np.flatnonzero(normal)), localized)
+
+
+def take_apart(tokens: Floats, marked: Floats, grid: tuple[int, int]) -> dict[str, ArrayPool]:
+    """Patches (M, C) that are ``marked`` (M,) as abnormal, ``near`` one of these, and ``away`` from them."""
+    abnormal, away = np.asarray(marked) > 0, away_from_mask(marked, grid)
+    parts = {"marked": abnormal, "near": ~(abnormal | away), "away": away}
+    return {name: ArrayPool(tokens[part], np.flatnonzero(part)) for name, part in parts.items()}
 
 
 class Dimensions(NamedTuple):
@@ -69,11 +141,12 @@ def normal_bank(patches: ReferencePatches) -> Floats:
     Without normal references, the patches of abnormal ones that are not abnormal (section 10). EdgeError, a ValueError,
     if none is left.
     """
+    limits = patches.limits
     if patches.normal:
-        return np.concatenate([*patches.normal, surroundings(patches)])
-    if not len(patches.abnormal):
+        return np.concatenate([heads(patches.normal, limits.normal, patches.width), surroundings(patches)])
+    if not patches.abnormal:
         raise EdgeError("found no references at all, expected at least one normal or abnormal image: add one")
-    bank = patches.abnormal[patches.patch_mask == 0]
+    bank = heads([one.unmarked for one in patches.abnormal], limits.normal, patches.width)
     if not len(bank):
         raise EdgeError(
             "found references without a single normal patch, expected at least one: add a normal reference, or a mask "
@@ -82,17 +155,23 @@ def normal_bank(patches: ReferencePatches) -> Floats:
     return bank
 
 
+def normal_owners(patches: ReferencePatches) -> NDArray[np.int64]:
+    """Whose the first patches of the normal bank are: the number of the normal reference, (P,)."""
+    counts = shares(patches.normal, patches.limits.normal)
+    return np.repeat(np.arange(len(counts)), counts)
+
+
 def surroundings(patches: ReferencePatches) -> Floats:
     """Patches of localized abnormal references away from their masks: normal too, with ``context``."""
-    used = [i for i in range(len(patches.abnormal)) if patches.context and patches.normal and patches.localized[i]]
-    away = [patches.abnormal[i][away_from_mask(patches.patch_mask[i], patches.grid)] for i in used]
-    return np.concatenate([np.empty((0, patches.abnormal.shape[-1]), np.float32), *away])
+    used = [one.away for one in patches.abnormal if patches.context and patches.normal and one.localized]
+    return heads(used, patches.limits.surroundings, patches.width)
 
 
 def defect_bank(patches: ReferencePatches) -> Floats:
     """Patches (D, C) of known defects; without any, a zero one, which is as like any patch as any other."""
-    bank: Floats = patches.abnormal[(patches.patch_mask > 0) & patches.localized[:, None]]
-    return bank if len(bank) else np.zeros((1, patches.abnormal.shape[-1]), np.float32)
+    known = [one.marked for one in patches.abnormal if one.localized]
+    bank = heads(known, patches.limits.defects, patches.width)
+    return bank if len(bank) else np.zeros((1, patches.width), np.float32)
 
 
 def reference_kinds(patches: ReferencePatches) -> Floats:
@@ -115,3 +194,35 @@ def assemble(patches: ReferencePatches) -> dict[str, Floats]:
         for tensor in TENSORS
         if tensor.rule is not None
     }
+
+
+class Mined(NamedTuple):
+    """What residual mining reads: tokens (v, M, C), and which of them are abnormal, 0/1 (v, M)."""
+
+    tokens: Floats
+    patch_mask: Floats
+
+
+def mined(patches: ReferencePatches) -> Mined:
+    """The marked patches of all abnormal references, each at its place of a grid; the rest is zero and not looked at.
+
+    Every reference has a grid of its own. More than ``MINED`` share so many: a patch takes the first of them on which
+    its place is free, and is left out where none is. Where they may not share, the first ``MINED_ALONE`` by key stand
+    for all.
+    """
+    pools: list[Pool] = [one.marked for one in patches.abnormal]
+    if not patches.shared and len(pools) > MINED_ALONE:
+        pools = sorted(pools, key=lambda pool: pool.key)[:MINED_ALONE]
+    few = len(pools) <= MINED or not patches.shared
+    counts = shares(pools, None if few else patches.limits.mined)
+    grids, cells = (len(pools) if few else MINED), patches.grid[0] * patches.grid[1]
+    tokens = np.zeros((grids, cells, patches.width), np.float32)
+    marked = np.zeros((grids, cells), np.float32)
+    order = range(len(pools)) if few else sorted(range(len(pools)), key=lambda i: pools[i].key)
+    for i in order:
+        places = pools[i].places(counts[i])
+        layer = np.full(len(places), i) if few else marked[:, places].sum(axis=0).astype(int)
+        free = layer < grids
+        tokens[layer[free], places[free]] = pools[i].head(counts[i])[free]
+        marked[layer[free], places[free]] = 1
+    return Mined(tokens, marked)

@@ -1,120 +1,289 @@
-"""A reference bank in one safetensors file that needs no library."""
+"""The reference bank in its file: read in one state, changed in one step, whoever else does the same."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import getpass
 import json
-import struct
-from collections.abc import Mapping
+import math
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.bank import Bank, Reference
+from anomalib_nagl.bank import derived, history, schema
+from anomalib_nagl.bank.adapted import AbnormalPools, Limits, ReferencePatches
+from anomalib_nagl.bank.history import Author, Change, Edit
+from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader
+from anomalib_nagl.bank.reference import Lesson, Reference, check_text
+from anomalib_nagl.bank.reference_rows import insert, lesson_of, named, pools_of, references_of, value_of
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.files import atomic_write_bytes
+from anomalib_nagl.io.files import atomic_files
 
-FORMAT = "nagl-bank-2"
-_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
-_RECORD = ("kind", "name", "defect_type", "sha256")
+THRESHOLDS = "thresholds"  # the setting: raw thresholds of image scores and of pixels
 
 
-def write_bank(path: Path, bank: Bank) -> None:
-    """Write a bank in one step."""
-    tensors: dict[str, NDArray[Any]] = {
-        "residual_proxies": bank.residual_proxies.astype("<f4"),
-        "thresholds": bank.thresholds.astype("<f4"),
-    }
-    for i, one in enumerate(bank.references):
-        tensors[f"{i}.tokens"] = one.tokens.astype("<f4")
-        tensors[f"{i}.patch_mask"] = one.patch_mask.astype("u1")
-        tensors[f"{i}.thumbnail"] = one.thumbnail.astype("u1")
-    records = [{key: getattr(one, key) for key in (*_RECORD, "localized")} for one in bank.references]
-    texts = {"format": FORMAT, "compatibility": json.dumps(bank.compatibility), "references": json.dumps(records)}
-    body = b"".join(np.ascontiguousarray(array).tobytes() for array in tensors.values())
-    header: dict[str, Any] = {}
-    start = 0
-    for name, array in tensors.items():
-        kind = "F32" if array.dtype == _TYPES["F32"] else "U8"
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, start + array.nbytes]}
-        start += array.nbytes
-    header["__metadata__"] = {**texts, "sha256": _digest(header, texts, body)}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    atomic_write_bytes(path, struct.pack("<Q", len(encoded)) + encoded + body)
+@dataclass(frozen=True)
+class Snapshot:
+    """One state of a bank: its references, in the order in which they were added, and its settings."""
+
+    revision: int
+    references: tuple[Reference, ...]
+    settings: dict[str, Any]
+    patches: ReferencePatches = field(repr=False)
+    proxies: NDArray[np.float32] | None = field(repr=False)  # None where they have to be mined anew
+
+    @property
+    def thresholds(self) -> NDArray[np.float32]:
+        """Raw thresholds (2,) of image scores and pixels; NaN where there is none."""
+        values = self.settings.get(THRESHOLDS, [None, None])
+        return np.array([math.nan if value is None else value for value in values], np.float32)
 
 
-def read_bank(path: Path, compatibility: Mapping[str, Any]) -> Bank:
-    """Read a bank that was made for the model of this compatibility.
+class BankFile:
+    """A reference bank in the file ``path``.
 
-    EdgeError if the file is missing, truncated or edited, or belongs to another backbone, head or grid.
+    ``compatibility`` names the backbone, head and grid of the model whose numbers it holds; EdgeError for a bank of
+    another one. ``author`` stands in the history beside what is changed. It may be used by any thread and process:
+    every call opens the file for itself.
     """
-    tensors, texts = _read(path)
-    made_for = json.loads(texts["compatibility"])
-    different = [f"{key} {made_for.get(key)!r} instead of {value!r}" for key, value in compatibility.items()
+
+    def __init__(self, path: str | Path, compatibility: Mapping[str, Any], author: str | None = None) -> None:
+        self.path, self._compatibility = Path(path), dict(compatibility)
+        self.author = Author(author or _whoever(), uuid.uuid4().hex)
+        self._reader = PoolReader(lambda: schema.reading(self.path), int(compatibility["dim"]))
+        with schema.reading(self.path) as connection:
+            _check_model(connection, self.path, self._compatibility)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        compatibility: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        lessons: Sequence[Lesson],
+        proxies: NDArray[np.float32] | None,
+    ) -> BankFile:
+        """Write a new bank at ``path``, where nothing is: the references and settings of an exported model."""
+        schema.create(path)
+        author = Author("export")
+        with schema.writing(path) as connection:
+            rows = [(name, json.dumps(value)) for name, value in compatibility.items()]
+            connection.executemany("INSERT INTO model VALUES (?, ?)", rows)
+            values = [(name, json.dumps(value, allow_nan=False)) for name, value in settings.items()]
+            connection.executemany("INSERT INTO setting VALUES (?, ?)", values)
+            for lesson in lessons:
+                insert(connection, lesson, author)
+            number = history.commit(connection, author, "created", f"exported with {len(lessons)} references", [])
+            derived.write(connection, number, proxies)
+        return cls(path, compatibility)
+
+    def revision(self) -> int:
+        """The number of the last change, to notice those of others."""
+        with schema.reading(self.path) as connection:
+            return history.revision(connection)
+
+    def history(self) -> list[Change]:
+        """All changes, the oldest first."""
+        with schema.reading(self.path) as connection:
+            return history.changes(connection)
+
+    def snapshot(self) -> Snapshot:
+        """The state of this moment."""
+        with schema.reading(self.path) as connection:
+            _check_model(connection, self.path, self._compatibility)
+            number = history.revision(connection)
+            references = references_of(connection)
+            settings = {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM setting")}
+            patches = self._patches(connection, references)
+            proxies = derived.read(connection, number, self._proxies_shape)
+        return Snapshot(number, references, settings, patches, proxies)
+
+    @contextlib.contextmanager
+    def read_at_once(self) -> Iterator[None]:
+        """Read the patches of a snapshot through one connection."""
+        with self._reader:
+            yield
+
+    def keep_proxies(self, revision: int, proxies: NDArray[np.float32]) -> None:
+        """Keep what was mined for a revision, so that nobody mines it again; nothing where that cannot be written."""
+        with contextlib.suppress(EdgeError), schema.writing(self.path) as connection:
+            if history.revision(connection) == revision:
+                derived.write(connection, revision, proxies)
+
+    def add(self, lesson: Lesson) -> Reference:
+        """Add a reference; EdgeError if its name is taken."""
+        with self._changing() as connection:
+            added = insert(connection, lesson, self.author)
+            edit = Edit("reference", added.uid, "removed", 1, 0)
+            history.commit(connection, self.author, "add", f"{added.kind} {added.name}", [edit])
+        return added
+
+    def remove(self, name: str) -> None:
+        """Forget a reference, as if it had never been there, until that is undone; EdgeError if it is the last one."""
+        self._edit(name, "remove", "removed", 1)
+
+    def switch(self, name: str, active: bool) -> None:
+        """Compare with a reference or not; it stays in the bank either way."""
+        self._edit(name, "on" if active else "off", "active", int(active))
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a reference another name; EdgeError if that is taken."""
+        check_text("name", new)
+        self._edit(name, "rename", "name", new)
+
+    def set(self, action: str, **settings: Any) -> None:
+        """Change settings; None takes one away."""
+        with self._changing() as connection:
+            edits = []
+            for name, value in settings.items():
+                found = connection.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
+                after = None if value is None else json.dumps(value, allow_nan=False)
+                if (found[0] if found else None) != after:
+                    edits.append(Edit("setting", name, "value", found[0] if found else None, after))
+            self._apply(connection, action, ", ".join(f"{edit.key} {edit.after}" for edit in edits), edits)
+
+    def undo(self, number: int | None = None) -> Change:
+        """Take back a change (``history.undo``); returns the one that was taken back."""
+        with self._changing() as connection:
+            return history.undo(connection, self.author, number)
+
+    def load(self, path: Path) -> None:
+        """Take over the references and settings of another bank of this model, in one change."""
+        schema.check_integrity(path)
+        with schema.reading(path) as other:
+            _check_model(other, path, self._compatibility)
+            lessons = [(lesson_of(other, one, self._compatibility)) for one in references_of(other)]
+            settings = dict(other.execute("SELECT name, value FROM setting"))
+        with self._changing() as connection:
+            edits = [Edit("reference", one.uid, "removed", 0, 1) for one in references_of(connection)]
+            for edit in edits:
+                history.apply(connection, edit)
+            added = [insert(connection, lesson, self.author) for lesson in lessons]
+            edits += [Edit("reference", one.uid, "removed", 1, 0) for one in added]
+            known = dict(connection.execute("SELECT name, value FROM setting"))
+            changed = [Edit("setting", name, "value", known.get(name), text) for name, text in settings.items()
+                       if known.get(name) != text]  # fmt: skip
+            for edit in changed:
+                history.apply(connection, edit)
+            history.commit(connection, self.author, "load", f"{len(added)} references of a file", edits + changed)
+
+    def save(self, path: Path, images: bool = True) -> None:
+        """Write what is not removed to another file in one step, with the images or without; history starts anew."""
+        with schema.reading(self.path) as connection:
+            settings = {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM setting")}
+            lessons = [lesson_of(connection, one, self._compatibility, images) for one in references_of(connection)]
+            proxies = derived.read(connection, history.revision(connection), self._proxies_shape)
+
+        def write(folder: Path) -> Path:
+            written = folder / path.name
+            self.create(written, self._compatibility, settings, lessons, proxies)
+            return written
+
+        atomic_files(path.parent, write)
+
+    def lesson(self, name: str, images: bool = True) -> Lesson:
+        """All that is kept of a reference; EdgeError if there is none of this name."""
+        with schema.reading(self.path) as connection:
+            return lesson_of(connection, named(connection, name), self._compatibility, images)
+
+    @property
+    def _proxies_shape(self) -> tuple[int, int]:
+        return int(self._compatibility["num_proxies"]), int(self._compatibility["dim"])
+
+    def _patches(self, connection: sqlite3.Connection, references: Sequence[Reference]) -> ReferencePatches:
+        """The pools of active references, in an order that does not depend on when they were added."""
+        facts, found = self._compatibility, pools_of(connection, self._reader)
+        self._reader.forget({pool.row for roles in found.values() for pool in roles.values()})
+        active = [one for one in references if one.active]
+        normal = [found[one.uid]["normal"] for one in active if one.kind != "abnormal"]
+        abnormal = [
+            AbnormalPools(roles["marked"], roles["away"], JoinedPool(roles["away"], roles["near"]), one.localized)
+            for one in active if one.kind == "abnormal" for roles in (found[one.uid],)
+        ]  # fmt: skip
+        return ReferencePatches(
+            tuple(sorted(normal, key=lambda pool: pool.key)),
+            tuple(sorted(abnormal, key=lambda pools: pools.marked.key)),
+            (int(facts["grid"][0]), int(facts["grid"][1])),
+            int(facts["dim"]),
+            bool(facts["context"]),
+            Limits.of(facts["bank_limit"]),
+            bool(facts["shared_mining"]),
+        )
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that leaves a bank that can be compared with, or none."""
+        try:
+            with schema.writing(self.path) as connection:
+                _check_model(connection, self.path, self._compatibility)
+                yield connection
+                _check_usable(connection)
+        except sqlite3.IntegrityError as error:
+            raise EdgeError(
+                "found a reference of that name already, expected another name: remove or rename it first"
+            ) from error
+
+    def _edit(self, name: str, action: str, what: str, after: Any) -> None:
+        with self._changing() as connection:
+            one = named(connection, name)
+            (before,) = connection.execute(f"SELECT {what} FROM reference WHERE uid = ?", (one.uid,)).fetchone()
+            edits = [] if before == after else [Edit("reference", one.uid, what, before, after)]
+            summary = f"{name} to {after}" if what == "name" else name
+            self._apply(connection, action, summary, edits)
+
+    def _apply(self, connection: sqlite3.Connection, action: str, summary: str, edits: list[Edit]) -> None:
+        for edit in edits:
+            history.apply(connection, edit)
+        if edits:
+            history.commit(connection, self.author, action, summary, edits)
+
+
+def _whoever() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a process without a user
+        return "unknown"
+
+
+def read_model(path: Path) -> dict[str, Any]:
+    """Facts of the model that a bank was made for."""
+    with schema.reading(path) as connection:
+        return {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM model")}
+
+
+def was_changed(path: Path) -> bool:
+    """Whether a bank was changed since it was written whole; one that cannot be read counts as changed."""
+    try:
+        with schema.reading(path) as connection:
+            return history.revision(connection) > 1
+    except EdgeError:
+        return True
+
+
+def _check_model(connection: sqlite3.Connection, path: Path, wanted: Mapping[str, Any]) -> None:
+    made_for = {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM model")}
+    different = [f"{key} {made_for.get(key)!r} instead of {value!r}" for key, value in wanted.items()
                  if made_for.get(key) != value]  # fmt: skip
     if different:
         raise EdgeError(
             f"found a reference bank made for another model: {path} ({'; '.join(different)}), expected one of this "
-            "backbone, head and grid: show this detector the images themselves"
+            "backbone, head and grid: `anomalib-nagl edge migrate` encodes its images anew"
         )
-    references = tuple(
-        Reference(
-            **{key: str(record[key]) for key in _RECORD},
-            thumbnail=tensors[f"{i}.thumbnail"],
-            tokens=tensors[f"{i}.tokens"],
-            patch_mask=tensors[f"{i}.patch_mask"].astype(np.float32),
-            localized=bool(record["localized"]),
-        )
-        for i, record in enumerate(json.loads(texts["references"]))
-    )
-    bank = Bank(references, tensors["residual_proxies"], tensors["thresholds"], dict(compatibility))
-    _check_shapes(bank, path)
-    return bank
 
 
-def _check_shapes(bank: Bank, path: Path) -> None:
-    """Raise EdgeError unless every array has the shape that the compatibility promises."""
-    (rows, cols), dim = bank.compatibility["grid"], bank.compatibility["dim"]
-    patches = rows * cols
-    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
-    shapes = [("residual_proxies", bank.residual_proxies.shape, (bank.compatibility["num_proxies"], dim))]
-    shapes += [("thresholds", bank.thresholds.shape, (2,))]
-    for one in bank.references:
-        fewer = len(one.tokens) if one.kind == "normal" and len(one.tokens) < patches else patches  # a coreset
-        shapes += [(f"tokens of {one.name}", one.tokens.shape, (fewer, dim))]
-        shapes += [(f"patch mask of {one.name}", one.patch_mask.shape, (patches,))]
-    for name, found, expected in shapes:
-        if found != expected:
-            raise EdgeError(f"found {name} of shape {found} in {path}, expected {expected}: copy the file again")
-
-
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Read tensors and texts of a safetensors file and compare their hash."""
-    if not path.is_file():
-        raise EdgeError(f"found no reference bank at {path}, expected the one exported with the model: check the path")
-    content = path.read_bytes()
-    try:
-        (length,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + length])
-        texts = dict(header.pop("__metadata__"))
-        body = content[8 + length :]
-        if texts["format"] != FORMAT or texts.pop("sha256") != _digest(header, texts, body):
-            raise ValueError("its hash does not fit its content")
-        tensors: dict[str, NDArray[Any]] = {}
-        for name, entry in header.items():
-            start, end = entry["data_offsets"]
-            tensors[name] = np.frombuffer(body[start:end], _TYPES[entry["dtype"]]).reshape(entry["shape"])
-        return tensors, texts
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+def _check_usable(connection: sqlite3.Connection) -> None:
+    """Raise EdgeError unless a normal patch is left to compare with."""
+    (left,) = connection.execute(
+        "SELECT coalesce(sum(size), 0) FROM pool JOIN reference ON reference.id = pool.reference "
+        "WHERE active AND NOT removed AND role != 'marked'"
+    ).fetchone()
+    if not left:
         raise EdgeError(
-            f"found a file that is not a whole reference bank: {path} ({error}; truncated or edited), expected one "
-            "that NaglEdge.save or an export wrote: copy it again"
-        ) from error
-
-
-def _digest(header: Mapping[str, Any], texts: Mapping[str, str], body: bytes) -> str:
-    described = json.dumps([header, texts], sort_keys=True).encode()
-    return hashlib.sha256(described + body).hexdigest()
+            "found references without a single normal patch, expected at least one: add a normal reference first"
+        )

@@ -47,6 +47,18 @@ def patch_mask(mask: NDArray[Any], grid: tuple[int, int], shifted: bool = False)
     return abnormal.reshape(rows, height, cols, width).any(axis=(1, 3)).reshape(-1).astype(np.float32)
 
 
+def region_patches(mask: NDArray[Any], grid: tuple[int, int]) -> Floats:
+    """Patches that a region shows, 0/1 (M,): half of one at least lies in the mask (H, W) of the network input.
+
+    Where no patch has so much, those that have most.
+    """
+    rows, cols = grid
+    inside = np.asarray(mask) != 0
+    cells = inside.reshape(rows, inside.shape[0] // rows, cols, inside.shape[1] // cols)
+    share = cells.mean(axis=(1, 3)).reshape(-1)
+    return (share >= min(0.5, float(share.max()))).astype(np.float32)
+
+
 def away_from_mask(marked: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.bool_]:
     """Which patches are neither abnormal nor next to an abnormal one, diagonally included: (M,) -> (M,)."""
     rows, cols = grid

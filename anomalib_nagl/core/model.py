@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomalib_nagl.bank import adapted
-from anomalib_nagl.bank.adapted import Dimensions, ReferencePatches
+from anomalib_nagl.bank.adapted import Dimensions, Limits, ReferencePatches, mined, normal_owners
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask
 from anomalib_nagl.core.functional import anomaly_map, image_score, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
@@ -21,8 +21,6 @@ from anomalib_nagl.encoders import Encoder, build_encoder
 
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
 ENCODE_BATCH = 8
-
-Select = Callable[[Tensor], Tensor]  # a coreset: indices of the normal patches (K, C) that are kept
 
 
 class ReferenceTokens(NamedTuple):
@@ -92,6 +90,7 @@ class NaglModel(nn.Module):
         # What the state was made of: to show, to add a reference on a box, to say which one a query is like.
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
+        self.register_buffer("normal_tokens", torch.empty(0, rows * cols, head.dim))
         self.register_buffer("abnormal_tokens", torch.empty(0, rows * cols, head.dim))
         self.register_buffer("abnormal_patch_mask", torch.empty(0, rows * cols))
         self.register_buffer("abnormal_localized", torch.empty(0, dtype=torch.bool))
@@ -101,6 +100,7 @@ class NaglModel(nn.Module):
         self.normal_owners: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
+        self.normal_tokens: Tensor
         self.abnormal_tokens: Tensor
         self.abnormal_patch_mask: Tensor
         self.abnormal_localized: Tensor
@@ -174,30 +174,34 @@ class NaglModel(nn.Module):
         return ReferenceTokens(normal, abnormal, torch.from_numpy(stacked).to(normal), localized.to(normal.device))
 
     @torch.no_grad()
-    def adapt(self, tokens: ReferenceTokens, select: Select | None = None) -> AdaptedState:
-        """Make of references what a query is compared with; ``select`` keeps some of the normal patches.
+    def adapt(self, tokens: ReferenceTokens, limit: int | None = None) -> AdaptedState:
+        """Make of references what a query is compared with; ``limit`` bounds it, see ``bank.adapted.Limits``.
 
         What is decided once is decided on the CPU in float32, by the rules of ``bank.adapted``, as on the box. Raises
         ValueError when there are no references, or no normal patch among them.
         """
-        patches, owners = self._patches(tokens, select)
-        like = tokens.normal
+        patches, like = self.patches(tokens, limit), tokens.normal
         state = {name: torch.from_numpy(array).to(like) for name, array in adapted.assemble(patches).items()}
-        proxies = torch.from_numpy(np.zeros((self.dimensions.proxies, self.dimensions.width), np.float32)).to(like)
-        if len(tokens.abnormal) and self.head.variant.proxies:
-            abnormal, marked = tokens.abnormal[None], tokens.patch_mask[None]
+        proxies = like.new_zeros(self.dimensions.proxies, self.dimensions.width)
+        if patches.abnormal and self.head.variant.proxies:
+            abnormal, marked = (torch.from_numpy(array).to(like)[None] for array in mined(patches))
             proxies = self.head.mine(abnormal, marked, state["normal_bank"][None], None, self.encoder.grid)[0]
-        return AdaptedState({**state, "residual_proxies": proxies}, owners.to(like.device))
+        owners = torch.from_numpy(normal_owners(patches)).to(like.device)
+        return AdaptedState({**state, "residual_proxies": proxies}, owners)
 
-    def _patches(self, tokens: ReferenceTokens, select: Select | None) -> tuple[ReferencePatches, Tensor]:
-        """References as the rules read them, and whose the normal patches are."""
-        count, cells = tokens.normal.shape[:2]
-        kept = torch.arange(count * cells) if select is None else select(tokens.normal.flatten(0, 1)).cpu()
-        owners = kept // cells
-        normal = _array(tokens.normal.flatten(0, 1))
-        parts = tuple(normal[kept[owners == i].numpy()] for i in range(count))
-        arrays = _array(tokens.abnormal), _array(tokens.patch_mask), tokens.localized.cpu().numpy()
-        return ReferencePatches(parts, *arrays, self.encoder.grid, self.head.variant.context), owners
+    def patches(self, tokens: ReferenceTokens, limit: int | None = None) -> ReferencePatches:
+        """References as the rules of ``bank.adapted`` read them: float32 on the CPU."""
+        variant = self.head.variant
+        return ReferencePatches.of(
+            list(_array(tokens.normal)),
+            _array(tokens.abnormal),
+            _array(tokens.patch_mask),
+            tokens.localized.cpu().numpy(),
+            self.encoder.grid,
+            variant.context,
+            Limits.of(limit),
+            variant.shared_mining,
+        )
 
     def use(self, state: AdaptedState, tokens: ReferenceTokens, images: Tensor, masks: Tensor) -> None:
         """Put a state into the buffers, with the n + a reference images (3, H, W) as uint8 and the masks (a, H, W).
@@ -207,7 +211,7 @@ class NaglModel(nn.Module):
         for name, tensor in state.tensors.items():
             setattr(self, name, tensor)
         self.normal_owners = state.owners
-        _, self.abnormal_tokens, self.abnormal_patch_mask, self.abnormal_localized = tokens
+        self.normal_tokens, self.abnormal_tokens, self.abnormal_patch_mask, self.abnormal_localized = tokens
         self.reference_images, self.reference_masks = images, masks.bool()
 
     @torch.no_grad()
@@ -218,7 +222,7 @@ class NaglModel(nn.Module):
         masks: Tensor,
         images: Tensor,
         unmasked: Tensor | None = None,
-        select: Select | None = None,
+        limit: int | None = None,
     ) -> ReferenceTokens:
         """Encode, adapt and use references, replacing the old ones; see these three for arguments and errors."""
         tokens = self.encode_references(normal, abnormal, masks, unmasked)
@@ -226,7 +230,7 @@ class NaglModel(nn.Module):
             masks = masks.clone()
             size = masks.shape[-2], masks.shape[-1]
             masks[unmasked] = patches_to_pixels(tokens.patch_mask[unmasked], self.encoder.grid, size).to(masks.dtype)
-        self.use(self.adapt(tokens, select), tokens, images, masks)
+        self.use(self.adapt(tokens, limit), tokens, images, masks)
         return tokens
 
     def forward(self, images: Tensor) -> ImageScores:

@@ -86,6 +86,11 @@ class Variant:
             )
         return changed
 
+    @property
+    def shared_mining(self) -> bool:
+        """Whether positions of residual mining are those of the grid alone, whatever else is marked (Q2, Q3)."""
+        return not (self.interleaved_positions or self.normal_positions)
+
     def fusion(self) -> Fusion:
         """The rule that scores patches: the published one, or ours when known defects are compared with."""
         return WeightedFusion() if self.defects else PUBLISHED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anomalib_nagl.bank.bank import Reference
+from anomalib_nagl.bank.reference import Reference
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 from anomalib_nagl.io.errors import EdgeError
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +12,15 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.bank import Bank, Reference
-from anomalib_nagl.bank.bank_file import read_bank, write_bank
+from anomalib_nagl.bank.adapted import ReferencePatches, assemble
+from anomalib_nagl.bank.bank_file import BankFile, Snapshot
+from anomalib_nagl.bank.reference import Reference
+from anomalib_nagl.edge.lessons import Lessons
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
 from anomalib_nagl.edge.runtime import Requests, compile_graph, read_graph
-from anomalib_nagl.io.arrays import as_image, as_mask, content_hash, eight_bit, thumbnail
+from anomalib_nagl.io.arrays import as_image
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.export_manifest import read_export_manifest
+from anomalib_nagl.io.export_manifest import companion, read_export_manifest
 
 
 class Prediction(NamedTuple):
@@ -45,27 +46,23 @@ class Thresholds(NamedTuple):
 
 @dataclass(frozen=True)
 class _State:
-    """One set of references, in the form a request takes. It is replaced as a whole and never changed."""
+    """One state of the bank, in the form a request takes. It is replaced as a whole and never changed."""
 
-    bank: Bank
+    bank: Snapshot
     tensors: dict[str, ov.Tensor] = field(repr=False)
 
-    @classmethod
-    def of(cls, bank: Bank) -> _State:
-        arrays = {**bank.state(), "thresholds": bank.thresholds}
-        # The tensors own a copy: no request can outlive what it reads.
-        return cls(bank, {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()})
 
-
-class NaglEdge:
+class NaglEdge(Lessons):
     """An exported detector on OpenVINO alone.
 
-    ``model`` is the exported ``model.xml``; its manifest, the graphs ``encoder.xml``, ``scorer.xml`` and
-    ``references.xml``, and the bank ``references.safetensors`` lie beside it. ``references`` is another reference bank
-    to start with. ``precision`` f32 gives torch's answer; None leaves the choice to the device. Up to ``requests``
-    images are computed at once. ``cache`` is a folder for compiled graphs, for a faster start. All methods may be
-    called from any thread: every prediction uses the references from before or from after a change, never a mix.
-    Raises EdgeError when a file is missing, truncated, edited or made for another model.
+    ``model`` is the exported ``NAME.xml``; its manifest ``NAME.json``, the graphs ``NAME.encoder.xml``,
+    ``NAME.scorer.xml`` and ``NAME.references.xml``, and the reference bank ``NAME.bank`` lie beside it. ``bank`` is
+    another bank to use. What is taught is kept in the bank at once. ``precision`` f32 gives torch's answer; None leaves
+    the choice to the device. Up to ``requests`` images are computed at once. ``cache`` is a folder for compiled graphs,
+    for a faster start. With ``follow`` each prediction first looks whether somebody else changed the bank, and takes
+    that over. ``author`` stands in the history of the bank, the name of the user if left out. All methods may be called
+    from any thread: every prediction uses the references from before or from after a change, never a mix. Raises
+    EdgeError when a file is missing, truncated, edited or made for another model.
     """
 
     def __init__(
@@ -74,30 +71,31 @@ class NaglEdge:
         device: str = "CPU",
         precision: str | None = "f32",
         requests: int = 1,
-        references: str | Path | None = None,
+        bank: str | Path | None = None,
         cache: str | Path | None = None,
+        follow: bool = False,
+        author: str | None = None,
     ) -> None:
         if requests < 1:
             raise EdgeError(f"found {requests} requests, expected at least 1: that many images are computed at once")
         path = Path(model)
         self._manifest = read_export_manifest(path.with_suffix(".json"))
-        bank_path = Path(references) if references else path.with_name("references.safetensors")
-        bank = read_bank(bank_path, self.compatibility)
-        self._core = ov.Core()
-        self._config = {"CACHE_DIR": str(cache)} if cache else {}
-        config: dict[str, Any] = {**self._config, "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT"}
+        self._bank = BankFile(bank or path.with_suffix(".bank"), self.compatibility, author)
+        core, encoder = ov.Core(), companion(path, "encoder")
+        cached = {"CACHE_DIR": str(cache)} if cache else {}
+        config: dict[str, Any] = {**cached, "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT"}
         if requests > 1:
             config["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
-        encoder, scorer = (path.with_name(f"{name}.xml") for name in ("encoder", "scorer"))
         self._encoders, self._scorers = (
-            Requests(compile_graph(self._core, read_graph(self._core, graph), device, config), requests)
-            for graph in (encoder, scorer)
+            Requests(compile_graph(core, read_graph(core, graph), device, config), requests)
+            for graph in (encoder, companion(path, "scorer"))
         )
-        self._references = ReferenceEncoder(self._core, encoder, path.with_name("references.xml"), self._config)
+        self._encoder = ReferenceEncoder(core, encoder, companion(path, "references"), cached, self.compatibility)
         self._change = threading.Lock()
-        self._state = _State.of(bank)
+        self._follow = follow
+        self.reload()
 
     @property
     def compatibility(self) -> dict[str, Any]:
@@ -105,22 +103,25 @@ class NaglEdge:
         return dict(self._manifest["compatibility"])
 
     @property
+    def bank(self) -> Path:
+        """The file of the reference bank."""
+        return self._bank.path
+
+    @property
     def references(self) -> tuple[Reference, ...]:
-        """The images that are compared with."""
+        """The images that the bank knows; those that are not active are not compared with."""
         return self._state.bank.references
+
+    @property
+    def patches(self) -> ReferencePatches:
+        """Their patches, as they are compared with."""
+        return self._state.bank.patches
 
     @property
     def thresholds(self) -> Thresholds:
         """The raw thresholds in use; those of the export until ``set_thresholds`` or ``load`` changes them."""
         image, pixel = self._state.bank.thresholds.tolist()
         return Thresholds(image, pixel)
-
-    def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
-        """Change the raw threshold of image scores or of pixels; normalised scores move along, as in torch."""
-        with self._change:
-            old = self._state.bank.thresholds
-            new = [was if now is None else now for was, now in zip(old, (image, pixel), strict=True)]
-            self._state = _State.of(replace(self._state.bank, thresholds=np.array(new, dtype=np.float32)))
 
     def predict(self, image: Any) -> Prediction:
         """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
@@ -133,6 +134,8 @@ class NaglEdge:
 
     def score(self, tokens: NDArray[np.float32]) -> Prediction:
         """Score an image by its tokens (M, C) from ``encode``: again after a lesson, without encoding again."""
+        if self._follow and self.changed():
+            self.reload()
         # The state is read once: everything in the request comes from the same set of references.
         return _prediction(self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **self._state.tensors}))
 
@@ -143,71 +146,30 @@ class NaglEdge:
         """
         return (self.score(found["tokens"][0]) for found in self._encoders.stream(_image(image) for image in images))
 
-    def add_normal(self, image: Any, name: str | None = None) -> None:
-        """Compare with one more normal image from the next prediction on."""
-        self._add("normal", as_image(image), None, self._named(name, image), "good")
+    def changed(self) -> bool:
+        """Whether the bank was changed by somebody else since it was read."""
+        return self._bank.revision() != self._state.bank.revision
 
-    def add_abnormal(self, image: Any, mask: Any = None, name: str | None = None, defect_type: str = "defect") -> None:
-        """Learn a defect from an image, effective at the next prediction.
-
-        ``mask`` (H, W) is non-zero on the defect, or the path of a file (``read_mask``); without one the patches count
-        that deviate most from the normal references (``bank.patch_masks``). Raises EdgeError when the name is
-        taken, when the mask is empty or of another size, or when an image without a mask comes before any normal one.
-        """
-        picture, name = as_image(image), self._named(name, image)
-        if not self._manifest["head_trained"]:
-            warnings.warn(
-                "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
-            )
-        given = None if mask is None else as_mask(mask, image, picture.shape[1:], name)
-        self._add("abnormal", picture, given, name, defect_type)
-
-    def remove(self, name: str) -> None:
-        """Forget the reference of this name; EdgeError if there is none, or if it is the last one."""
+    def reload(self) -> None:
+        """Take over what the bank holds now."""
         with self._change:
-            kept = tuple(one for one in self.references if one.name != name)
-            if len(kept) == len(self.references):
-                names = ", ".join(repr(one.name) for one in self.references)
-                raise EdgeError(f"found no reference named {name!r}, expected one of {names}: check the name")
-            self._take(kept)
+            self._state = self._read()
 
-    def save(self, path: str | Path) -> None:
-        """Write references and thresholds to a reference bank, in one step."""
-        write_bank(Path(path), self._state.bank)
-
-    def load(self, path: str | Path) -> None:
-        """Replace references and thresholds by those of a bank; EdgeError unless it was made for this model."""
-        state = _State.of(read_bank(Path(path), self.compatibility))
-        with self._change:
-            self._state = state
-
-    def _add(
-        self, kind: str, picture: NDArray[np.float32], mask: NDArray[np.float32] | None, name: str, defect: str
-    ) -> None:
-        pixels = eight_bit(picture)
-        tokens = self._references.encode(picture)
-        with self._change:
-            if name in {one.name for one in self.references}:
-                raise EdgeError(f"found a reference named {name!r} already, expected another name: remove it first")
-            marked = np.zeros(len(tokens), np.float32)
-            if kind == "abnormal":
-                marked = self._references.patch_mask(tokens, mask, self._state.bank)
-            localized = mask is not None and not marked.all()
-            new = Reference(kind, name, defect, content_hash(picture), thumbnail(pixels), tokens, marked, localized)
-            self._take((*self.references, new))
-
-    def _take(self, references: tuple[Reference, ...]) -> None:
-        """Compute what a set of references amounts to, then let it replace the old one."""
-        bank = replace(self._state.bank, references=references)
-        self._state = _State.of(replace(bank, residual_proxies=self._references.mine(bank)))
-
-    def _named(self, name: str | None, image: Any) -> str:
-        if name is not None:
-            return name
-        if isinstance(image, str | Path):
-            return Path(image).as_posix()
-        taken = {one.name for one in self.references}
-        return next(text for i in range(len(taken) + 1) if (text := f"reference {i}") not in taken)
+    def _read(self) -> _State:
+        """The bank's state of this moment, ready to be compared with."""
+        found = self._bank.snapshot()
+        with self._bank.read_at_once():
+            arrays: Mapping[str, NDArray[np.float32]] = assemble(found.patches)
+            proxies = found.proxies
+            if proxies is None:
+                proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
+        if found.proxies is None:
+            self._bank.keep_proxies(found.revision, proxies)
+        arrays = {**arrays, "residual_proxies": proxies, "thresholds": found.thresholds}
+        # The tensors own a copy: no request can outlive what it reads.
+        return _State(
+            found, {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
+        )
 
 
 def _image(image: Any) -> dict[str, ov.Tensor]:

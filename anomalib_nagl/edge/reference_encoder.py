@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +11,70 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.adapted import normal_bank
-from anomalib_nagl.bank.bank import Bank
-from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask, resize_mask
+from anomalib_nagl.bank.adapted import ReferencePatches, mined
+from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask, region_patches, resize_mask
+from anomalib_nagl.bank.pools import heads
 from anomalib_nagl.edge.runtime import Requests, compile_graph, part_of, read_graph
 from anomalib_nagl.io.errors import EdgeError
 
 ENCODE = (("image",), ("tokens",))
 MINE = (("normal_bank", "abnormal_tokens", "abnormal_patch_mask"), ("residual_proxies",))
+Floats = NDArray[np.float32]
 
 
 class ReferenceEncoder:
     """Encodes references exactly: in f32 on the CPU, whatever the detector does, as an export does.
 
     ``references`` is the graph of residual mining. It holds an encoder too where that of queries, ``encoder``, is
-    compressed. Graphs are read and compiled at first use.
+    compressed. Graphs are read and compiled at first use. ``facts`` are those of the model.
     """
 
-    def __init__(self, core: ov.Core, encoder: Path, references: Path, config: dict[str, Any]) -> None:
-        self._core, self._encoder, self._references = core, encoder, references
+    def __init__(
+        self, core: ov.Core, encoder: Path, references: Path, config: dict[str, Any], facts: Mapping[str, Any]
+    ) -> None:
+        self._core, self._encoder, self._references, self._facts = core, encoder, references, facts
         self._config = {**config, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         self._lock = threading.Lock()
         self._parts: dict[str, Requests] = {}
 
-    def encode(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode(self, image: Floats) -> Floats:
         """Patch tokens (M, C) of an image (3, H, W)."""
-        tokens: NDArray[np.float32] = self._part("encode", *ENCODE).infer({"image": ov.Tensor(image[None])})["tokens"]
+        tokens: Floats = self._part("encode", *ENCODE).infer({"image": ov.Tensor(image[None])})["tokens"]
         return tokens[0]
 
-    def patch_mask(
-        self, tokens: NDArray[np.float32], mask: NDArray[np.float32] | None, bank: Bank
-    ) -> NDArray[np.float32]:
-        """Which patches of an abnormal image (M, C) are abnormal, 0/1 (M,), by its mask (H, W) or guessed.
+    def patch_mask(self, kind: str, tokens: Floats, mask: Floats | None, known: ReferencePatches) -> Floats:
+        """Which patches of an image (M, C) are meant, 0/1 (M,): the abnormal ones, or those of a normal region.
 
-        EdgeError without a mask and without normal references to compare with.
+        By its mask (H, W) or, of an abnormal image without one, guessed from normal references. EdgeError where there
+        are none.
         """
+        if kind == "normal":
+            return np.zeros(len(tokens), np.float32)
+        grid = (int(self._facts["grid"][0]), int(self._facts["grid"][1]))
         if mask is not None:
-            compatibility = bank.compatibility
-            resized = resize_mask(mask, compatibility["image_size"])
-            return patch_mask(resized, compatibility["grid"], compatibility["shifted_grid"])
-        if not bank.normal:
+            size = (int(self._facts["image_size"][0]), int(self._facts["image_size"][1]))
+            resized = resize_mask(mask, size)
+            if kind == "region":
+                return region_patches(resized, grid)
+            return patch_mask(resized, grid, bool(self._facts["shifted_grid"]))
+        if not known.normal:
             raise EdgeError(
                 "found an abnormal image without a mask and no normal reference, expected one of them: give a mask, "
                 "or add a normal reference first"
             )
-        return guess_patch_mask(tokens, np.concatenate([one.tokens for one in bank.normal]))
+        return guess_patch_mask(tokens, heads(known.normal, known.limits.normal, known.width))
 
-    def mine(self, bank: Bank) -> NDArray[np.float32]:
-        """Residual proxies (Q, C) of the references of a bank; zeros without abnormal ones."""
-        if not bank.abnormal or not bank.compatibility["proxies"]:
-            return np.zeros_like(bank.residual_proxies)
-        patches = bank.patches()
+    def mine(self, patches: ReferencePatches, normal_bank: Floats) -> Floats:
+        """Residual proxies (Q, C) of references and their normal bank; zeros without abnormal ones."""
+        if not patches.abnormal or not self._facts["proxies"]:
+            return np.zeros((int(self._facts["num_proxies"]), patches.width), np.float32)
+        abnormal = mined(patches)
         inputs = {
-            "normal_bank": ov.Tensor(normal_bank(patches)),
-            "abnormal_tokens": ov.Tensor(patches.abnormal),
-            "abnormal_patch_mask": ov.Tensor(patches.patch_mask),
+            "normal_bank": ov.Tensor(np.ascontiguousarray(normal_bank)),
+            "abnormal_tokens": ov.Tensor(abnormal.tokens),
+            "abnormal_patch_mask": ov.Tensor(abnormal.patch_mask),
         }
-        proxies: NDArray[np.float32] = self._part("mine", *MINE).infer(inputs)["residual_proxies"]
+        proxies: Floats = self._part("mine", *MINE).infer(inputs)["residual_proxies"]
         return proxies
 
     def _part(self, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Requests:

@@ -22,7 +22,6 @@ from anomalib_nagl.evaluation.protocols import Draw
 from anomalib_nagl.evaluation.records import GOOD, Scored
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
-from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_images
 from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
@@ -79,8 +78,7 @@ class Scorer:
     ) -> Scored:
         """Score the queries of a draw with its references; see ``reference_tokens`` for these."""
         core, scores, maps = model.model, [], []
-        select = partial(coreset, limit=model.bank_limit) if model.bank_limit else None
-        state = core.adapt(self.reference_tokens(model, category, draw, masks, synthetic), select)
+        state = core.adapt(self.reference_tokens(model, category, draw, masks, synthetic), model.bank_limit)
         for start in range(0, len(draw.queries), BATCH):
             tokens = self.tokens(model, category, draw.queries[start : start + BATCH])
             found = core.predictions(core.score(tokens, state).score)

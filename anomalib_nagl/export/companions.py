@@ -1,20 +1,20 @@
-"""What an exported model tells the box: the facts of its manifest, and its references as a bank."""
+"""What an exported model tells the box: the facts of its manifest, and its references for the bank."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from anomalib_nagl.bank.bank import Bank, Reference
+from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.core.head import NaglHead
+from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.export.exportable import Exportable
-from anomalib_nagl.io.arrays import thumbnail
-
-_FACTS = ("kind", "defect_type", "sha256")
+from anomalib_nagl.io.arrays import as_image, content_hash
+from anomalib_nagl.io.given import File, keep
 
 
 def facts_of(exportable: Exportable) -> dict[str, Any]:
@@ -41,42 +41,54 @@ def compatibility_of(exportable: Exportable) -> dict[str, Any]:
         "image_size": list(model.encoder.image_size),
         "dim": model.head.dim,
         "num_proxies": model.head.learnable_proxies.num_embeddings,
+        "shared_mining": variant.shared_mining,
+        "bank_limit": exportable.bank_limit,
     }
 
 
-def bank_of(exportable: Exportable) -> Bank:
-    """The references of a model."""
+def lessons_of(exportable: Exportable) -> list[Lesson]:
+    """The references of a model for a bank, with their images."""
     model = exportable.model
     abnormal, normal = len(model.reference_masks), model.n_normal
-    owners = model.normal_owners.cpu()  # a coreset holds fewer than all patches of an image
-    own = model.normal_bank[: len(owners)].cpu()
-    tokens = [*(own[owners == i] for i in range(normal)), *model.abnormal_tokens.cpu()]
+    tokens = [*model.normal_tokens, *model.abnormal_tokens]
     unmarked = torch.zeros(model.encoder.grid[0] * model.encoder.grid[1])
-    masks = [unmarked] * normal + list(model.abnormal_patch_mask.cpu())
+    masks = [unmarked] * normal + list(model.abnormal_patch_mask)
     localized = [False] * normal + model.abnormal_localized.tolist()
-    references = tuple(
-        Reference(
-            **facts,
-            thumbnail=thumbnail(image.cpu().numpy()),
-            tokens=patches.detach().numpy(),
-            patch_mask=marked.numpy(),
-            localized=known,
+    entries = _named(exportable.entries, normal, abnormal)
+    return [
+        Lesson.of(
+            Reference(
+                entry["kind"],
+                entry["name"],
+                entry.get("defect_type", ""),
+                entry.get("sha256", ""),
+                entry.get("mask_sha256", ""),
+                known,
+            ),
+            patches.detach().float().cpu().numpy(),
+            marked.float().cpu().numpy(),
+            model.encoder.grid,
+            _files(model, i, entry, known),
         )
-        for facts, image, patches, marked, known in zip(
-            _named(exportable.entries, normal, abnormal), model.reference_images, tokens, masks, localized, strict=True
-        )
-    )
-    proxies = model.state["residual_proxies"].detach().cpu().numpy()
-    return Bank(references, proxies, np.array(exportable.thresholds, np.float32), compatibility_of(exportable))
+        for i, (entry, patches, marked, known) in enumerate(zip(entries, tokens, masks, localized, strict=True))
+    ]
+
+
+def _files(model: NaglModel, index: int, entry: dict[str, str], localized: bool) -> dict[str, File]:
+    """The files that a reference came from or, where they are gone or were none, what the model keeps to show."""
+    path, mask = Path(entry["source"]), Path(entry.get("mask") or "")
+    if entry["source"] and path.is_file() and content_hash(as_image(path)) == entry["sha256"]:
+        return keep(path, mask if entry.get("mask") and mask.is_file() else None)
+    image = model.reference_images[index].permute(1, 2, 0).cpu().numpy()
+    has_mask = index >= model.n_normal and (localized or bool(entry.get("mask_sha256")))
+    return keep(image, model.reference_masks[index - model.n_normal].cpu().numpy() if has_mask else None)
 
 
 def _named(entries: list[dict[str, str]], normal: int, abnormal: int) -> list[dict[str, str]]:
     """Facts of all references under names of their own, made up where the model was given tensors alone."""
     if len(entries) != normal + abnormal:
         kinds = ["normal"] * normal + ["abnormal"] * abnormal
-        entries = [
-            {"kind": kind, "name": f"{kind} {i}", "defect_type": "", "sha256": ""} for i, kind in enumerate(kinds)
-        ]
+        entries = [{"kind": kind, "name": f"{kind} {i}"} for i, kind in enumerate(kinds)]
     taken: set[str] = set()
     named = []
     for entry in entries:
@@ -84,7 +96,7 @@ def _named(entries: list[dict[str, str]], normal: int, abnormal: int) -> list[di
         while name in taken:
             name, count = f"{entry['name']} ({count})", count + 1
         taken.add(name)
-        named.append({**{key: entry[key] for key in _FACTS}, "name": name})
+        named.append({**entry, "name": name, "source": entry.get("name", "")})
     return named
 
 

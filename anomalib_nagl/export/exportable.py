@@ -23,7 +23,7 @@ class Exportable:
 
     ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input. ``finish`` makes the outputs
     named ``outputs`` of image scores, anomaly maps and the raw ``thresholds`` (2,) of images and pixels. ``entries``
-    are facts of each reference (kind, name, defect_type, sha256), ``record`` says how they were chosen. Raises
+    are facts of each reference (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
     RuntimeError for a model without references.
     """
 
@@ -34,6 +34,7 @@ class Exportable:
     thresholds: tuple[float, float]
     variant: str
     head_trained: bool
+    bank_limit: int | None = None
     entries: list[dict[str, str]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 

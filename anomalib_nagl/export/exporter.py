@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from anomalib_nagl.bank.bank_file import write_bank
+from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile, was_changed
 from anomalib_nagl.export import openvino_graph
-from anomalib_nagl.export.companions import bank_of, facts_of
+from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_of
 from anomalib_nagl.export.exportable import Exportable
 from anomalib_nagl.export.graphs import trace_detection, trace_encoder, trace_mining, trace_scorer
 from anomalib_nagl.export.metadata import embed_record
-from anomalib_nagl.io.export_manifest import write_export_manifest
-from anomalib_nagl.io.files import atomic_files, atomic_write_bytes, file_hash
+from anomalib_nagl.io.export_manifest import companion, write_export_manifest
+from anomalib_nagl.io.files import atomic_files
 
 logger = logging.getLogger(__name__)
 METHODS = ("fp16", "int8", "int8_ptq", "int8_acq")
-BANK = "references.safetensors"
 _SETTLED = ("dynamic_axes", "dynamic_shapes", "output_names")
 
 
@@ -69,7 +69,8 @@ def write_onnx(exportable: Exportable, path: Path, options: Options) -> Path:
 def write_openvino(exportable: Exportable, path: Path, compression: Compression, options: Options) -> Path:
     """Write ``NAME.xml`` and ``.bin`` for any program, and beside them what ``NaglEdge`` needs.
 
-    That is the manifest ``NAME.json``, the graphs ``encoder.xml``, ``scorer.xml`` and ``references.xml``, and the bank.
+    That is the manifest ``NAME.json``, the graphs ``NAME.encoder.xml``, ``NAME.scorer.xml`` and
+    ``NAME.references.xml``, and the reference bank ``NAME.bank``. One that was changed since its export is set aside.
     Compressing touches the encoder alone; the comparison with the references stays as it is, but for ``int8_acq``,
     which is of the whole ``NAME.xml`` and leaves the box's encoder exact.
     """
@@ -83,11 +84,11 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
             original = openvino_graph.encoder_graph(detection)
             model = _compressed(exportable, detection, compression, exact, Path(temporary))
             references = openvino_graph.references_graph(mining, None if model is detection else original)
-            openvino_graph.save(references, written.with_name("references.xml"))
-            openvino_graph.save(openvino_graph.encoder_graph(model), written.with_name("encoder.xml"))
+            openvino_graph.save(references, companion(written, "references"))
+            openvino_graph.save(openvino_graph.encoder_graph(model), companion(written, "encoder"))
             if compression.method == "fp16":
                 scorer = openvino_graph.halve(scorer, Path(temporary))
-            openvino_graph.save(scorer, written.with_name("scorer.xml"), openvino_graph.names(scorer))
+            openvino_graph.save(scorer, companion(written, "scorer"), openvino_graph.names(scorer))
             openvino_graph.bake(model, _arrays(exportable))
             model = model if compression.whole is None else compression.whole(model)
             openvino_graph.save(model, written, exact)
@@ -95,7 +96,7 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
         _write_companions(exportable, written)
         return written
 
-    _keep_taught(path.with_suffix(".json"))
+    _keep_taught(path.with_suffix(".bank"))
     return atomic_files(path.parent, write)
 
 
@@ -128,19 +129,22 @@ def _arrays(exportable: Exportable) -> dict[str, Any]:
 
 def _write_companions(exportable: Exportable, path: Path) -> None:
     """Write what ``NaglEdge`` needs beside a model: the references themselves, and what must not change."""
-    write_bank(path.with_name(BANK), bank_of(exportable))
-    graphs = [path, *(path.with_name(f"{name}.xml") for name in ("encoder", "scorer", "references"))]
+    thresholds = [value if math.isfinite(value) else None for value in exportable.thresholds]
+    proxies = exportable.model.state["residual_proxies"].detach().float().cpu().numpy()
+    compatibility = compatibility_of(exportable)
+    BankFile.create(path.with_suffix(".bank"), compatibility, {THRESHOLDS: thresholds}, lessons_of(exportable), proxies)
+    graphs = [path, *(companion(path, part) for part in ("encoder", "scorer", "references"))]
     files = [graph.with_suffix(suffix) for graph in graphs for suffix in (".xml", ".bin")]
-    facts = facts_of(exportable) | {"references": file_hash(path.with_name(BANK))}
-    write_export_manifest(path.with_suffix(".json"), files, facts)
+    write_export_manifest(path.with_suffix(".json"), files, facts_of(exportable))
 
 
-def _keep_taught(manifest: Path) -> None:
-    """Copy a reference bank that was changed since its export, before another export takes its place."""
-    bank = manifest.with_name(BANK)
-    if not manifest.is_file() or not bank.is_file():
+def _keep_taught(bank: Path) -> None:
+    """Set a reference bank aside that was changed since its export, before another export takes its place."""
+    if not bank.is_file() or not was_changed(bank):
         return
-    if json.loads(manifest.read_bytes()).get("references") != file_hash(bank):
-        kept = bank.with_name("references.taught.safetensors")
-        atomic_write_bytes(kept, bank.read_bytes())
-        logger.warning("References were changed at %s after its export: they are kept in %s.", bank, kept)
+    kept = next(name for i in count(1) if not (name := bank.with_name(f"{bank.stem}.taught-{i}.bank")).exists())
+    bank.rename(kept)
+    logger.warning(
+        "References of %s were changed after its export: they are kept in %s. To take them over: anomalib-nagl edge "
+        "migrate %s %s", bank, kept, kept, bank.with_suffix(".xml"),
+    )  # fmt: skip

@@ -9,7 +9,12 @@ from typing import Any
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_write_bytes, file_hash
 
-FORMAT = 2
+FORMAT = 3
+
+
+def companion(model: Path, part: str) -> Path:
+    """One of the graphs beside an exported ``NAME.xml``: ``NAME.encoder.xml``, ``NAME.scorer.xml``, ..."""
+    return model.with_name(f"{model.stem}.{part}.xml")
 
 
 def write_export_manifest(path: Path, files: list[Path], facts: dict[str, Any]) -> None:

@@ -74,6 +74,7 @@ def exportable(nagl: Any) -> Exportable:
         thresholds=finish.thresholds,
         variant=str(nagl.hparams["variant"]),
         head_trained=nagl.head_trained,
+        bank_limit=nagl.bank_limit,
         entries=nagl.references,
         record=nagl.manifest,
     )

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 
+from anomalib_nagl.bank.adapted import BANK_LIMIT
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
 from anomalib_nagl.core.variants import Variant
@@ -53,8 +54,9 @@ class Nagl(AnomalibModule):
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``; ``extended-proxies`` compares
     patches only and needs no head. ``seed`` decides the head's first weights, and with ``n_normal``, ``n_abnormal``
-    and ``strategy`` (``sampling``) the references when the data is not a ``ReferenceDataModule``. ``bank_limit`` keeps
-    a coreset of so many normal patches, for large reference sets.
+    and ``strategy`` (``sampling``) the references when the data is not a ``ReferenceDataModule``. ``bank_limit``
+    is the number of normal patches that a query is compared with, and half of it that of surroundings of defects and of
+    known defects each (``bank.adapted.Limits``); None keeps all.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
@@ -79,7 +81,7 @@ class Nagl(AnomalibModule):
         head: str | None = None,
         n_normal: int = 1,
         n_abnormal: int = 1,
-        bank_limit: int | None = None,
+        bank_limit: int | None = BANK_LIMIT,
         seed: int = 0,
         strategy: str = "uniform",
         epochs: int = 20,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,6 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
 
 from anomalib_nagl.core.calibration import calibrate
-from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
@@ -62,8 +60,7 @@ class ReferenceAdapter(RunCallback):
         with torch.inference_mode(False), torch.no_grad():
             prepared = prepare_references(references, transform, nagl.model.encoder.image_size)
             normal, abnormal, masks, images, unmasked = (tensor.to(nagl.device) for tensor in prepared)
-            select = partial(coreset, limit=nagl.bank_limit) if nagl.bank_limit else None
-            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, select)
+            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit)
             if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
                 nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.model.state))
         self.references = references.records()

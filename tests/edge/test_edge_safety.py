@@ -41,14 +41,14 @@ def other_compatibility(key: str) -> Callable[[Path], None]:
     [
         *[(f"{graph}{suffix}", spoil, f"{graph}{suffix}") for graph in ("model", "encoder", "scorer", "references")
           for suffix in (".xml", ".bin") for spoil in (cut, flip, Path.unlink)],
-        ("references.safetensors", cut, "truncated or edited"),
-        ("references.safetensors", flip, "truncated or edited"),
-        ("references.safetensors", Path.unlink, "found no reference bank"),
+        ("model.bank", cut, "truncated or edited"),
+        ("model.bank", flip, "truncated or edited"),
+        ("model.bank", Path.unlink, "found no reference bank"),
         ("model.json", cut, "cannot be read"),
         ("model.json", Path.unlink, r"found no model\.json"),
-        ("references.safetensors", other_compatibility("backbone"), "another model: .*backbone"),
-        ("references.safetensors", other_compatibility("head"), "another model: .*head"),
-        ("references.safetensors", other_compatibility("grid"), "another model: .*grid"),
+        ("model.bank", other_compatibility("backbone"), "another model: .*backbone"),
+        ("model.bank", other_compatibility("head"), "another model: .*head"),
+        ("model.bank", other_compatibility("grid"), "another model: .*grid"),
     ],
 )  # fmt: skip
 def test_spoilt_files_are_refused_by_name(box: Path, name: str, spoil: Callable[[Path], None], message: str) -> None:
@@ -59,7 +59,7 @@ def test_spoilt_files_are_refused_by_name(box: Path, name: str, spoil: Callable[
 
 def test_a_bank_of_another_head_changes_nothing(exported: Path, tmp_path: Path) -> None:
     own = NaglEdge(exported).compatibility
-    bank = read_bank(exported.with_name("references.safetensors"), own)
+    bank = read_bank(exported.with_name("model.bank"), own)
     foreign = tmp_path / "foreign.safetensors"
     write_bank(foreign, replace(bank, compatibility={**own, "backbone": "another one"}))
     detector = NaglEdge(exported)

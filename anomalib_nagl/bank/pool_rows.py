@@ -1,0 +1,147 @@
+"""Pools of patches in the file of a bank: only what a query is compared with is read, and checked as it is read."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_nagl.bank.pools import ArrayPool, Floats, farthest_first
+from anomalib_nagl.io.errors import EdgeError
+
+BLOCK = 16  # patches that share a checksum
+SPARE = 4  # patches read beyond those asked for: after the next lesson it may be one more
+
+
+class Head(NamedTuple):
+    """The first patches of a pool: tokens (P, C), and their places on the grid (P,)."""
+
+    tokens: Floats
+    places: NDArray[Any]
+
+
+class PoolReader:
+    """Reads the first patches of pools and keeps them: rows of pools are never changed.
+
+    ``connect`` opens the bank for reading. What is kept of each pool is little more than what was asked for last.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[sqlite3.Connection]], width: int) -> None:
+        self._connect, self._width = connect, width
+        self._kept: dict[int, Head] = {}
+        self._open: sqlite3.Connection | None = None
+
+    def __enter__(self) -> PoolReader:
+        """Keep one connection for many reads."""
+        self._context = self._connect()
+        self._open = self._context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Close it."""
+        self._open = None
+        self._context.__exit__(*error)
+
+    def head(self, pool: StoredPool, count: int) -> Head:
+        """The first ``count`` patches of a pool; EdgeError if they are not what was written."""
+        kept = self._kept.get(pool.row)
+        wanted = min(count + SPARE, len(pool))
+        if kept is None or len(kept.tokens) < count or len(kept.tokens) > 2 * wanted:
+            if kept is None or len(kept.tokens) < count:
+                kept = self._read(pool, wanted)
+            self._kept[pool.row] = kept = Head(kept.tokens[:wanted].copy(), kept.places[:wanted].copy())
+        return Head(kept.tokens[:count], kept.places[:count])
+
+    def forget(self, rows: set[int]) -> None:
+        """Keep nothing of pools but these."""
+        self._kept = {row: head for row, head in self._kept.items() if row in rows}
+
+    def _read(self, pool: StoredPool, count: int) -> Head:
+        if self._open is None:
+            with self:
+                return self._read(pool, count)
+        rows = min(-(-count // BLOCK) * BLOCK, len(pool))
+        found = self._open.execute(
+            "SELECT substr(tokens, 1, ?), substr(places, 1, ?), checks FROM pool WHERE id = ?",
+            (rows * self._width * 4, rows * 2, pool.row),
+        ).fetchone()
+        tokens, places, checks = found or (b"", b"", b"")
+        whole = (len(tokens), len(places)) == (rows * self._width * 4, rows * 2)
+        expected = checksums(tokens, places, rows) if whole else b""
+        if not whole or expected != checks[: len(expected)]:
+            raise EdgeError(
+                "found patch tokens in the reference bank that are not as they were written, expected them unchanged: "
+                "restore the file from a copy"
+            )
+        array = np.frombuffer(tokens, "<f4").reshape(rows, self._width).astype(np.float32)
+        return Head(array, np.frombuffer(places, "<u2").astype(np.intp))
+
+
+class StoredPool:
+    """A pool whose patches are read when they are asked for."""
+
+    def __init__(self, reader: PoolReader, row: int, size: int, key: str) -> None:
+        self._reader, self.row, self._size, self.key = reader, row, size, key
+
+    def __len__(self) -> int:
+        """Number of patches."""
+        return self._size
+
+    def head(self, count: int) -> Floats:
+        """The first tokens."""
+        return self._reader.head(self, min(count, self._size)).tokens
+
+    def places(self, count: int) -> NDArray[Any]:
+        """Their places."""
+        return self._reader.head(self, min(count, self._size)).places
+
+    def whole(self) -> ArrayPool:
+        """All patches, as they lie on the grid."""
+        tokens, places = self._reader.head(self, self._size)
+        order = np.argsort(places)
+        return ArrayPool(tokens[order], places[order])
+
+
+class JoinedPool:
+    """Two pools of one image as one."""
+
+    def __init__(self, first: StoredPool, then: StoredPool) -> None:
+        self._first, self._then = first, then
+        self.key = first.key + then.key
+
+    def __len__(self) -> int:
+        """Number of patches."""
+        return len(self._first) + len(self._then)
+
+    def head(self, count: int) -> Floats:
+        """The first tokens."""
+        return np.concatenate([self._first.head(count), self._then.head(max(count - len(self._first), 0))])
+
+    def places(self, count: int) -> NDArray[Any]:
+        """Their places."""
+        return np.concatenate([self._first.places(count), self._then.places(max(count - len(self._first), 0))])
+
+
+def insert_pool(connection: sqlite3.Connection, reference: int, area: str, role: str, pool: ArrayPool) -> None:
+    """Write a pool, the most telling patches first."""
+    tokens, places = pool.head(len(pool)), pool.places(len(pool))
+    order = farthest_first(tokens)
+    stored, where = tokens[order].astype("<f4").tobytes(), places[order].astype("<u2").tobytes()
+    row = (reference, area, role, len(pool), pool.key, where, checksums(stored, where, len(pool)), stored)
+    columns = "reference, area, role, size, content, places, checks, tokens"
+    connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def checksums(tokens: bytes, places: bytes, rows: int) -> bytes:
+    """CRC-32 of each ``BLOCK`` of patches, which may be read without the others."""
+    width, found = len(tokens) // max(rows, 1), b""
+    for start in range(0, rows, BLOCK):
+        stop = start + BLOCK
+        value = zlib.crc32(tokens[start * width : stop * width], zlib.crc32(places[2 * start : 2 * stop]))
+        found += value.to_bytes(4, "little")
+    return found

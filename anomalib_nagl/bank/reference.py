@@ -1,0 +1,85 @@
+"""A reference: what is known of an image that queries are compared with, and what is written down of a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_nagl.bank.adapted import take_apart
+from anomalib_nagl.bank.pools import ArrayPool
+from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.given import File
+
+KINDS = ("normal", "abnormal", "region")
+WHOLE = "whole"  # the window that is the full image
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One image that a detector compares with.
+
+    ``kind`` is ``normal``, ``abnormal``, or ``region``: normal where its mask says so. ``sha256`` is that of the 8-bit
+    pixels, ``mask_sha256`` that of the mask, both empty where there is none. ``localized`` are abnormal images whose
+    mask was given and is not the full image. One that is not ``active`` is kept and not compared with. ``added`` is the
+    time (UTC, ISO 8601) and ``author`` who added it.
+    """
+
+    kind: str
+    name: str
+    defect_type: str = ""
+    sha256: str = ""
+    mask_sha256: str = ""
+    localized: bool = False
+    active: bool = True
+    added: str = ""
+    author: str = ""
+    uid: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be listed or found again."""
+        if self.kind not in KINDS:
+            raise EdgeError(f"found a reference of kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+        check_text("name", self.name)
+        check_text("defect type", self.defect_type, empty=True)
+
+
+def check_text(what: str, text: object, empty: bool = False) -> None:
+    """Raise EdgeError unless this is a line of text of at most 1000 characters."""
+    if not isinstance(text, str) or len(text) > 1000 or (not text.strip() and not empty) or not text.isprintable():
+        raise EdgeError(f"found {what} {str(text)[:40]!r}, expected a line of text of 1 to 1000 characters")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A reference to be added: its facts, its patches by role, and its files.
+
+    Roles are ``normal`` for a normal image or region, ``marked``, ``away`` and ``near`` for an abnormal one.
+    """
+
+    reference: Reference
+    pools: dict[str, ArrayPool] = field(repr=False)
+    files: dict[str, File] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        reference: Reference,
+        tokens: NDArray[np.float32],
+        marked: NDArray[np.float32],
+        grid: tuple[int, int],
+        files: dict[str, File] | None = None,
+    ) -> Lesson:
+        """Take the patches (M, C) of an image apart.
+
+        ``marked`` 0/1 (M,) are the abnormal ones or, of a region, those that are shown to be normal.
+        """
+        if reference.kind == "normal":
+            pools = {"normal": ArrayPool(tokens)}
+        elif reference.kind == "region":
+            shown = np.flatnonzero(marked > 0)
+            pools = {"normal": ArrayPool(tokens[shown], shown)}
+        else:
+            pools = take_apart(tokens, marked, grid)
+        return cls(reference, pools, files or {})

@@ -1,0 +1,94 @@
+"""References as rows of the file of a bank."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from anomalib_nagl.bank import history
+from anomalib_nagl.bank.history import Author
+from anomalib_nagl.bank.pool_rows import PoolReader, StoredPool, insert_pool
+from anomalib_nagl.bank.reference import WHOLE, Lesson, Reference
+from anomalib_nagl.io.errors import EdgeError, suggest
+from anomalib_nagl.io.given import File
+
+_FACTS = "kind, name, defect_type, sha256, mask_sha256, localized, active, added, author, uid"
+
+
+def value_of(name: str, text: str) -> Any:
+    """A value that is kept as JSON; EdgeError if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise EdgeError(f"found {name} in the reference bank that cannot be read ({error}), expected JSON") from error
+
+
+def references_of(connection: sqlite3.Connection) -> tuple[Reference, ...]:
+    """All that are not removed, in the order in which they were added."""
+    rows = connection.execute(f"SELECT {_FACTS} FROM reference WHERE NOT removed ORDER BY id")
+    return tuple(_reference(*row) for row in rows)
+
+
+def _reference(*row: Any) -> Reference:
+    kind, name, defect_type, sha256, mask_sha256, localized, active, added, author, uid = row
+    return Reference(kind, name, defect_type, sha256, mask_sha256, bool(localized), bool(active), added, author, uid)
+
+
+def named(connection: sqlite3.Connection, name: str) -> Reference:
+    """The reference of a name; EdgeError if there is none."""
+    found = references_of(connection)
+    one = next((one for one in found if one.name == name), None)
+    if one is None:
+        names = [one.name for one in found]
+        raise EdgeError(
+            f"found no reference named {name!r}, expected one of {', '.join(map(repr, names[:20]))}: check the name"
+            f"{suggest(name, names)}"
+        )
+    return one
+
+
+def insert(connection: sqlite3.Connection, lesson: Lesson, author: Author) -> Reference:
+    """Write a reference with its patches and files."""
+    one = lesson.reference
+    row = (
+        one.kind, one.name, one.defect_type, one.sha256, one.mask_sha256, one.localized, one.active,
+        one.added or history.now(), one.author or author.name, uuid.uuid4().hex,
+    )  # fmt: skip
+    places = ", ".join("?" * len(row))
+    cursor = connection.execute(f"INSERT INTO reference ({_FACTS}, removed) VALUES ({places}, 0)", row)
+    number = int(cursor.lastrowid or 0)
+    for role, pool in lesson.pools.items():
+        insert_pool(connection, number, WHOLE, role, pool)
+    files = [(number, role, file.media, file.data) for role, file in lesson.files.items()]
+    connection.executemany("INSERT INTO image VALUES (?, ?, ?, ?)", files)
+    return _reference(*row)
+
+
+def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, dict[str, StoredPool]]:
+    """All pools that are compared with, by the uid of their reference and by role."""
+    found: dict[str, dict[str, StoredPool]] = {}
+    for uid, role, row, size, key in connection.execute(
+        "SELECT uid, role, pool.id, size, content FROM pool JOIN reference ON reference.id = pool.reference "
+        "WHERE active AND NOT removed"
+    ):
+        found.setdefault(uid, {})[role] = StoredPool(reader, row, size, key)
+    return found
+
+
+def lesson_of(connection: sqlite3.Connection, one: Reference, facts: Mapping[str, Any], images: bool = True) -> Lesson:
+    """A reference with all its patches and its files."""
+    reader = PoolReader(lambda: contextlib.nullcontext(connection), int(facts["dim"]))
+    pools = {}
+    with reader:
+        for role, row, size, key in connection.execute(
+            "SELECT role, pool.id, size, content FROM pool JOIN reference ON reference.id = pool.reference "
+            "WHERE uid = ?", (one.uid,),
+        ).fetchall():  # fmt: skip
+            pools[role] = StoredPool(reader, row, size, key).whole()
+    wanted = "SELECT role, media, data FROM image JOIN reference ON reference.id = image.reference WHERE uid = ?"
+    rows = connection.execute(wanted, (one.uid,)) if images else ()
+    return Lesson(one, pools, {role: File(media, data) for role, media, data in rows})

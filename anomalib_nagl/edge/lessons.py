@@ -1,0 +1,169 @@
+"""What a detector can be taught, and what can be taken back: every change is kept in the bank at once."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalib_nagl.bank.adapted import ReferencePatches
+from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile
+from anomalib_nagl.bank.history import Change
+from anomalib_nagl.bank.reference import Lesson, Reference
+from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
+from anomalib_nagl.io import given
+from anomalib_nagl.io.arrays import as_image, as_mask, content_hash
+from anomalib_nagl.io.errors import EdgeError
+
+
+class Lessons(ABC):
+    """The half of ``NaglEdge`` that changes references. Every method is effective at the next prediction."""
+
+    _bank: BankFile
+    _encoder: ReferenceEncoder
+    _manifest: dict[str, Any]
+    _change: threading.Lock
+
+    @property
+    @abstractmethod
+    def compatibility(self) -> dict[str, Any]:
+        """Facts of the model."""
+
+    @property
+    @abstractmethod
+    def references(self) -> tuple[Reference, ...]:
+        """The images that the bank knows."""
+
+    @property
+    @abstractmethod
+    def patches(self) -> ReferencePatches:
+        """Their patches, as they are compared with; to be read while ``_change`` is held."""
+
+    @abstractmethod
+    def reload(self) -> None:
+        """Take over what the bank holds now."""
+
+    def add_normal(self, image: Any, name: str | None = None, region: Any = None, keep_image: bool = True) -> None:
+        """Compare with one more normal image, or with that part of it that ``region`` (H, W) marks.
+
+        A region is for a false alarm on a part that has a defect elsewhere. ``keep_image`` keeps the image in the bank,
+        from which it can be encoded again for another model.
+        """
+        kind = "normal" if region is None else "region"
+        self._add(Reference(kind, self._named(name, image), "good"), image, region, keep_image)
+
+    def add_abnormal(
+        self,
+        image: Any,
+        mask: Any = None,
+        name: str | None = None,
+        defect_type: str = "defect",
+        keep_image: bool = True,
+    ) -> None:
+        """Learn a defect from an image.
+
+        ``mask`` (H, W) is non-zero on the defect, or the path of a file (``read_mask``); without one the patches count
+        that deviate most from the normal references (``bank.patch_masks``). Raises EdgeError when the name is
+        taken, when the mask is empty or of another size, or when an image without a mask comes before any normal one.
+        """
+        if not self._manifest["head_trained"]:
+            warnings.warn(
+                "the head of this model is untrained: abnormal references add noise; export a trained one", stacklevel=2
+            )
+        self._add(Reference("abnormal", self._named(name, image), defect_type), image, mask, keep_image)
+
+    def remove(self, name: str) -> None:
+        """Forget the reference of this name; EdgeError if there is none, or if no normal patch would be left."""
+        self._bank.remove(name)
+        self.reload()
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a reference another name; EdgeError if that is taken."""
+        self._bank.rename(name, new)
+        self.reload()
+
+    def switch(self, name: str, active: bool) -> None:
+        """Compare with a reference or leave it out; it stays in the bank."""
+        self._bank.switch(name, active)
+        self.reload()
+
+    def undo(self, revision: int | None = None) -> Change:
+        """Take back a change of the history: the last one of this detector or, before it made any, of its author.
+
+        A later change of somebody else stays. Returns the change that was taken back; EdgeError if there is none, or if
+        what it changed has been changed again since.
+        """
+        change = self._bank.undo(revision)
+        self.reload()
+        return change
+
+    def history(self) -> list[Change]:
+        """All changes of the bank, the oldest first."""
+        return self._bank.history()
+
+    def lesson(self, name: str) -> Lesson:
+        """All that the bank keeps of a reference: facts, patches, and the files of image and mask (``io.given.read``)."""
+        return self._bank.lesson(name)
+
+    def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
+        """Change the raw threshold of image scores or of pixels; normalised scores move along, as in torch."""
+        old = self._bank.snapshot().settings.get(THRESHOLDS, [None, None])
+        new = [was if now is None else _finite(now) for was, now in zip(old, (image, pixel), strict=True)]
+        self._bank.set("thresholds", **{THRESHOLDS: new})
+        self.reload()
+
+    def save(self, path: str | Path, images: bool = True) -> None:
+        """Write references and thresholds to another bank in one step, with the images or without.
+
+        What was removed and the history are left out.
+        """
+        self._bank.save(Path(path), images)
+
+    def load(self, path: str | Path) -> None:
+        """Replace references and thresholds by those of another bank; EdgeError unless it was made for this model."""
+        self._bank.load(Path(path))
+        self.reload()
+
+    def lesson_of(self, image: Any, mask: Any, reference: Reference, keep_image: bool = True) -> Lesson:
+        """Encode an image for the bank; nobody waits for that."""
+        picture = as_image(image)
+        marks = None if mask is None else as_mask(mask, image, picture.shape[1:], reference.name)
+        tokens = self._encoder.encode(picture)
+        with self._change, self._bank.read_at_once():
+            marked = self._encoder.patch_mask(reference.kind, tokens, marks, self.patches)
+        described = replace(
+            reference,
+            sha256=content_hash(picture),
+            mask_sha256="" if marks is None else content_hash(marks[None]),
+            localized=reference.kind == "abnormal" and marks is not None and not marked.all(),
+        )
+        grid = self.compatibility["grid"]
+        files = given.keep(image, mask) if keep_image else {}
+        return Lesson.of(described, tokens, marked, (int(grid[0]), int(grid[1])), files)
+
+    def _add(self, reference: Reference, image: Any, mask: Any, keep_image: bool) -> None:
+        if reference.name in {one.name for one in self.references}:
+            raise EdgeError(
+                f"found a reference named {reference.name!r} already, expected another name: remove it first"
+            )
+        self._bank.add(self.lesson_of(image, mask, reference, keep_image))
+        self.reload()
+
+    def _named(self, name: str | None, image: Any) -> str:
+        if name is not None:
+            return name
+        if isinstance(image, str | Path):
+            return Path(image).as_posix()
+        taken = {one.name for one in self.references}
+        return next(text for i in range(len(taken) + 1) if (text := f"reference {i}") not in taken)
+
+
+def _finite(threshold: float) -> float:
+    if not np.isfinite(threshold):
+        raise EdgeError(f"found threshold {threshold}, expected a finite number")
+    return float(threshold)
