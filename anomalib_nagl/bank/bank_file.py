@@ -116,13 +116,19 @@ class BankFile:
             if history.revision(connection) == revision:
                 derived.write(connection, revision, proxies)
 
-    def add(self, lesson: Lesson) -> Reference:
+    def add(self, lesson: Lesson) -> None:
         """Add a reference; EdgeError if its name is taken."""
+        self.add_all("add", [lesson], {})
+
+    def add_all(self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any]) -> None:
+        """Add references and change settings in one change."""
         with self._changing() as connection:
-            added = insert(connection, lesson, self.author)
-            edit = Edit("reference", added.uid, "removed", 1, 0)
-            history.commit(connection, self.author, "add", f"{added.kind} {added.name}", [edit])
-        return added
+            added = [insert(connection, lesson, self.author) for lesson in lessons]
+            edits = [Edit("reference", one.uid, "removed", 1, 0) for one in added]
+            edits += _set(connection, {name: json.dumps(value, allow_nan=False) for name, value in settings.items()})
+            if edits:
+                summary = f"{added[0].kind} {added[0].name}" if len(added) == 1 else f"{len(added)} references"
+                history.commit(connection, self.author, action, summary, edits)
 
     def remove(self, name: str) -> None:
         """Forget a reference, as if it had never been there, until that is undone; EdgeError if it is the last one."""
@@ -139,14 +145,14 @@ class BankFile:
 
     def set(self, action: str, **settings: Any) -> None:
         """Change settings; None takes one away."""
+        texts = {
+            name: None if value is None else json.dumps(value, allow_nan=False) for name, value in settings.items()
+        }
         with self._changing() as connection:
-            edits = []
-            for name, value in settings.items():
-                found = connection.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
-                after = None if value is None else json.dumps(value, allow_nan=False)
-                if (found[0] if found else None) != after:
-                    edits.append(Edit("setting", name, "value", found[0] if found else None, after))
-            self._apply(connection, action, ", ".join(f"{edit.key} {edit.after}" for edit in edits), edits)
+            edits = _set(connection, texts)
+            if edits:
+                summary = ", ".join(f"{edit.key} {edit.after}" for edit in edits)
+                history.commit(connection, self.author, action, summary, edits)
 
     def undo(self, number: int | None = None) -> Change:
         """Take back a change (``history.undo``); returns the one that was taken back."""
@@ -166,12 +172,8 @@ class BankFile:
                 history.apply(connection, edit)
             added = [insert(connection, lesson, self.author) for lesson in lessons]
             edits += [Edit("reference", one.uid, "removed", 1, 0) for one in added]
-            known = dict(connection.execute("SELECT name, value FROM setting"))
-            changed = [Edit("setting", name, "value", known.get(name), text) for name, text in settings.items()
-                       if known.get(name) != text]  # fmt: skip
-            for edit in changed:
-                history.apply(connection, edit)
-            history.commit(connection, self.author, "load", f"{len(added)} references of a file", edits + changed)
+            edits += _set(connection, settings)
+            history.commit(connection, self.author, "load", f"{len(added)} references of a file", edits)
 
     def save(self, path: Path, images: bool = True) -> None:
         """Write what is not removed to another file in one step, with the images or without; history starts anew."""
@@ -235,13 +237,20 @@ class BankFile:
             (before,) = connection.execute(f"SELECT {what} FROM reference WHERE uid = ?", (one.uid,)).fetchone()
             edits = [] if before == after else [Edit("reference", one.uid, what, before, after)]
             summary = f"{name} to {after}" if what == "name" else name
-            self._apply(connection, action, summary, edits)
+            for edit in edits:
+                history.apply(connection, edit)
+            if edits:
+                history.commit(connection, self.author, action, summary, edits)
 
-    def _apply(self, connection: sqlite3.Connection, action: str, summary: str, edits: list[Edit]) -> None:
-        for edit in edits:
-            history.apply(connection, edit)
-        if edits:
-            history.commit(connection, self.author, action, summary, edits)
+
+def _set(connection: sqlite3.Connection, texts: Mapping[str, str | None]) -> list[Edit]:
+    """Change settings that are given as JSON; returns what was changed."""
+    known = dict(connection.execute("SELECT name, value FROM setting"))
+    edits = [Edit("setting", name, "value", known.get(name), text) for name, text in texts.items()
+             if known.get(name) != text]  # fmt: skip
+    for edit in edits:
+        history.apply(connection, edit)
+    return edits
 
 
 def _whoever() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Lessons(ABC):
         return self._bank.history()
 
     def lesson(self, name: str) -> Lesson:
-        """All that the bank keeps of a reference: facts, patches, and the files of image and mask (``io.given.read``)."""
+        """All that the bank keeps of a reference: facts, patches, and files, which ``io.given.read`` reads."""
         return self._bank.lesson(name)
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
@@ -129,10 +130,28 @@ class Lessons(ABC):
         self._bank.load(Path(path))
         self.reload()
 
-    def lesson_of(self, image: Any, mask: Any, reference: Reference, keep_image: bool = True) -> Lesson:
-        """Encode an image for the bank; nobody waits for that."""
+    def add_all(self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any]) -> None:
+        """Add references that are encoded, and change settings, in one change."""
+        self._bank.add_all(action, lessons, settings)
+        self.reload()
+
+    def encode_again(self, reference: Reference, decoded: given.Decoded, files: Mapping[str, given.File]) -> Lesson:
+        """Encode a reference from its kept files."""
+        return self._lesson(reference, decoded, files)
+
+    def _add(self, reference: Reference, image: Any, mask: Any, keep_image: bool) -> None:
+        if reference.name in {one.name for one in self.references}:
+            raise EdgeError(
+                f"found a reference named {reference.name!r} already, expected another name: remove it first"
+            )
         picture = as_image(image)
         marks = None if mask is None else as_mask(mask, image, picture.shape[1:], reference.name)
+        files = given.keep(image, mask) if keep_image else {}
+        self.add_all("add", [self._lesson(reference, given.Decoded(picture, marks), files)], {})
+
+    def _lesson(self, reference: Reference, decoded: given.Decoded, files: Mapping[str, given.File]) -> Lesson:
+        """Encode an image for the bank; nobody waits for that."""
+        picture, marks = decoded
         tokens = self._encoder.encode(picture)
         with self._change, self._bank.read_at_once():
             marked = self._encoder.patch_mask(reference.kind, tokens, marks, self.patches)
@@ -143,16 +162,7 @@ class Lessons(ABC):
             localized=reference.kind == "abnormal" and marks is not None and not marked.all(),
         )
         grid = self.compatibility["grid"]
-        files = given.keep(image, mask) if keep_image else {}
-        return Lesson.of(described, tokens, marked, (int(grid[0]), int(grid[1])), files)
-
-    def _add(self, reference: Reference, image: Any, mask: Any, keep_image: bool) -> None:
-        if reference.name in {one.name for one in self.references}:
-            raise EdgeError(
-                f"found a reference named {reference.name!r} already, expected another name: remove it first"
-            )
-        self._bank.add(self.lesson_of(image, mask, reference, keep_image))
-        self.reload()
+        return Lesson.of(described, tokens, marked, (int(grid[0]), int(grid[1])), dict(files))
 
     def _named(self, name: str | None, image: Any) -> str:
         if name is not None:

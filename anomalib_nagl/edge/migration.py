@@ -1,0 +1,97 @@
+"""Taking over what was taught to another model, or to an earlier version: images are encoded anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from anomalib_nagl.bank import schema
+from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile, read_model
+from anomalib_nagl.bank.old_formats import read_format_2
+from anomalib_nagl.bank.reference import Lesson, Reference
+from anomalib_nagl.edge.detector import NaglEdge
+from anomalib_nagl.io import given
+from anomalib_nagl.io.errors import EdgeError
+
+_SQLITE = b"SQLite format 3\x00"
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What became of the references of an old bank, by name.
+
+    ``encoded`` were encoded anew, ``copied`` taken as they were, ``present`` are in the new bank already. ``differences``
+    say where the models differ.
+    """
+
+    encoded: tuple[str, ...]
+    copied: tuple[str, ...]
+    present: tuple[str, ...]
+    differences: tuple[str, ...]
+
+
+def migrate(old: str | Path, detector: NaglEdge) -> Migrated:
+    """Add the references of an old bank to that of a model, in one change that can be undone.
+
+    Those of another backbone, head, image size or grid are encoded anew from their images; those of the same one are
+    taken as they are. What the new bank has already, by content, stays as it is there, and so do its thresholds unless
+    both models are the same. EdgeError where images are needed that were left out.
+    """
+    facts, lessons, thresholds = _open(Path(old))
+    wanted = detector.compatibility
+    keys = [key for key in {**facts, **wanted} if facts.get(key) != wanted.get(key)]
+    differences = tuple(f"{key}: {facts.get(key)!r} is {wanted.get(key)!r} now" for key in keys)
+    alike = not [key for key in keys if key in facts]
+    have = {_content(one) for one in detector.references}
+    taken = {one.name for one in detector.references}
+    new = [lesson for lesson in lessons if _content(lesson.reference) not in have or not lesson.reference.sha256]
+    present = tuple(lesson.reference.name for lesson in lessons if lesson not in new)
+    ready = []
+    for lesson in new:
+        made = lesson if alike else _encoded(detector, lesson)
+        name = _free(made.reference.name, taken)
+        taken.add(name)
+        ready.append(replace(made, reference=replace(made.reference, name=name)))
+    settings = {THRESHOLDS: thresholds} if alike and thresholds else {}
+    detector.add_all("migrate", ready, settings)
+    names = tuple(lesson.reference.name for lesson in ready)
+    return Migrated(() if alike else names, names if alike else (), present, differences)
+
+
+def _open(path: Path) -> tuple[dict[str, object], list[Lesson], list[float | None]]:
+    """Facts of the model, references and thresholds of a bank of any format."""
+    if not path.is_file():
+        raise EdgeError(f"found no reference bank at {path}, expected one to take over: check the path")
+    with path.open("rb") as file:
+        is_database = file.read(len(_SQLITE)) == _SQLITE
+    if not is_database:
+        old = read_format_2(path)
+        return dict(old.compatibility), old.lessons, old.thresholds
+    schema.check_integrity(path)
+    facts = read_model(path)
+    bank = BankFile(path, facts)
+    found = bank.snapshot()
+    return facts, [bank.lesson(one.name) for one in found.references], found.settings.get(THRESHOLDS, [])
+
+
+def _encoded(detector: NaglEdge, lesson: Lesson) -> Lesson:
+    """A reference encoded anew by the detector."""
+    one = lesson.reference
+    if not lesson.files:
+        raise EdgeError(
+            f"found reference {one.name!r} without its image, which another backbone, head or grid needs; expected the "
+            "images to be kept in the bank: add them anew, or migrate to the model that the bank was made for"
+        )
+    return detector.encode_again(one, given.read(lesson.files, one.name), lesson.files)
+
+
+def _content(one: Reference) -> tuple[str, str, str]:
+    return one.kind, one.sha256, one.mask_sha256
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or one with a number behind it."""
+    free, count = name, 2
+    while free in taken:
+        free, count = f"{name} ({count})", count + 1
+    return free
