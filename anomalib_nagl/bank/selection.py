@@ -62,7 +62,7 @@ def rank(tokens: Floats, limit: int | None = None) -> Ranking:
     """
     if not len(tokens):
         return Ranking(np.empty(0, np.int64), np.empty(0, np.float32))
-    order = np.argsort(_content_keys(tokens), kind="stable")
+    order = np.argsort(content_keys(tokens), kind="stable")
     rows = _whole_numbers(tokens, order)
     own = np.einsum("nc,nc->n", rows, rows)
     alike = np.full(len(rows), NOTHING, np.float32)  # to the most similar chosen one
@@ -128,7 +128,7 @@ def shares(rankings: Sequence[Ranking], keys: Sequence[str], limit: int) -> list
     return [int(count) for count in kept]
 
 
-def _content_keys(tokens: Floats) -> NDArray[np.uint64]:
+def content_keys(tokens: Floats) -> NDArray[np.uint64]:
     """A number (N,) for each row (N, C) that depends on its bytes alone."""
     given = np.ascontiguousarray(tokens, np.float32)
     digests = [hashlib.blake2b(row.data, digest_size=8).digest() for row in given]
