@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.patch_masks import away_from_mask
-from anomalib_nagl.bank.pools import ArrayPool, Pool, heads, shares
+from anomalib_nagl.bank.pools import ArrayPool, Pool, counts, heads
 from anomalib_nagl.io.errors import EdgeError
 
 Floats = NDArray[np.float32]
 BANK_LIMIT = 4096  # patches of each kind that a query is compared with, see Limits
-MINED = 4  # grids that residual mining reads: the marked patches of more images are put together on so many
+MINED = 4  # images that residual mining reads each on a grid of its own
+MINED_TOGETHER = 2  # grids on which the marked patches of more images are put together
 MINED_ALONE = 32  # images that it reads where they cannot be put together
 
 
@@ -157,8 +158,8 @@ def normal_bank(patches: ReferencePatches) -> Floats:
 
 def normal_owners(patches: ReferencePatches) -> NDArray[np.int64]:
     """Whose the first patches of the normal bank are: the number of the normal reference, (P,)."""
-    counts = shares(patches.normal, patches.limits.normal)
-    return np.repeat(np.arange(len(counts)), counts)
+    kept = counts(patches.normal, patches.limits.normal)
+    return np.repeat(np.arange(len(kept)), kept)
 
 
 def surroundings(patches: ReferencePatches) -> Floats:
@@ -206,23 +207,23 @@ class Mined(NamedTuple):
 def mined(patches: ReferencePatches) -> Mined:
     """The marked patches of all abnormal references, each at its place of a grid; the rest is zero and not looked at.
 
-    Every reference has a grid of its own. More than ``MINED`` share so many: a patch takes the first of them on which
-    its place is free, and is left out where none is. Where they may not share, the first ``MINED_ALONE`` by key stand
-    for all.
+    Every reference has a grid of its own. More than ``MINED`` share ``MINED_TOGETHER``: a patch takes the first of them
+    on which its place is free, and is left out where none is. Where they may not share, the first ``MINED_ALONE`` by
+    key stand for all.
     """
     pools: list[Pool] = [one.marked for one in patches.abnormal]
     if not patches.shared and len(pools) > MINED_ALONE:
         pools = sorted(pools, key=lambda pool: pool.key)[:MINED_ALONE]
     few = len(pools) <= MINED or not patches.shared
-    counts = shares(pools, None if few else patches.limits.mined)
-    grids, cells = (len(pools) if few else MINED), patches.grid[0] * patches.grid[1]
+    kept = counts(pools, None if few else patches.limits.mined)
+    grids, cells = (len(pools) if few else MINED_TOGETHER), patches.grid[0] * patches.grid[1]
     tokens = np.zeros((grids, cells, patches.width), np.float32)
     marked = np.zeros((grids, cells), np.float32)
     order = range(len(pools)) if few else sorted(range(len(pools)), key=lambda i: pools[i].key)
     for i in order:
-        places = pools[i].places(counts[i])
+        places = pools[i].places(kept[i])
         layer = np.full(len(places), i) if few else marked[:, places].sum(axis=0).astype(int)
         free = layer < grids
-        tokens[layer[free], places[free]] = pools[i].head(counts[i])[free]
+        tokens[layer[free], places[free]] = pools[i].head(kept[i])[free]
         marked[layer[free], places[free]] = 1
     return Mined(tokens, marked)

@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.pools import ArrayPool, Floats, farthest_first
+from anomalib_nagl.bank.pools import ArrayPool, Floats
 from anomalib_nagl.io.errors import EdgeError
 
 BLOCK = 16  # patches that share a checksum
+_CHANGED = (
+    "found patch tokens in the reference bank that are not as they were written, expected them unchanged: restore the "
+    "file from a copy"
+)
 SPARE = 4  # patches read beyond those asked for: after the next lesson it may be one more
 
 
@@ -34,6 +38,7 @@ class PoolReader:
     def __init__(self, connect: Callable[[], AbstractContextManager[sqlite3.Connection]], width: int) -> None:
         self._connect, self._width = connect, width
         self._kept: dict[int, Head] = {}
+        self._gains: dict[int, Floats] = {}
         self._open: sqlite3.Connection | None = None
 
     def __enter__(self) -> PoolReader:
@@ -57,9 +62,23 @@ class PoolReader:
             self._kept[pool.row] = kept = Head(kept.tokens[:wanted].copy(), kept.places[:wanted].copy())
         return Head(kept.tokens[:count], kept.places[:count])
 
+    def gain(self, pool: StoredPool) -> Floats:
+        """What each patch of a pool adds to those before it."""
+        if pool.row not in self._gains:
+            if self._open is None:
+                with self:
+                    return self.gain(pool)
+            found = self._open.execute("SELECT gains FROM pool WHERE id = ?", (pool.row,)).fetchone()
+            gain = np.frombuffer(found[0], "<f4").astype(np.float32) if found else np.empty(0, np.float32)
+            if len(gain) != len(pool) or not (np.diff(gain[1:]) <= 0).all():
+                raise EdgeError(_CHANGED)
+            self._gains[pool.row] = gain
+        return self._gains[pool.row]
+
     def forget(self, rows: set[int]) -> None:
         """Keep nothing of pools but these."""
         self._kept = {row: head for row, head in self._kept.items() if row in rows}
+        self._gains = {row: gain for row, gain in self._gains.items() if row in rows}
 
     def _read(self, pool: StoredPool, count: int) -> Head:
         if self._open is None:
@@ -74,10 +93,7 @@ class PoolReader:
         whole = (len(tokens), len(places)) == (rows * self._width * 4, rows * 2)
         expected = checksums(tokens, places, rows) if whole else b""
         if not whole or expected != checks[: len(expected)]:
-            raise EdgeError(
-                "found patch tokens in the reference bank that are not as they were written, expected them unchanged: "
-                "restore the file from a copy"
-            )
+            raise EdgeError(_CHANGED)
         array = np.frombuffer(tokens, "<f4").reshape(rows, self._width).astype(np.float32)
         return Head(array, np.frombuffer(places, "<u2").astype(np.intp))
 
@@ -91,6 +107,11 @@ class StoredPool:
     def __len__(self) -> int:
         """Number of patches."""
         return self._size
+
+    @property
+    def gain(self) -> Floats:
+        """What each patch adds to those before it."""
+        return self._reader.gain(self)
 
     def head(self, count: int) -> Floats:
         """The first tokens."""
@@ -118,6 +139,12 @@ class JoinedPool:
         """Number of patches."""
         return len(self._first) + len(self._then)
 
+    @property
+    def gain(self) -> Floats:
+        """What each patch adds to those before it: never more than the last of the first pool."""
+        first, then = self._first.gain, self._then.gain
+        return np.concatenate([first, np.minimum(then, first[-1:].min(initial=np.inf))])
+
     def head(self, count: int) -> Floats:
         """The first tokens."""
         return np.concatenate([self._first.head(count), self._then.head(max(count - len(self._first), 0))])
@@ -130,11 +157,15 @@ class JoinedPool:
 def insert_pool(connection: sqlite3.Connection, reference: int, area: str, role: str, pool: ArrayPool) -> None:
     """Write a pool, the most telling patches first."""
     tokens, places = pool.head(len(pool)), pool.places(len(pool))
-    order = farthest_first(tokens)
+    ranked = pool.ranking.order
+    order = np.concatenate([ranked, np.setdiff1d(np.arange(len(pool)), ranked)])
+    gain = np.zeros(len(pool), "<f4")
+    gain[: len(ranked)] = pool.gain
     stored, where = tokens[order].astype("<f4").tobytes(), places[order].astype("<u2").tobytes()
-    row = (reference, area, role, len(pool), pool.key, where, checksums(stored, where, len(pool)), stored)
-    columns = "reference, area, role, size, content, places, checks, tokens"
-    connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    checks = checksums(stored, where, len(pool))
+    row = (reference, area, role, len(pool), pool.key, where, gain.tobytes(), checks, stored)
+    columns = "reference, area, role, size, content, places, gains, checks, tokens"
+    connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def checksums(tokens: bytes, places: bytes, rows: int) -> bytes:

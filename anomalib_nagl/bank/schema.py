@@ -41,7 +41,8 @@ TABLES = {
     "pool": (
         "CREATE TABLE pool (id INTEGER PRIMARY KEY, reference INTEGER NOT NULL REFERENCES reference, "
         "area TEXT NOT NULL, role TEXT NOT NULL, size INTEGER NOT NULL, content TEXT NOT NULL, "
-        "places BLOB NOT NULL, checks BLOB NOT NULL, tokens BLOB NOT NULL, UNIQUE (reference, area, role))"
+        "places BLOB NOT NULL, gains BLOB NOT NULL, checks BLOB NOT NULL, tokens BLOB NOT NULL, "
+        "UNIQUE (reference, area, role))"
     ),
     # What can be computed anew and takes long: valid for one revision alone.
     "derived": (

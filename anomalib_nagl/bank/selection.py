@@ -105,21 +105,22 @@ def _round(rows: Floats, own: Floats, alike: Floats, gap: Floats, wanted: int) -
     return found, gained
 
 
-def shares(rankings: Sequence[Ranking], keys: Sequence[str], limit: int) -> list[int]:
+def shares(gains: Sequence[Floats], keys: Sequence[str], limit: int) -> list[int]:
     """How many of the first patches of each reference are kept, so that all are at most ``limit``.
 
+    ``gains`` are those of their rankings.
     Those that add most to their own reference: every reference is covered equally closely, and as closely as the limit
     allows. Of references that add equally much, the one whose key (a hash of its content) is smaller comes first, so
     that neither the order of the references matters nor how they came to be these.
     """
-    counts = np.array([len(one.gain) for one in rankings], np.int64)
+    counts = np.array([len(gain) for gain in gains], np.int64)
     if counts.sum() <= limit:
         return [int(count) for count in counts]
     place = np.argsort(np.argsort(np.array(keys), kind="stable"), kind="stable")
-    gain = np.concatenate([one.gain for one in rankings])
+    gain = np.concatenate(gains)
     least = np.partition(gain, len(gain) - limit)[len(gain) - limit]
-    kept = np.array([np.searchsorted(-one.gain, -least, side="left") for one in rankings], np.int64)
-    equal = np.array([np.searchsorted(-one.gain, -least, side="right") for one in rankings], np.int64) - kept
+    kept = np.array([np.searchsorted(-one, -least, side="left") for one in gains], np.int64)
+    equal = np.array([np.searchsorted(-one, -least, side="right") for one in gains], np.int64) - kept
     left = limit - int(kept.sum())
     for index in np.argsort(place):
         taken = min(left, int(equal[index]))

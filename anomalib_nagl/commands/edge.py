@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_nagl.commands import edge_bank
 from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 from anomalib_nagl.edge.overlay import draw_overlay
@@ -35,7 +36,7 @@ class Row(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Run ``edge`` with these arguments; ValueError or OSError when the input will not do."""
     options = _parser().parse_args(arguments)
-    _check_model(options.model)
+    edge_bank.check_model(options.model)
     run: Callable[[argparse.Namespace], None] = options.run
     run(options)
     return 0
@@ -47,7 +48,7 @@ def predict(options: argparse.Namespace) -> None:
     overlays = [options.out / name for name in _overlay_names(images)]
     _check_out(options.out, images, overlays)
     precision = None if options.precision == "device" else options.precision
-    detector = NaglEdge(options.model, options.device, precision, options.requests)
+    detector = NaglEdge(options.model, options.device, precision, options.requests, options.bank)
     rows = _rows(detector, images, overlays)
     _write_table(options.out / "predictions.csv", _with_progress(rows, len(images)))
     print(f"{len(images)} images: {options.out / 'predictions.csv'}")
@@ -83,55 +84,20 @@ def _to_show(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return pixels if pixels.dtype == np.uint8 else eight_bit(as_image(pixels)).transpose(1, 2, 0)
 
 
-def add_defect(options: argparse.Namespace) -> None:
-    """Learn a defect, and keep it in the reference pack beside the model."""
-    detector = NaglEdge(options.model)
-    detector.add_abnormal(options.image, options.mask, options.name, options.type)
-    _keep(detector, options.model)
-
-
-def remove(options: argparse.Namespace) -> None:
-    """Forget a reference, also in the pack beside the model."""
-    detector = NaglEdge(options.model)
-    detector.remove(options.name)
-    _keep(detector, options.model)
-
-
-def show(options: argparse.Namespace) -> None:
-    """List the references of a model."""
-    for one in NaglEdge(options.model).references:
-        print(f"{one.kind}\t{one.name}\t{one.defect_type}\t{one.sha256[:12]}")
-
-
-def _keep(detector: NaglEdge, model: Path) -> None:
-    pack = model.with_name("references.safetensors")
-    detector.save(pack)
-    print(f"{len(detector.references)} references: {pack}")
-
-
 def _parser() -> Parser:
     parser = Parser(prog="anomalib-nagl edge", description="Predict with an exported model and change its references.")
-    scoring, adding, removing, listing = parser.add_commands(
-        ("predict", "score images into predictions.csv and overlays"),
-        ("add-defect", "learn a defect, and keep it in the references beside the model"),
-        ("remove", "forget a reference, and keep the others beside the model"),
-        ("list", "list the references of a model"),
+    scoring, *others = parser.add_commands(
+        ("predict", "score images into predictions.csv and overlays"), *edge_bank.COMMANDS
     )
-    for command, run in ((scoring, predict), (adding, add_defect), (removing, remove), (listing, show)):
-        command.set_defaults(run=run)
-        command.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
+    scoring.set_defaults(run=predict)
+    scoring.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
     scoring.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="images, or folders of images")
     scoring.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the table and the overlays")
     scoring.add_argument("--precision", default="f32", choices=["f32", "bf16", "f16", "device"])
     scoring.add_argument("--device", default="CPU", help="device of OpenVINO, such as CPU or GPU")
     scoring.add_argument("--requests", type=int, default=1, metavar="COUNT", help="images computed at once")
-    adding.add_argument("--image", type=Path, required=True, metavar="FILE", help="image of the defect")
-    adding.add_argument(
-        "--mask", type=Path, metavar="FILE", help="white on the defect; without it the most deviating patches count"
-    )
-    adding.add_argument("--name", required=True, help="name of the reference")
-    adding.add_argument("--type", default="defect", help="defect type")
-    removing.add_argument("--name", required=True, help="name of the reference")
+    scoring.add_argument("--bank", type=Path, metavar="FILE", help="another reference bank than NAME.bank")
+    edge_bank.describe(others)
     return parser
 
 
@@ -160,12 +126,6 @@ def _overlay_names(images: Sequence[Path]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
-
-
-def _check_model(path: Path) -> None:
-    if path.suffix != ".xml" or not path.is_file():
-        found = "a folder" if path.is_dir() else "another file" if path.is_file() else "nothing"
-        raise EdgeError(f"found {found} at {path}, expected the model.xml of an export: check the path")
 
 
 def _check_out(out: Path, images: Sequence[Path], overlays: Sequence[Path]) -> None:

@@ -96,6 +96,8 @@ class NaglEdge(Lessons):
         self._change = threading.Lock()
         self._follow = follow
         self.reload()
+        if self._state.bank.proxies is None:  # whoever starts next need not mine again
+            self._bank.keep_proxies(self._state.bank.revision, self._state.tensors["residual_proxies"].data)
 
     @property
     def compatibility(self) -> dict[str, Any]:
@@ -163,8 +165,6 @@ class NaglEdge(Lessons):
             proxies = found.proxies
             if proxies is None:
                 proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
-        if found.proxies is None:
-            self._bank.keep_proxies(found.revision, proxies)
         arrays = {**arrays, "residual_proxies": proxies, "thresholds": found.thresholds}
         # The tensors own a copy: no request can outlive what it reads.
         return _State(

@@ -20,8 +20,8 @@ _SQLITE = b"SQLite format 3\x00"
 class Migrated:
     """What became of the references of an old bank, by name.
 
-    ``encoded`` were encoded anew, ``copied`` taken as they were, ``present`` are in the new bank already. ``differences``
-    say where the models differ.
+    ``encoded`` were encoded anew, ``copied`` taken as they were, ``present`` are in the new bank already.
+    ``differences`` say where the models differ.
     """
 
     encoded: tuple[str, ...]

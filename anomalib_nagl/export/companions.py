@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -92,12 +92,19 @@ def _named(entries: list[dict[str, str]], normal: int, abnormal: int) -> list[di
     taken: set[str] = set()
     named = []
     for entry in entries:
-        name, count = entry["name"], 2
+        short = _short(entry["name"])
+        name, count = short, 2
         while name in taken:
-            name, count = f"{entry['name']} ({count})", count + 1
+            name, count = f"{short} ({count})", count + 1
         taken.add(name)
-        named.append({**entry, "name": name, "source": entry.get("name", "")})
+        named.append({**entry, "name": name, "source": entry["name"]})
     return named
+
+
+def _short(name: str) -> str:
+    """A name to type: of a file its folder and its name without the ending."""
+    path = PurePath(name)
+    return PurePath(path.parent.name, path.stem).as_posix() if path.suffix else name
 
 
 def _head_hash(head: NaglHead) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mimetypes
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from anomalib_nagl.io.arrays import as_image, as_mask
 from anomalib_nagl.io.errors import EdgeError
 
-ARRAY = "application/x-npz"  # NumPy's own archive, of one array
+ARRAY = "application/x-npy+zlib"  # NumPy's own format, packed fast
 IMAGE, MASK = "image", "mask"
 
 
@@ -34,7 +35,7 @@ class Decoded(NamedTuple):
 
 
 def keep(image: Any, mask: Any = None) -> dict[str, File]:
-    """Bytes of an image and its mask: those of the files, or archives of arrays."""
+    """Bytes of an image and its mask: those of the files, or arrays in NumPy's format."""
     files = {IMAGE: _file(image, "application/octet-stream")}
     if mask is not None:
         files[MASK] = _file(mask if isinstance(mask, str | Path) else np.asarray(mask) != 0, "application/octet-stream")
@@ -56,8 +57,8 @@ def _file(given: Any, otherwise: str) -> File:
     if isinstance(given, str | Path):
         return File(mimetypes.guess_type(str(given))[0] or otherwise, Path(given).read_bytes())
     stream = io.BytesIO()
-    np.savez_compressed(stream, pixels=np.asarray(given))
-    return File(ARRAY, stream.getvalue())
+    np.save(stream, np.asarray(given), allow_pickle=False)
+    return File(ARRAY, zlib.compress(stream.getvalue(), 1))
 
 
 def _given(file: File, path: Path) -> Any:
@@ -67,9 +68,6 @@ def _given(file: File, path: Path) -> Any:
         path.write_bytes(file.data)
         return path
     try:
-        with np.load(io.BytesIO(file.data), allow_pickle=False) as archive:
-            return archive["pixels"]
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise EdgeError(
-            f"found an image in the bank that cannot be read ({error}), expected NumPy's archive"
-        ) from error
+        return np.load(io.BytesIO(zlib.decompress(file.data)), allow_pickle=False)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise EdgeError(f"found an image in the bank that cannot be read ({error}), expected NumPy's format") from error

@@ -121,7 +121,7 @@ def ranked(seed: int, references: int) -> tuple[list[Ranking], list[str]]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_shares_are_the_largest_gains_of_all(seed: int, limit: int) -> None:
     rankings, keys = ranked(seed, 6)
-    kept = shares(rankings, keys, limit)
+    kept = shares([one.gain for one in rankings], keys, limit)
     assert sum(kept) == min(limit, sum(len(one.gain) for one in rankings))
     least = min(one.gain[count - 1] for one, count in zip(rankings, kept, strict=True) if count)
     most = max([one.gain[count] for one, count in zip(rankings, kept, strict=True) if count < len(one.gain)] + [0])
@@ -134,8 +134,8 @@ def test_shares_do_not_depend_on_the_order_of_references(seed: int) -> None:
     rankings[3] = rankings[1]  # equal gains: keys decide
     order = np.random.default_rng(seed).permutation(6)
     for limit in (2, 9, 40, 77):
-        kept = shares(rankings, keys, limit)
-        assert [kept[i] for i in order] == shares([rankings[i] for i in order], [keys[i] for i in order], limit)
+        kept = shares([one.gain for one in rankings], keys, limit)
+        assert [kept[i] for i in order] == shares([rankings[i].gain for i in order], [keys[i] for i in order], limit)
 
 
 def test_shares_of_no_references() -> None:

@@ -26,7 +26,7 @@ def name(document: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def workspace(drawn: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def workspace(drawn: Path, exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that README and manual name: data sets, a part, references, a head, a checkpoint, a box."""
     folder = tmp_path_factory.mktemp("documents")
     before = Path.cwd()

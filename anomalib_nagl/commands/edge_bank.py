@@ -1,0 +1,171 @@
+"""``anomalib-nagl edge``: what a reference bank knows, what it is taught, and what is taken back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomalib_nagl.commands.parser import Parser
+from anomalib_nagl.edge.detector import NaglEdge
+from anomalib_nagl.edge.migration import migrate
+from anomalib_nagl.io.errors import EdgeError
+
+COMMANDS = (
+    ("list", "list the references of a model"),
+    ("add-defect", "learn a defect from an image"),
+    ("add-normal", "learn from an image, or from a region of one, what is normal"),
+    ("remove", "forget a reference"),
+    ("rename", "give a reference another name"),
+    ("off", "compare without a reference, and keep it"),
+    ("on", "compare with a reference again"),
+    ("undo", "take back a change: the last one of yours, or that of a number"),
+    ("history", "list all changes of the references"),
+    ("migrate", "take over what was taught to another model, or to an earlier version"),
+)
+
+
+def describe(parsers: Sequence[Parser]) -> None:
+    """Give the parsers of ``COMMANDS`` their arguments."""
+    named = dict(zip((name for name, _ in COMMANDS), parsers, strict=True))
+    runs = (show, add_defect, add_normal, remove, rename, switch_off, switch_on, undo, history, take_over)
+    for (name, parser), run in zip(named.items(), runs, strict=True):
+        parser.set_defaults(run=run)
+        if name == "migrate":
+            parser.add_argument("old", type=Path, metavar="OLD_BANK", help="bank to take over")
+        parser.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
+        parser.add_argument("--bank", type=Path, metavar="FILE", help="another reference bank than NAME.bank")
+        if name not in ("list", "history"):
+            parser.add_argument("--by", metavar="NAME", help="who makes the change, your user name if left out")
+    for name in ("add-defect", "add-normal"):
+        _either(named[name], "image", "image file", Path)
+        named[name].add_argument("--name", help="name of the reference, that of the file if left out")
+        named[name].add_argument("--no-image", action="store_true", help="do not keep the image in the bank")
+    named["add-defect"].add_argument(
+        "--mask", type=Path, metavar="FILE", help="white on the defect; without it the most deviating patches count"
+    )
+    named["add-defect"].add_argument("--type", default="defect", help="defect type")
+    named["add-normal"].add_argument(
+        "--region", type=Path, metavar="FILE", help="white where the image is normal; without it all of it is"
+    )
+    for name in ("remove", "rename", "off", "on"):
+        _either(named[name], "name", "name of the reference, see list", str)
+    _either(named["rename"], "to", "its new name", str)
+    _either(named["undo"], "revision", "number of a change, see history", int)
+
+
+def _either(parser: Parser, name: str, about: str, kind: Callable[[str], Any]) -> None:
+    """Let an argument be given in its place or by its name."""
+    parser.add_argument(f"{name}_", nargs="?", type=kind, metavar=name.upper(), help=about)
+    parser.add_argument(f"--{name}", type=kind, metavar=name.upper(), help=argparse.SUPPRESS)
+
+
+def _given(options: argparse.Namespace, name: str) -> Any:
+    """What was given in either way; EdgeError without one."""
+    placed, called = getattr(options, f"{name}_"), getattr(options, name)
+    if placed is not None and called is not None:
+        raise EdgeError(f"found {placed} and --{name} {called}, expected one of them")
+    if placed is None and called is None:
+        raise EdgeError(f"found no {name}, expected {name.upper()} behind the model; see --help")
+    return called if placed is None else placed
+
+
+def show(options: argparse.Namespace) -> None:
+    """List the references."""
+    print("\t".join(("kind", "name", "type", "active", "added", "by", "sha256")))
+    for one in _detector(options).references:
+        active = "yes" if one.active else "no"
+        print("\t".join((one.kind, one.name, one.defect_type, active, one.added, one.author, one.sha256[:12])))
+
+
+def add_defect(options: argparse.Namespace) -> None:
+    """Learn a defect."""
+    image: Path = _given(options, "image")
+    detector, name = _detector(options), options.name or image.stem
+    detector.add_abnormal(image, options.mask, name, options.type, not options.no_image)
+    _tell(detector, f"learnt {name}")
+
+
+def add_normal(options: argparse.Namespace) -> None:
+    """Learn what is normal."""
+    image: Path = _given(options, "image")
+    detector, name = _detector(options), options.name or image.stem
+    detector.add_normal(image, name, options.region, not options.no_image)
+    _tell(detector, f"learnt {name}")
+
+
+def remove(options: argparse.Namespace) -> None:
+    """Forget a reference."""
+    detector, name = _detector(options), _given(options, "name")
+    detector.remove(name)
+    _tell(detector, f"forgot {name}")
+
+
+def rename(options: argparse.Namespace) -> None:
+    """Give a reference another name."""
+    detector, name, new = _detector(options), _given(options, "name"), _given(options, "to")
+    detector.rename(name, new)
+    _tell(detector, f"{name} is {new} now")
+
+
+def switch_off(options: argparse.Namespace) -> None:
+    """Leave a reference out."""
+    _switch(options, False)
+
+
+def switch_on(options: argparse.Namespace) -> None:
+    """Compare with a reference again."""
+    _switch(options, True)
+
+
+def _switch(options: argparse.Namespace, active: bool) -> None:
+    detector, name = _detector(options), _given(options, "name")
+    detector.switch(name, active)
+    _tell(detector, f"{name} is {'on' if active else 'off'}")
+
+
+def undo(options: argparse.Namespace) -> None:
+    """Take back a change."""
+    detector = _detector(options)
+    change = detector.undo(options.revision_ if options.revision is None else options.revision)
+    _tell(detector, f"took back change {change.revision} of {change.author}: {change.action} {change.summary}")
+
+
+def history(options: argparse.Namespace) -> None:
+    """List all changes."""
+    print("\t".join(("number", "time", "by", "change", "about", "takes back")))
+    for one in _detector(options).history():
+        undoes = "" if one.undoes is None else str(one.undoes)
+        print("\t".join((str(one.revision), one.at, one.author, one.action, one.summary, undoes)))
+
+
+def take_over(options: argparse.Namespace) -> None:
+    """Take over the references of another bank."""
+    detector = _detector(options)
+    done = migrate(options.old, detector)
+    for line in done.differences:
+        print(f"changed: {line}")
+    for what, names in (("encoded anew", done.encoded), ("copied", done.copied), ("there already", done.present)):
+        if names:
+            print(f"{what}: {', '.join(names)}")
+    if done.encoded:
+        print("thresholds are those of the new model; they may have to be set again")
+    _tell(detector, f"took over {len(done.encoded) + len(done.copied)} references of {options.old}")
+
+
+def _detector(options: argparse.Namespace) -> NaglEdge:
+    check_model(options.model)
+    return NaglEdge(options.model, bank=options.bank, author=getattr(options, "by", None))
+
+
+def _tell(detector: NaglEdge, done: str) -> None:
+    active = sum(one.active for one in detector.references)
+    print(f"{done}; {active} references are compared with: {detector.bank}")
+
+
+def check_model(path: Path) -> None:
+    """Raise EdgeError unless this is the file of an exported model."""
+    if path.suffix != ".xml" or not path.is_file():
+        found = "a folder" if path.is_dir() else "another file" if path.is_file() else "nothing"
+        raise EdgeError(f"found {found} at {path}, expected the model.xml of an export: check the path")
