@@ -89,7 +89,7 @@ class PoolReader:
             "SELECT substr(tokens, 1, ?), substr(places, 1, ?), checks FROM pool WHERE id = ?",
             (rows * self._width * 4, rows * 2, pool.row),
         ).fetchone()
-        tokens, places, checks = found or (b"", b"", b"")
+        tokens, places, checks = (part or b"" for part in found or (b"", b"", b""))  # SQLite has NULL for nothing
         whole = (len(tokens), len(places)) == (rows * self._width * 4, rows * 2)
         expected = checksums(tokens, places, rows) if whole else b""
         if not whole or expected != checks[: len(expected)]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 
-from anomalib_nagl.bank.adapted import ReferencePatches, assemble, normal_bank
+from anomalib_nagl.bank.adapted import Limits, ReferencePatches, assemble, mined, normal_bank
 from anomalib_nagl.bank.patch_masks import away_from_mask, guess_patch_mask, patch_mask, resize_mask
 from anomalib_nagl.core import functional
 
@@ -77,37 +79,84 @@ def test_guessed_patches_are_half_way_from_the_median_to_the_largest_deviation(s
     assert guess_patch_mask(np.ones((4, 3), np.float32), np.ones((2, 3), np.float32)).sum() == 4  # nothing stands out
 
 
-def patches(generator: np.random.Generator, normal: int, abnormal: int, context: bool = True) -> ReferencePatches:
+class Drawn(NamedTuple):
+    normal: tuple[np.ndarray, ...]
+    abnormal: np.ndarray
+    patch_mask: np.ndarray
+    localized: np.ndarray
+    grid: tuple[int, int]
+    context: bool
+
+    def patches(self, limit: int | None = None) -> ReferencePatches:
+        return ReferencePatches.of(*self, Limits.of(limit))
+
+
+def drawn(generator: np.random.Generator, normal: int, abnormal: int, context: bool = True) -> Drawn:
     grid, width = (3, 4), 5
     marked = np.zeros((abnormal, 12), np.float32)
     marked[:, :2] = 1
     localized = np.arange(abnormal) % 2 == 0
     tokens = [generator.standard_normal((12, width)).astype(np.float32) for _ in range(normal + abnormal)]
     known = np.array(tokens[normal:], np.float32).reshape(-1, 12, width)
-    return ReferencePatches(tuple(tokens[:normal]), known, marked, localized, grid, context)
+    return Drawn(tuple(tokens[:normal]), known, marked, localized, grid, context)
 
 
 def test_the_bank_is_normal_references_and_what_surrounds_localized_defects() -> None:
-    given = patches(np.random.default_rng(0), 2, 3)
-    state = assemble(given)
+    given = drawn(np.random.default_rng(0), 2, 3)
+    state = assemble(given.patches())
     away = [i for i in range(12) if i % 4 > 2 or i // 4 > 1]  # the mask covers the first two patches of the first row
     expected = [*given.normal, given.abnormal[0][away], given.abnormal[2][away]]
     assert np.array_equal(state["normal_bank"], np.concatenate(expected))
     assert np.array_equal(state["defect_bank"], given.abnormal[[0, 2], :2].reshape(-1, 5))
     assert state["reference_kinds"].tolist() == [1, 1]
-    assert len(assemble(given._replace(context=False))["normal_bank"]) == 24
+    assert len(assemble(given._replace(context=False).patches())["normal_bank"]) == 24
 
 
 def test_without_normal_references_the_rest_of_abnormal_ones_is_normal() -> None:
-    given = patches(np.random.default_rng(0), 0, 2)
-    assert np.array_equal(normal_bank(given), given.abnormal[:, 2:].reshape(-1, 5))
-    assert assemble(given)["reference_kinds"].tolist() == [0, 1]
+    given = drawn(np.random.default_rng(0), 0, 2)
+    assert np.array_equal(normal_bank(given.patches()), given.abnormal[:, 2:].reshape(-1, 5))
+    assert assemble(given.patches())["reference_kinds"].tolist() == [0, 1]
     with pytest.raises(ValueError, match="without a single normal patch"):
-        normal_bank(given._replace(patch_mask=np.ones((2, 12), np.float32)))
+        normal_bank(given._replace(patch_mask=np.ones((2, 12), np.float32)).patches())
 
 
 def test_without_known_defects_there_is_one_zero_patch() -> None:
-    given = patches(np.random.default_rng(0), 1, 0)
-    assert assemble(given)["defect_bank"].tolist() == [[0.0] * 5]
+    given = drawn(np.random.default_rng(0), 1, 0)
+    assert assemble(given.patches())["defect_bank"].tolist() == [[0.0] * 5]
     with pytest.raises(ValueError, match="no references at all"):
-        normal_bank(patches(np.random.default_rng(0), 0, 0))
+        normal_bank(drawn(np.random.default_rng(0), 0, 0).patches())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_kept_depends_on_the_images_alone(seed: int) -> None:
+    """In any order, and as if those that were forgotten had never been there; at most as much as the limit."""
+    generator = np.random.default_rng(seed)
+    given = drawn(generator, 5, 4)
+    kept = assemble(given.patches(20))
+    assert len(kept["normal_bank"]) == 20 + 10
+    assert len(kept["defect_bank"]) == 4
+    order = generator.permutation(5)
+    known = generator.permutation(4)
+    turned = Drawn(
+        tuple(given.normal[i] for i in order), given.abnormal[known], given.patch_mask[known], given.localized[known],
+        given.grid, True,
+    )  # fmt: skip
+    for name, array in assemble(turned.patches(20)).items():
+        assert sorted(map(tuple, np.atleast_2d(array))) == sorted(map(tuple, np.atleast_2d(kept[name]))), name
+
+
+def test_mining_reads_marked_patches_in_their_places() -> None:
+    few, many = (drawn(np.random.default_rng(0), 1, count) for count in (4, 9))
+    found = mined(few.patches())
+    assert np.array_equal(found.patch_mask, few.patch_mask)
+    assert np.array_equal(found.tokens, few.abnormal * few.patch_mask[..., None])
+    found = mined(many.patches())
+    assert found.tokens.shape == (2, 12, 5)  # all nine mark the same two places: two of them find room
+    assert found.patch_mask.sum() == 4
+    chosen = {tuple(row) for row in found.tokens[found.patch_mask > 0]}
+    assert chosen <= {tuple(row) for row in many.abnormal[many.patch_mask > 0]}
+    order = np.random.default_rng(1).permutation(9)
+    turned = many._replace(abnormal=many.abnormal[order])
+    assert np.array_equal(mined(turned.patches()).tokens, found.tokens)
+    alone = mined(ReferencePatches.of(*many, Limits.of(None), shared=False))
+    assert alone.tokens.shape == (9, 12, 5)

@@ -14,15 +14,16 @@ from torch import Tensor
 from anomalib_nagl import Nagl, NaglEdge
 from anomalib_nagl.bank import adapted
 from anomalib_nagl.bank.adapted import ReferencePatches, ReferenceTensor
+from anomalib_nagl.bank.pools import heads
 from anomalib_nagl.core.fusion import Fused, Similarities, WeightedFusion
 
 
 def defect_direction(patches: ReferencePatches) -> np.ndarray:
     """From the mean normal to the mean abnormal patch (C,); zero without either."""
-    abnormal = patches.abnormal[patches.patch_mask > 0]
+    abnormal = heads([one.marked for one in patches.abnormal], None, patches.width)
     if not len(abnormal) or not patches.normal:
-        return np.zeros(patches.abnormal.shape[-1], np.float32)
-    return abnormal.mean(axis=0) - np.concatenate(patches.normal).mean(axis=0)
+        return np.zeros(patches.width, np.float32)
+    return abnormal.mean(axis=0) - heads(patches.normal, None, patches.width).mean(axis=0)
 
 
 class DirectionFusion:

@@ -47,8 +47,8 @@ def workspace(drawn: Path, exported_once: Path, tmp_path_factory: pytest.TempPat
         "train", "--config", "configs/own_parts.yaml", "--model.head", "head.ckpt", *GABOR, "--data.num_workers", 0
     )
     shutil.copy(TRAINED, "model.ckpt")
-    shutil.copytree(exported.parent, "box")
-    for file in exported.parent.iterdir():
+    shutil.copytree(exported_once.parent, "box")
+    for file in exported_once.parent.iterdir():
         shutil.copy(file, folder)
     yield folder
     os.chdir(before)

@@ -15,6 +15,8 @@ from support.exported import PICTURE, defect_mask, picture, pixels, teach
 
 from anomalib_nagl.edge import EdgeError, NaglEdge
 
+GRAPHS = ("model", "model.encoder", "model.scorer", "model.references")
+
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
@@ -39,8 +41,8 @@ def other_compatibility(key: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
-        *[(f"{graph}{suffix}", spoil, f"{graph}{suffix}") for graph in ("model", "model.encoder", "model.scorer", "model.references")
-          for suffix in (".xml", ".bin") for spoil in (cut, flip, Path.unlink)],
+        *[(f"{graph}{suffix}", spoil, f"{graph}{suffix}") for graph in GRAPHS for suffix in (".xml", ".bin")
+          for spoil in (cut, flip, Path.unlink)],
         ("model.bank", cut, "truncated or edited"),
         ("model.bank", Path.unlink, "found no reference bank"),
         ("model.json", cut, "cannot be read"),
@@ -83,7 +85,7 @@ def test_a_bank_of_another_head_changes_nothing(exported: Path, tmp_path: Path) 
         (lambda d: d.predict("nowhere.png"), r"nowhere\.png"),
         (
             lambda d: [d.remove("normal 0"), d.remove("abnormal 0")],
-            "without a single normal patch, expected at least one",
+            "without a single normal patch",
         ),
     ],
 )

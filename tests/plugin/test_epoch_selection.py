@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from anomalib.cli.cli import AnomalibCLI
 from sklearn.metrics import roc_auc_score
 from support.commands import CONFIGS
@@ -18,7 +17,6 @@ from torch import nn
 
 from anomalib_nagl.core.layers import CrossAttention
 from anomalib_nagl.core.variants import Variant
-from anomalib_nagl.plugin.coreset import coreset
 from anomalib_nagl.plugin.epoch_selection import KeptHead, ScoredEpisodes, ValidationScores, validation_scores
 
 REPRODUCE = Path(__file__).parents[2] / "examples/reproduce_paper.py"
@@ -70,19 +68,6 @@ def test_regrouped_attention_is_multi_head_attention(biased: bool) -> None:
     bias = torch.randn(6, 5, 9) if biased else None
     read, _ = layer.multihead_attn(query, key, value, attn_mask=bias)
     torch.testing.assert_close(layer(query, key, value, bias), layer.norm(query + read), atol=2e-6, rtol=0)
-
-
-def test_a_coreset_is_part_of_the_bank_and_the_same_each_time() -> None:
-    torch.manual_seed(0)
-    bank = torch.randn(200, 8)
-    chosen = coreset(bank, 20)
-    assert len(set(chosen.tolist())) == 20
-    assert torch.equal(chosen, coreset(bank, 20))
-    # Spread out: no patch is as far from the chosen as from as many at random.
-    far = [torch.cdist(F.normalize(bank, dim=1), F.normalize(bank[some], dim=1)).min(1).values.max()
-           for some in (chosen, torch.randperm(200)[:20])]  # fmt: skip
-    assert far[0] < far[1]
-    assert coreset(bank, None).tolist() == coreset(bank, 200).tolist() == list(range(200))
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (CONFIGS / "paper").iterdir()))
