@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from anomalib_nagl.bank import adapted
 from anomalib_nagl.bank.adapted import Dimensions, Limits, ReferencePatches, mined, normal_owners
+from anomalib_nagl.bank.maps import smoothing_sigma
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask
 from anomalib_nagl.core.functional import anomaly_map, image_score, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
 from anomalib_nagl.encoders import Encoder, build_encoder
 
-SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
 ENCODE_BATCH = 8
 
 
@@ -81,7 +81,7 @@ class NaglModel(nn.Module):
             )
         self.encoder, self.head = encoder, head
         (height, width), (rows, cols) = encoder.image_size, encoder.grid
-        sigma = SIGMA * min(height, width) / SIGMA_SIDE
+        sigma = smoothing_sigma((height, width))
         self.register_buffer("smooth_down", smoothing_matrix(rows, height, sigma), persistent=False)
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
         for tensor in adapted.TENSORS:
@@ -164,9 +164,9 @@ class NaglModel(nn.Module):
                 "found abnormal references without masks and no normal one to compare with, expected either: "
                 "add masks or a normal image"
             )
-        grid, shifted, known = self.encoder.grid, self.head.variant.shifted_grid, _array(normal.flatten(0, 1))
+        grid, shifted, known = self.encoder.grid, self.head.variant.shifted_grid, as_array(normal.flatten(0, 1))
         marked = [
-            guess_patch_mask(_array(tokens), known) if guess else patch_mask(mask.cpu().numpy(), grid, shifted)
+            guess_patch_mask(as_array(tokens), known) if guess else patch_mask(mask.cpu().numpy(), grid, shifted)
             for tokens, mask, guess in zip(abnormal, masks, guessed, strict=True)
         ]
         stacked = np.stack(marked) if marked else np.zeros((0, grid[0] * grid[1]), np.float32)
@@ -193,9 +193,9 @@ class NaglModel(nn.Module):
         """References as the rules of ``bank.adapted`` read them: float32 on the CPU."""
         variant = self.head.variant
         return ReferencePatches.of(
-            list(_array(tokens.normal)),
-            _array(tokens.abnormal),
-            _array(tokens.patch_mask),
+            list(as_array(tokens.normal)),
+            as_array(tokens.abnormal),
+            as_array(tokens.patch_mask),
             tokens.localized.cpu().numpy(),
             self.encoder.grid,
             variant.context,
@@ -269,7 +269,8 @@ class NaglModel(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
+def as_array(tensor: Tensor) -> NDArray[np.float32]:
+    """A tensor as float32 on the CPU, in which everything is computed that is decided once."""
     return tensor.detach().float().cpu().numpy()
 
 

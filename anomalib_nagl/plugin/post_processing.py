@@ -6,7 +6,7 @@ from typing import Any
 
 from anomalib.post_processing import PostProcessor
 
-from anomalib_nagl.core.calibration import Calibration
+from anomalib_nagl.bank.calibration import Calibration
 
 RULES = ("references", "f1_adaptive")
 

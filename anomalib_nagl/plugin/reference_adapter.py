@@ -62,7 +62,7 @@ class ReferenceAdapter(RunCallback):
             normal, abnormal, masks, images, unmasked = (tensor.to(nagl.device) for tensor in prepared)
             tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit)
             if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
-                nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.model.state))
+                nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.bank_limit))
         self.references = references.records()
         self.manifest = make_record(self.references, selection, removed)
 
