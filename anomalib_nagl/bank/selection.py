@@ -73,7 +73,7 @@ def rank(tokens: Floats, limit: int | None = None) -> Ranking:
         gap = own - alike
         if gap.max(initial=0) <= 0:
             break
-        found, gained = _round(rows, own, alike, gap, wanted - len(chosen))
+        found, gained = _round(rows, own, gap, wanted - len(chosen))
         chosen += found
         gains += gained
         if len(rows) <= POOL:  # a single round has chosen among all
@@ -86,22 +86,22 @@ def rank(tokens: Floats, limit: int | None = None) -> Ranking:
     return Ranking(order[np.array(chosen, np.int64)], gain)
 
 
-def _round(rows: Floats, own: Floats, alike: Floats, gap: Floats, wanted: int) -> tuple[list[int], list[float]]:
+def _round(rows: Floats, own: Floats, gap: Floats, wanted: int) -> tuple[list[int], list[float]]:
     """The next patches and what each adds, as far as the least covered ones alone decide it; at least one."""
     pool = np.sort(np.argsort(-gap, kind="stable")[:POOL])
     bound = gap[pool].min() if len(rows) > POOL else np.float32(0)
-    product = rows[pool] @ rows[pool].T
-    left, near = own[pool], alike[pool]
+    near = rows[pool]
+    left = own[pool] - near @ near.T  # of each patch (a column), once that of a row is chosen
+    gap = gap[pool]
     found: list[int] = []
     gained: list[float] = []
     while len(found) < wanted:
-        gap = left - near
         place = int(gap.argmax())
         if gap[place] <= 0 or (found and gap[place] < bound):
             break
         found.append(int(pool[place]))
         gained.append(float(gap[place]))
-        np.maximum(near, product[place], out=near)
+        np.minimum(gap, left[place], out=gap)
     return found, gained
 
 
@@ -116,17 +116,22 @@ def shares(gains: Sequence[Floats], keys: Sequence[str], limit: int) -> list[int
     counts = np.array([len(gain) for gain in gains], np.int64)
     if counts.sum() <= limit:
         return [int(count) for count in counts]
-    place = np.argsort(np.argsort(np.array(keys), kind="stable"), kind="stable")
     gain = np.concatenate(gains)
     least = np.partition(gain, len(gain) - limit)[len(gain) - limit]
-    kept = np.array([np.searchsorted(-one, -least, side="left") for one in gains], np.int64)
-    equal = np.array([np.searchsorted(-one, -least, side="right") for one in gains], np.int64) - kept
+    kept, equal = (_count(found, counts) for found in (gain > least, gain == least))
     left = limit - int(kept.sum())
-    for index in np.argsort(place):
+    for index in np.argsort(np.array(keys), kind="stable"):
         taken = min(left, int(equal[index]))
         kept[index] += taken
         left -= taken
     return [int(count) for count in kept]
+
+
+def _count(found: NDArray[np.bool_], counts: Indices) -> Indices:
+    """How many of consecutive groups of so many values are true."""
+    ends = np.cumsum(counts)
+    total = np.append(0, np.cumsum(found))
+    return total[ends] - total[ends - counts]
 
 
 def content_keys(tokens: Floats) -> NDArray[np.uint64]:
@@ -142,7 +147,7 @@ def _whole_numbers(tokens: Floats, order: Indices) -> Floats:
     scale = LENGTH - 1 - width**0.5 / 2  # rounding lengthens a row by no more
     rows = np.empty(tokens.shape, np.float32)
     for start in range(0, len(order), BLOCK):
-        part = tokens[order[start : start + BLOCK]].astype(np.float64)
-        length = np.sqrt((part * part).sum(axis=1, keepdims=True))
-        rows[start : start + BLOCK] = np.rint(part * (scale / np.maximum(length, 1e-12)))
+        part = tokens[order[start : start + BLOCK]]
+        length = np.sqrt(np.square(part, dtype=np.float64).sum(axis=1, keepdims=True))
+        rows[start : start + BLOCK] = np.rint(part * (scale / np.maximum(length, 1e-12)).astype(np.float32))
     return rows
