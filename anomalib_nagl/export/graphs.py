@@ -16,20 +16,27 @@ from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.export.exportable import Exportable
 
 OPSET = 18  # has every operator of the graphs; asking for less makes the exporter convert, fail and complain
-MARKERS = ("prepared", "tokens")  # where the encoder begins and ends, for whoever takes the graph apart
+# Where images have been resized, where the encoder begins and where it ends, for whoever takes the graph apart.
+MARKERS = ("resized", "prepared", "tokens")
 
 
 class EncoderGraph(nn.Module):
-    """Images (B, 3, H, W) of any size in [0, 1] -> ``MARKERS``: network input (B, 3, h, w), patch tokens (B, M, C)."""
+    """Images (B, 3, H, W) of any size in [0, 1] -> ``MARKERS``, the first of them where resizing is a step of its own.
+
+    These are images (B, 3, h, w), network input (B, 3, h, w) and patch tokens (B, M, C).
+    """
 
     def __init__(self, exportable: Exportable) -> None:
         super().__init__()
-        self.encoder, self.prepare = exportable.model.encoder, exportable.prepare
+        self.resize, self.prepare = exportable.resize, exportable.prepare
+        self.encoder = exportable.model.encoder
+        self.markers = MARKERS[self.resize is None :]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Encode images."""
-        prepared = self.prepare(images)
-        return prepared, self.encoder(prepared)
+        resized = images if self.resize is None else self.resize(images)
+        prepared = self.prepare(resized)
+        return (resized, prepared, self.encoder(prepared))[-len(self.markers) :]
 
 
 class ScorerGraph(nn.Module):
@@ -59,7 +66,7 @@ class DetectionGraph(nn.Module):
 
     def forward(self, images: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """Score images."""
-        return self.score(self.encode(images)[1], *given)
+        return self.score(self.encode(images)[-1], *given)
 
 
 class MiningGraph(nn.Module):
@@ -75,10 +82,10 @@ class MiningGraph(nn.Module):
         return self.head.mine(abnormal, marked, normal_bank[None], None, self.grid)[0]
 
 
-def trace_encoder(exportable: Exportable, path: Path, input_size: tuple[int, int] | None, **options: Any) -> None:
-    """Write ``EncoderGraph`` as an ONNX file; the number of images and, without ``input_size``, sizes are dynamic."""
-    image, sizes = _image(input_size)
-    _trace(EncoderGraph(exportable), (image,), ["image"], list(MARKERS), (sizes,), path, **options)
+def trace_encoder(exportable: Exportable, path: Path, **options: Any) -> None:
+    """Write ``EncoderGraph`` as an ONNX file; the number of images and their sizes are dynamic."""
+    graph, (image, sizes) = EncoderGraph(exportable), _image(None)
+    _trace(graph, (image,), ["image"], list(graph.markers), (sizes,), path, **options)
 
 
 def trace_scorer(exportable: Exportable, path: Path, **options: Any) -> None:
