@@ -90,7 +90,8 @@ def held_out_scores(patches: ReferencePatches, state: State, detector: Detector)
     other marked patch is held out, and then the rest, as far as known defects are compared with at all. Normal regions
     are compared with and not scored.
     """
-    cells, limits, nothing = patches.grid[0] * patches.grid[1], patches.limits, np.empty((0, patches.width), np.float32)
+    cells, limits = patches.grid[0] * patches.grid[1], patches.limits
+    nothing = np.empty((0, patches.width), np.float32)
     shown = sample([one.marked.key for one in patches.abnormal])
     images = {i: _whole([patches.abnormal[i].marked, patches.abnormal[i].unmarked], cells) for i in shown}
     side = BLOCKS if patches.abnormal else BLOCKS_ALONE
@@ -102,17 +103,13 @@ def held_out_scores(patches: ReferencePatches, state: State, detector: Detector)
         scored = {full[i]: _whole([patches.normal[full[i]]], cells) for i in chosen}
         hidden: dict[int, Places] = {}
     else:
-        bank = _Bank.of(
-            [one.unmarked for one in patches.abnormal], limits.normal, np.empty((0, patches.width), np.float32)
-        )
+        bank = _Bank.of([one.unmarked for one in patches.abnormal], limits.normal, nothing)
         scored, hidden = images, {i: _places(patches.abnormal[i].marked) for i in shown}
     normal = [_score_blocks(i, tokens, bank, state, detector, block, side * side) for i, tokens in scored.items()]
     for found, places in zip(normal, hidden.values(), strict=False):
         found[places] = found.min()
     known = [i for i, one in enumerate(patches.abnormal) if one.localized]
-    defects = _Bank.of(
-        [patches.abnormal[i].marked for i in known], limits.defects, np.empty((0, patches.width), np.float32)
-    )
+    defects = _Bank.of([patches.abnormal[i].marked for i in known], limits.defects, nothing)
     defects = defects._replace(owner=np.array(known, np.int64)[defects.owner])
     abnormal = [_score_abnormal(i, image, patches.abnormal[i], defects, state, detector) for i, image in images.items()]
     return HeldOut(_stacked(normal, cells), _stacked(abnormal, cells))

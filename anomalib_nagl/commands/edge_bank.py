@@ -20,6 +20,7 @@ COMMANDS = (
     ("rename", "give a reference another name"),
     ("off", "compare without a reference, and keep it"),
     ("on", "compare with a reference again"),
+    ("calibrate", "find both thresholds anew from the references"),
     ("undo", "take back a change: the last one of yours, or that of a number"),
     ("history", "list all changes of the references"),
     ("migrate", "take over what was taught to another model, or to an earlier version"),
@@ -29,7 +30,7 @@ COMMANDS = (
 def describe(parsers: Sequence[Parser]) -> None:
     """Give the parsers of ``COMMANDS`` their arguments."""
     named = dict(zip((name for name, _ in COMMANDS), parsers, strict=True))
-    runs = (show, add_defect, add_normal, remove, rename, switch_off, switch_on, undo, history, take_over)
+    runs = (show, add_defect, add_normal, remove, rename, switch_off, switch_on, calibrate, undo, history, take_over)
     for (name, parser), run in zip(named.items(), runs, strict=True):
         parser.set_defaults(run=run)
         if name == "migrate":
@@ -123,6 +124,15 @@ def _switch(options: argparse.Namespace, active: bool) -> None:
     detector, name = _detector(options), _given(options, "name")
     detector.switch(name, active)
     _tell(detector, f"{name} is {'on' if active else 'off'}")
+
+
+def calibrate(options: argparse.Namespace) -> None:
+    """Find both thresholds anew."""
+    detector = _detector(options)
+    before, after = detector.thresholds, detector.calibrate()
+    for name, old, new in zip(before._fields, before, after, strict=True):
+        print(f"raw threshold of {name}: {old:.6f} is {new:.6f} now")
+    _tell(detector, "found thresholds from the references")
 
 
 def undo(options: argparse.Namespace) -> None:

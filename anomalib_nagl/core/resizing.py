@@ -47,8 +47,12 @@ class MatrixResize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Resize images (B, 3, H, W) of any size to (B, 3, height, width)."""
-        right = self._round(images @ cubic_matrix(images.shape[-1], self.size[1], images).T)
-        return self._round(cubic_matrix(images.shape[-2], self.size[0], images) @ right)
+        # Planes (B * 3, H, W): OpenVINO's CPU plugin takes what scales channels for a part of a product just before it,
+        # along the wrong axis, and then cannot compile a graph of a fixed size.
+        planes = images.flatten(0, 1)
+        right = self._round(planes @ cubic_matrix(images.shape[-1], self.size[1], images).T)
+        resized = self._round(cubic_matrix(images.shape[-2], self.size[0], images) @ right)
+        return resized.unflatten(0, images.shape[:2])
 
     def _round(self, images: Tensor) -> Tensor:
         return (images * 255).round().clamp(0, 255) / 255 if self.rounded else images

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import ReferencePatches, assemble
 from anomalib_nagl.bank.bank_file import BankFile, Snapshot
+from anomalib_nagl.bank.calibration import Detector, calibrate
+from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
 from anomalib_nagl.bank.reference import Reference
 from anomalib_nagl.edge.lessons import Lessons
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
@@ -147,6 +149,34 @@ class NaglEdge(Lessons):
         Images are taken as they are needed, and each is compared with the references of that moment.
         """
         return (self.score(found["tokens"][0]) for found in self._encoders.stream(_image(image) for image in images))
+
+    def calibrate(self) -> Thresholds:
+        """Find both thresholds anew from the active references, as an export does; returns them.
+
+        EdgeError where the model was exported without thresholds.
+        """
+        if "pred_label" not in self._manifest["outputs"]:
+            raise EdgeError("found a model that was exported without thresholds, expected one that has labels")
+        with self._change:
+            state = self._read()
+            arrays = {name: tensor.data for name, tensor in state.tensors.items()}
+            with self._bank.read_at_once():
+                found = calibrate(state.bank.patches, arrays, self._scoring())
+        self.set_thresholds(found.image, found.pixel)
+        return self.thresholds
+
+    def _scoring(self) -> Detector:
+        """The scorer as calibration calls it, and the maps of the network input."""
+        (rows, cols), (height, width) = self.compatibility["grid"], self.compatibility["image_size"]
+        sigma = smoothing_sigma((height, width))
+        down, right = smoothing_matrix(rows, height, sigma), smoothing_matrix(cols, width, sigma)
+
+        def score(tokens: NDArray[np.float32], state: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+            inputs = {name: ov.Tensor(np.ascontiguousarray(array)) for name, array in state.items()}
+            found: NDArray[np.float32] = self._scorers.infer({**inputs, "tokens": ov.Tensor(tokens)})["patch_scores"]
+            return found
+
+        return Detector(score, lambda scores: anomaly_map(scores, down, right), bool(self.compatibility["defects"]))
 
     def changed(self) -> bool:
         """Whether the bank was changed by somebody else since it was read."""

@@ -1,17 +1,28 @@
-"""Exported graphs in OpenVINO, and a fixed number of infer requests of each for any number of threads."""
+"""Exported graphs in OpenVINO, and a fixed number of infer requests of each for any number of threads.
+
+Images are resized before they reach a graph (``edge.resizing``): for every new shape OpenVINO prepares its operators
+anew and keeps what it prepared, so a graph that is given images as they come needs more and more memory.
+"""
 
 from __future__ import annotations
 
 import queue
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import openvino as ov
 from openvino import opset13 as ops
 
+from anomalib_nagl.edge.resizing import resize
 from anomalib_nagl.io.errors import EdgeError
+
+FACTS = "anomalib_nagl"  # under this name a graph says which images it takes
+FEW_SHAPES = {"CPU_RUNTIME_CACHE_CAPACITY": 32}  # OpenVINO's own number is 5,000
+BATCHES = ("image", "tokens")  # inputs whose first side is the number of images, here always 1
+Size = tuple[int, int]
 
 
 def read_graph(core: ov.Core, path: Path) -> ov.Model:
@@ -25,10 +36,55 @@ def read_graph(core: ov.Core, path: Path) -> ov.Model:
         ) from error
 
 
-def compile_graph(core: ov.Core, model: ov.Model, device: str, config: Mapping[str, Any]) -> ov.CompiledModel:
-    """Compile a graph; EdgeError if there is no such device, or if it cannot compute as ``config`` asks."""
+class Images(NamedTuple):
+    """What a graph says of its input ``image``: the size (H, W) to resize to, how, and the only one that it takes."""
+
+    resize: Size | None = None
+    rounded: bool = False
+    only: Size | None = None
+
+    @classmethod
+    def of(cls, model: ov.Model) -> Images:
+        """Read it."""
+        if not model.has_rt_info(FACTS):
+            return cls()
+        found = {name: str(value.astype(str)) for name, value in model.get_rt_info(FACTS).astype(dict).items()}
+        return cls(_size(found.get("resize")), found.get("rounded") == "1", _size(found.get("input_size")))
+
+    def prepared(self, image: ov.Tensor) -> ov.Tensor:
+        """An image (1, 3, H, W) as the graph is given it; EdgeError if it has another size than the only one."""
+        size = (image.shape[2], image.shape[3])
+        if self.only not in (None, size):
+            raise EdgeError(
+                f"found an image of size {size}, expected {self.only}: the model was exported for images of one size; "
+                "hand over such, or export it again without an input size"
+            )
+        return image if self.resize is None else ov.Tensor(resize(image.data[0], self.resize, self.rounded)[None])
+
+
+def _size(text: str | None) -> Size | None:
+    if text is None:
+        return None
+    height, width = map(int, text.split())
+    return height, width
+
+
+class CompiledGraph(NamedTuple):
+    """A graph on a device, and what it says of images."""
+
+    model: ov.CompiledModel
+    images: Images
+
+
+def compile_graph(core: ov.Core, model: ov.Model, device: str, config: Mapping[str, Any]) -> CompiledGraph:
+    """Compile a graph; EdgeError if there is no such device, or if it cannot compute as ``config`` asks.
+
+    The folder ``CACHE_DIR`` is made if it is not there; EdgeError where it cannot be written.
+    """
+    if "CACHE_DIR" in config:
+        _check_cache(Path(config["CACHE_DIR"]))
     try:
-        return core.compile_model(model, device, dict(config))
+        return CompiledGraph(_compile(core, model, device, config), Images.of(model))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise EdgeError(
@@ -37,26 +93,54 @@ def compile_graph(core: ov.Core, model: ov.Model, device: str, config: Mapping[s
         ) from error
 
 
+def _compile(core: ov.Core, model: ov.Model, device: str, config: Mapping[str, Any]) -> ov.CompiledModel:
+    """Compile a graph; on the CPU, one whose inputs come in many shapes keeps what it prepared for the last few."""
+    sides = (side for port in model.inputs for side in list(port.partial_shape)[port.any_name in BATCHES :])
+    if device == "CPU" and any(side.is_dynamic for side in sides):
+        try:
+            return core.compile_model(model, device, {**config, **FEW_SHAPES})
+        except RuntimeError:  # no documented property: a release may do without it
+            pass
+    return core.compile_model(model, device, dict(config))
+
+
+def _check_cache(folder: Path) -> None:
+    """Raise EdgeError unless files can be written into a folder; OpenVINO says nothing of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EdgeError(
+            f"found a cache folder that cannot be written: {folder} ({error.strerror}), expected one for compiled "
+            "graphs: choose another cache, or none"
+        ) from error
+
+
 def part_of(model: ov.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> ov.Model:
     """The part of a file of several graphs that computes ``outputs`` from ``inputs``."""
-    return ov.Model(
+    part = ov.Model(
         [ops.result(model.output(name).get_node().input_value(0)) for name in outputs],
         [model.input(name).get_node() for name in inputs],
         "-".join(outputs),
     )
+    if model.has_rt_info(FACTS):
+        part.set_rt_info(model.get_rt_info(FACTS), FACTS)
+    return part
 
 
 class Requests:
     """Infer requests of one compiled graph, each lent to one thread at a time."""
 
-    def __init__(self, compiled: ov.CompiledModel, count: int) -> None:
-        self._compiled = compiled
+    def __init__(self, graph: CompiledGraph, count: int) -> None:
+        self._compiled, self._images = graph
         self._free: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         for _ in range(count):
-            self._free.put(compiled.create_infer_request())
+            self._free.put(self._compiled.create_infer_request())
 
     def infer(self, inputs: Mapping[str, ov.Tensor]) -> dict[str, Any]:
-        """Run the graph, waiting for a free request; outputs by name, copied."""
+        """Run the graph, waiting for a free request; outputs by name, copied. EdgeError as of ``Images.prepared``."""
+        inputs = self._prepared(inputs)
         request = self._free.get()
         try:
             _fill(request, inputs)
@@ -73,7 +157,7 @@ class Requests:
         """
         running: deque[ov.InferRequest] = deque()
         try:
-            for inputs in many:
+            for inputs in map(self._prepared, many):
                 # Waiting while holding requests could be for another thread that does the same.
                 while (request := self._take(wait=not running)) is None:
                     yield self._finish(running)
@@ -86,6 +170,9 @@ class Requests:
             while running:
                 running[0].wait()
                 self._free.put(running.popleft())
+
+    def _prepared(self, inputs: Mapping[str, ov.Tensor]) -> Mapping[str, ov.Tensor]:
+        return {**inputs, "image": self._images.prepared(inputs["image"])} if "image" in inputs else inputs
 
     def _take(self, wait: bool) -> ov.InferRequest | None:
         try:

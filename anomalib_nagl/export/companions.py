@@ -37,6 +37,7 @@ def compatibility_of(exportable: Exportable) -> dict[str, Any]:
         "context": variant.context,
         "shifted_grid": variant.shifted_grid,
         "proxies": variant.proxies,
+        "defects": variant.defects,
         "grid": list(model.encoder.grid),
         "image_size": list(model.encoder.image_size),
         "dim": model.head.dim,

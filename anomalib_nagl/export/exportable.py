@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anomalib_nagl.bank.adapted import TENSORS
 from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.core.resizing import MatrixResize
 
 # Outputs: image scores (B,), labels (B,), maps (B, 1, H, W), masks (B, 1, H, W).
 Outputs = dict[str, Tensor]
@@ -21,7 +22,8 @@ Finish = Callable[[Tensor, Tensor, Tensor], Outputs]
 class Exportable:
     """A model with its references and all that belongs into an exported file.
 
-    ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input. ``finish`` makes the outputs
+    ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input, after ``resize`` where that is a
+    step of its own: the box takes it outside the graph. ``finish`` makes the outputs
     named ``outputs`` of image scores, anomaly maps and the raw ``thresholds`` (2,) of images and pixels. ``entries``
     are facts of each reference (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
     RuntimeError for a model without references.
@@ -29,6 +31,7 @@ class Exportable:
 
     model: NaglModel
     prepare: nn.Module
+    resize: MatrixResize | None
     finish: Finish
     outputs: tuple[str, ...]
     thresholds: tuple[float, float]

@@ -81,16 +81,18 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
             encoder, scorer, mining = _graphs(exportable, Path(temporary), options)
             detection = openvino_graph.join(encoder, scorer)
             exact = openvino_graph.outside_encoder(detection)
-            original = openvino_graph.encoder_graph(detection)
+            given = _taken(exportable, options.input_size)
+            original = openvino_graph.encoder_graph(detection, given)
             model = _compressed(exportable, detection, compression, exact, Path(temporary))
             references = openvino_graph.references_graph(mining, None if model is detection else original)
             openvino_graph.save(references, companion(written, "references"))
-            openvino_graph.save(openvino_graph.encoder_graph(model), companion(written, "encoder"))
+            openvino_graph.save(openvino_graph.encoder_graph(model, given), companion(written, "encoder"))
             if compression.method == "fp16":
                 scorer = openvino_graph.halve(scorer, Path(temporary))
             openvino_graph.save(scorer, companion(written, "scorer"), openvino_graph.names(scorer))
             openvino_graph.bake(model, _arrays(exportable))
             model = model if compression.whole is None else compression.whole(model)
+            openvino_graph.fix_size(model, options.input_size)  # not before: images to calibrate with are of any size
             openvino_graph.save(model, written, exact)
         embed_record(written, exportable.record)
         _write_companions(exportable, written)
@@ -104,11 +106,19 @@ def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any
     """Encoder, scorer and mining graph in OpenVINO; references are inputs."""
     import openvino as ov
 
-    trace_encoder(exportable, folder / "encoder.onnx", options.input_size, **options.onnx)
+    trace_encoder(exportable, folder / "encoder.onnx", **options.onnx)
     trace_scorer(exportable, folder / "scorer.onnx", **options.onnx)
     trace_mining(exportable.model, folder / "mining.onnx")
     encoder, scorer = (ov.convert_model(folder / f"{name}.onnx", **options.openvino) for name in ("encoder", "scorer"))
     return encoder, scorer, ov.convert_model(folder / "mining.onnx")
+
+
+def _taken(exportable: Exportable, size: tuple[int, int] | None) -> dict[str, str]:
+    """What an encoder's graph says of the images that it is given: how they are resized, and their only size."""
+    facts = {}
+    if exportable.resize is not None:
+        facts = {"resize": "{} {}".format(*exportable.resize.size), "rounded": str(int(exportable.resize.rounded))}
+    return {**facts, **({"input_size": "{} {}".format(*size)} if size else {})}
 
 
 def _compressed(exportable: Exportable, model: Any, compression: Compression, exact: list[str], folder: Path) -> Any:

@@ -16,37 +16,47 @@ from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.export.exportable import Exportable
 
 OPSET = 18  # has every operator of the graphs; asking for less makes the exporter convert, fail and complain
-MARKERS = ("prepared", "tokens")  # where the encoder begins and ends, for whoever takes the graph apart
+RAW = "patch_scores"  # (B, M), before anything is made of them: what thresholds are found by on a box
+# Where images have been resized, where the encoder begins and where it ends, for whoever takes the graph apart.
+MARKERS = ("resized", "prepared", "tokens")
 
 
 class EncoderGraph(nn.Module):
-    """Images (B, 3, H, W) of any size in [0, 1] -> ``MARKERS``: network input (B, 3, h, w), patch tokens (B, M, C)."""
+    """Images (B, 3, H, W) of any size in [0, 1] -> ``MARKERS``, the first of them where resizing is a step of its own.
+
+    These are images (B, 3, h, w), network input (B, 3, h, w) and patch tokens (B, M, C).
+    """
 
     def __init__(self, exportable: Exportable) -> None:
         super().__init__()
-        self.encoder, self.prepare = exportable.model.encoder, exportable.prepare
+        self.resize, self.prepare = exportable.resize, exportable.prepare
+        self.encoder = exportable.model.encoder
+        self.markers = MARKERS[self.resize is None :]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Encode images."""
-        prepared = self.prepare(images)
-        return prepared, self.encoder(prepared)
+        resized = images if self.resize is None else self.resize(images)
+        prepared = self.prepare(resized)
+        return (resized, prepared, self.encoder(prepared))[-len(self.markers) :]
 
 
 class ScorerGraph(nn.Module):
-    """Patch tokens (B, M, C) and reference tensors, in the order of their names -> the model's outputs."""
+    """Patch tokens (B, M, C) and reference tensors, in the order of their names -> the model's outputs and ``RAW``."""
 
     def __init__(self, exportable: Exportable) -> None:
         super().__init__()
         self.model, self.finish = exportable.model, exportable.finish
-        self.output_names, self.reference_names = exportable.outputs, tuple(exportable.reference_tensors())
+        self.output_names = (*exportable.outputs, RAW)
+        self.reference_names = tuple(exportable.reference_tensors())
 
     def forward(self, tokens: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """Score encoded images by the references that are handed over."""
         model: NaglModel = self.model
         references = dict(zip(self.reference_names, given, strict=True))
         state = {tensor.name: references[tensor.name][None] for tensor in TENSORS}
-        scores = model.predictions(model.head.score(tokens, state, model.encoder.grid).score)
-        outputs = self.finish(scores.pred_score, scores.anomaly_map, references["thresholds"])
+        raw = model.head.score(tokens, state, model.encoder.grid).score
+        scores = model.predictions(raw)
+        outputs = {RAW: raw, **self.finish(scores.pred_score, scores.anomaly_map, references["thresholds"])}
         return tuple(outputs[name] for name in self.output_names)
 
 
@@ -59,7 +69,7 @@ class DetectionGraph(nn.Module):
 
     def forward(self, images: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """Score images."""
-        return self.score(self.encode(images)[1], *given)
+        return self.score(self.encode(images)[-1], *given)[:-1]
 
 
 class MiningGraph(nn.Module):
@@ -75,10 +85,10 @@ class MiningGraph(nn.Module):
         return self.head.mine(abnormal, marked, normal_bank[None], None, self.grid)[0]
 
 
-def trace_encoder(exportable: Exportable, path: Path, input_size: tuple[int, int] | None, **options: Any) -> None:
-    """Write ``EncoderGraph`` as an ONNX file; the number of images and, without ``input_size``, sizes are dynamic."""
-    image, sizes = _image(input_size)
-    _trace(EncoderGraph(exportable), (image,), ["image"], list(MARKERS), (sizes,), path, **options)
+def trace_encoder(exportable: Exportable, path: Path, **options: Any) -> None:
+    """Write ``EncoderGraph`` as an ONNX file; the number of images and their sizes are dynamic."""
+    graph, (image, sizes) = EncoderGraph(exportable), _image(None)
+    _trace(graph, (image,), ["image"], list(graph.markers), (sizes,), path, **options)
 
 
 def trace_scorer(exportable: Exportable, path: Path, **options: Any) -> None:

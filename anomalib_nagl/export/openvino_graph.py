@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_nagl.export.graphs import MARKERS
+from anomalib_nagl.export.graphs import MARKERS, RAW
 
 Arrays = Mapping[str, NDArray[Any]]
 CALIBRATION = 300  # images; what anomalib and NNCF recommend
@@ -48,8 +48,9 @@ def bake(model: Any, constants: Arrays) -> None:
         for target in list(parameter.output(0).get_target_inputs()):
             target.replace_source_output(constant.output(0))
         model.remove_parameter(parameter)
-    for name in MARKERS:
-        model.remove_result(model.output(name).get_node())
+    for port in list(model.outputs):
+        if port.get_names() & set(MARKERS):
+            model.remove_result(port.get_node())
     model.validate_nodes_and_infer_types()
 
 
@@ -66,16 +67,45 @@ def join(encoder: Any, scorer: Any) -> Any:
     for target in list(tokens.output(0).get_target_inputs()):
         target.replace_source_output(made)
     references = [node for node in scorer.get_parameters() if node.get_friendly_name() != tokens.get_friendly_name()]
-    return ov.Model([*scorer.get_results(), *encoder.get_results()], [image.get_node(), *references], "detection")
+    results = [result for result in scorer.get_results() if RAW not in result.output(0).get_names()]
+    return ov.Model([*results, *encoder.get_results()], [image.get_node(), *references], "detection")
 
 
-def encoder_graph(detection: Any) -> Any:
-    """The encoder of a detection graph alone: image (B, 3, H, W) of any size -> tokens (B, M, C)."""
+def encoder_graph(detection: Any, facts: Mapping[str, str]) -> Any:
+    """The encoder of a detection graph alone: image (B, 3, H, W) -> tokens (B, M, C).
+
+    It begins where images have been resized, if the graph has a marker there, and takes images of any size otherwise.
+    ``facts`` say in the graph which images it takes (``edge.runtime``).
+    """
     import openvino as ov
+    from openvino import opset13 as ops
 
     graph = detection.clone()
-    graph.input("input").set_names({"image"})
-    return ov.Model([graph.output("tokens").get_node()], [graph.input("image").get_node()], "encoder")
+    image = graph.input("input").get_node()
+    if MARKERS[0] in marked(graph):
+        given, resized = image.output(0), graph.output(MARKERS[0]).get_node().input_value(0)
+        image = ops.parameter(resized.get_partial_shape(), ov.Type.f32, name="image")
+        for value in (given, resized):  # the number of images may still be read from what was given
+            for target in list(value.get_target_inputs()):
+                target.replace_source_output(image.output(0))
+    image.output(0).set_names({"image"})
+    encoder = ov.Model([graph.output("tokens").get_node()], [image], "encoder")
+    for name, value in facts.items():
+        encoder.set_rt_info(value, ["anomalib_nagl", name])
+    return encoder
+
+
+def marked(model: Any) -> set[str]:
+    """The markers among the outputs of a graph."""
+    return {name for port in model.outputs for name in port.get_names()} & set(MARKERS)
+
+
+def fix_size(model: Any, size: tuple[int, int] | None) -> None:
+    """Let a graph take images of one size (H, W) only, in place; the number of images stays dynamic."""
+    import openvino as ov
+
+    if size is not None:
+        model.reshape({"input": ov.PartialShape([-1, 3, *size])})
 
 
 def references_graph(mining: Any, encoder: Any | None) -> Any:
@@ -88,7 +118,10 @@ def references_graph(mining: Any, encoder: Any | None) -> Any:
 
     halves = [mining] if encoder is None else [encoder, mining]
     results = [result for half in halves for result in half.get_results()]
-    return ov.Model(results, [node for half in halves for node in half.get_parameters()], "references")
+    graph = ov.Model(results, [node for half in halves for node in half.get_parameters()], "references")
+    if encoder is not None and encoder.has_rt_info("anomalib_nagl"):
+        graph.set_rt_info(encoder.get_rt_info("anomalib_nagl"), "anomalib_nagl")
+    return graph
 
 
 def outside_encoder(model: Any) -> list[str]:

@@ -18,10 +18,14 @@ from anomalib_nagl.plugin.checkpoints import READ_ERRORS, check_checkpoint, unre
 class NaglCheckpointIO(AnomalibCheckpointIO):
     """Reads plain data only, and says so when a file is something else."""
 
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint; ValueError if the file is none, or not one of this model."""
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """Load a checkpoint; ValueError if the file is none, or not one of this model.
+
+        It is read into main memory, so that one that was written with a GPU can be used without; the strategy moves
+        weights and states of optimizers to the device of the run.
+        """
         try:
-            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+            checkpoint = super().load_checkpoint(path, map_location or "cpu", weights_only is not False)
         except READ_ERRORS as error:
             raise ValueError(unreadable(path, error)) from error
         check_checkpoint(checkpoint, path)

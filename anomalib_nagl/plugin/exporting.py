@@ -17,6 +17,8 @@ from torch.func import functional_call
 from anomalib_nagl.export.exportable import Exportable, Outputs
 from anomalib_nagl.export.exporter import Compression, Options, write_onnx, write_openvino
 from anomalib_nagl.io.files import atomic_files
+from anomalib_nagl.plugin.post_processing import known_thresholds
+from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 THRESHOLDS = ("_image_threshold", "_pixel_threshold")  # buffers of anomalib's post-processor
@@ -43,15 +45,16 @@ class Finish(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs; a model without thresholds has no label and no mask."""
-        thresholding = self.post_processor is not None and bool(self.post_processor.enable_thresholding)
-        return OUTPUTS if thresholding else OUTPUTS[::2]
+        """Names of the outputs; without a threshold of images there is no label, without one of pixels no mask."""
+        known = known_thresholds(self.post_processor)
+        left_out = {"pred_label": not known.image, "pred_mask": not known.pixel}
+        return tuple(name for name in OUTPUTS if not left_out.get(name))
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """The raw thresholds of images and pixels; NaN where there is none."""
-        buffers = dict(self.post_processor.named_buffers()) if self.post_processor is not None else {}
-        image, pixel = (float(buffers.get(name, torch.tensor(torch.nan))) for name in THRESHOLDS)
+        """The raw thresholds of images and pixels that act; NaN where there is none."""
+        # Those that act: anomalib takes the one for the other where only one was found.
+        image, pixel = (float(getattr(self.post_processor, name[1:], torch.nan)) for name in THRESHOLDS)
         return image, pixel
 
     def forward(self, pred_score: Tensor, anomaly_map: Tensor, thresholds: Tensor) -> Outputs:
@@ -66,9 +69,12 @@ class Finish(nn.Module):
 def exportable(nagl: Any) -> Exportable:
     """All that is exported of a ``Nagl``, which is put in evaluation mode; RuntimeError without references."""
     finish = Finish(nagl.post_processor or None)
+    pre_processor = nagl.pre_processor or nn.Identity()
+    resize, prepare = pre_processor.steps if isinstance(pre_processor, NaglPreProcessor) else (None, pre_processor)
     return Exportable(
         model=nagl.eval().model,
-        prepare=nagl.pre_processor or nn.Identity(),
+        prepare=prepare,
+        resize=resize,
         finish=finish,
         outputs=finish.outputs,
         thresholds=finish.thresholds,

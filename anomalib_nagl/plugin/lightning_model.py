@@ -32,7 +32,7 @@ from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
 from anomalib_nagl.plugin.fit_plan import FitPlan, plan_fit
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
 from anomalib_nagl.plugin.optimization import published_optimizer
-from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
+from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
@@ -214,8 +214,7 @@ class Nagl(AnomalibModule):
         """Score RGB images (B, 3, H, W) in [0, 1] of any size: what an exported file does."""
         del args, kwargs
         images = self.pre_processor(batch) if self.pre_processor else batch
-        predictions = inference_batch(self.model(images))
-        return self.post_processor(predictions) if self.post_processor else predictions
+        return post_process(self.post_processor, inference_batch(self.model(images)))
 
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
         """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""

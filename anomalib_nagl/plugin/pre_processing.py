@@ -49,6 +49,14 @@ class NaglPreProcessor(PreProcessor):
             MatrixResize((height, width), rounded=published), Normalize(list(mean), list(std))
         )
 
+    @property
+    def steps(self) -> tuple[MatrixResize | None, nn.Module]:
+        """What an exported graph does: resize, then all the rest; None where somebody put other transforms there."""
+        steps = self.export_transform
+        if isinstance(steps, nn.Sequential) and len(steps) > 1 and isinstance(steps[0], MatrixResize):
+            return steps[0], steps[1:]
+        return None, self
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Prepare images; a batch of tokens is ready as it is."""
         if hasattr(batch, "image"):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomalib_nagl.core.model import ImageScores
 from anomalib_nagl.core.reference_similarity import NearestReference, nearest_references
+from anomalib_nagl.plugin.post_processing import post_process
 from anomalib_nagl.references.images import as_image
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Prediction:
     """What the model says of one image (H, W).
 
     ``score`` is normalised so that 0.5 is the threshold, ``raw_score`` is as the model computed it. ``anomaly_map``
-    (H, W) is normalised too; ``mask`` (H, W) is true where it exceeds the threshold. Without a threshold, ``label`` and
-    ``mask`` are None. ``nearest_reference`` is the reference that the most anomalous patches resemble most.
+    (H, W) is normalised too; ``mask`` (H, W) is true where it exceeds the threshold. ``label`` and ``mask`` are None
+    where no threshold was found. ``nearest_reference`` is the reference that the most anomalous patches resemble most.
     """
 
     score: float
@@ -47,17 +48,16 @@ def predict_image(nagl: Nagl, image: Any) -> Prediction:
     score = nagl.model.score(tokens).score
     raw: Any = inference_batch(nagl.model.predictions(score))
     post: Any = nagl.post_processor
-    shown = post(raw) if post else raw
+    shown: Any = post_process(post, raw)
     size = (picture.shape[-2], picture.shape[-1])
     full_size = F.interpolate(shown.anomaly_map, size, mode="bilinear").cpu()[0, 0]
-    labelled = shown.pred_label is not None and not bool(post.image_threshold.isnan())
     nearest = nearest_references(nagl.model.similarity(tokens, score), nagl.references)
     return Prediction(
         score=float(shown.pred_score),
         raw_score=float(raw.pred_score),
-        label=bool(shown.pred_label) if labelled else None,
+        label=None if shown.pred_label is None else bool(shown.pred_label),
         anomaly_map=full_size,
-        mask=full_size > post.normalized_pixel_threshold.cpu() if labelled else None,
+        mask=None if shown.pred_mask is None else full_size > post.normalized_pixel_threshold.cpu(),
         nearest_reference=nearest[0],
     )
 
