@@ -88,24 +88,34 @@ class ReferencePatches(NamedTuple):
         context: bool,
         limits: Limits = UNLIMITED,
         shared: bool = True,
+        keys: Sequence[str] = (),
     ) -> ReferencePatches:
-        """Pools of arrays: patches (P, C) of each normal reference, (a, M, C) of abnormal ones marked 0/1 (a, M)."""
-        pools = tuple(abnormal_pools(*one, grid) for one in zip(abnormal, patch_mask, localized.tolist(), strict=True))
-        known = tuple(ArrayPool(tokens) for tokens in normal)
+        """Pools of arrays: patches (P, C) of each normal reference, (a, M, C) of abnormal ones marked 0/1 (a, M).
+
+        ``keys`` of all of them, normal ones first, are made of their images and masks (``pools.ArrayPool``).
+        """
+        keys = keys or [""] * (len(normal) + len(abnormal))
+        given = zip(abnormal, patch_mask, localized.tolist(), keys[len(normal) :], strict=True)
+        pools = tuple(abnormal_pools(tokens, marked, known, grid, key) for tokens, marked, known, key in given)
+        known = tuple(ArrayPool(tokens, key=key) for tokens, key in zip(normal, keys, strict=False))
         return cls(known, pools, grid, abnormal.shape[-1], context, limits, shared)
 
 
-def abnormal_pools(tokens: Floats, marked: Floats, localized: bool, grid: tuple[int, int]) -> AbnormalPools:
+def abnormal_pools(
+    tokens: Floats, marked: Floats, localized: bool, grid: tuple[int, int], key: str = ""
+) -> AbnormalPools:
     """Take the patches (M, C) of an abnormal reference apart by which of them are abnormal, 0/1 (M,)."""
-    apart, normal = take_apart(tokens, marked, grid), np.asarray(marked) <= 0
-    return AbnormalPools(apart["marked"], apart["away"], ArrayPool(tokens[normal], np.flatnonzero(normal)), localized)
+    apart, normal = take_apart(tokens, marked, grid, key), np.asarray(marked) <= 0
+    return AbnormalPools(
+        apart["marked"], apart["away"], ArrayPool(tokens[normal], np.flatnonzero(normal), key), localized
+    )
 
 
-def take_apart(tokens: Floats, marked: Floats, grid: tuple[int, int]) -> dict[str, ArrayPool]:
+def take_apart(tokens: Floats, marked: Floats, grid: tuple[int, int], key: str = "") -> dict[str, ArrayPool]:
     """Patches (M, C) that are ``marked`` (M,) as abnormal, ``near`` one of these, and ``away`` from them."""
     abnormal, away = np.asarray(marked) > 0, away_from_mask(marked, grid)
     parts = {"marked": abnormal, "near": ~(abnormal | away), "away": away}
-    return {name: ArrayPool(tokens[part], np.flatnonzero(part)) for name, part in parts.items()}
+    return {name: ArrayPool(tokens[part], np.flatnonzero(part), key) for name, part in parts.items()}
 
 
 class Dimensions(NamedTuple):

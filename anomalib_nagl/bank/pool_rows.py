@@ -125,7 +125,7 @@ class StoredPool:
         """All patches, as they lie on the grid."""
         tokens, places = self._reader.head(self, self._size)
         order = np.argsort(places)
-        return ArrayPool(tokens[order], places[order])
+        return ArrayPool(tokens[order], places[order], self.key)
 
 
 class JoinedPool:

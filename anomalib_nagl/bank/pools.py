@@ -42,10 +42,13 @@ class Pool(Protocol):
 
 
 class ArrayPool:
-    """A pool of tokens (P, C) in memory that lie at ``places`` (P,) of the grid."""
+    """A pool of tokens (P, C) in memory that lie at ``places`` (P,) of the grid.
 
-    def __init__(self, tokens: Floats, places: NDArray[Any] | None = None) -> None:
-        self._tokens = np.ascontiguousarray(tokens, np.float32)
+    ``key`` is made of the image and its mask where these are known: tokens differ a little between runtimes.
+    """
+
+    def __init__(self, tokens: Floats, places: NDArray[Any] | None = None, key: str = "") -> None:
+        self._tokens, self._given_key = np.ascontiguousarray(tokens, np.float32), key
         self._places = np.arange(len(tokens)) if places is None else places
 
     def __len__(self) -> int:
@@ -54,8 +57,8 @@ class ArrayPool:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 of places and tokens."""
-        return content_key(self._tokens, self._places)
+        """What was given, or else SHA-256 of places and tokens."""
+        return self._given_key or content_key(self._tokens, self._places)
 
     @cached_property
     def ranking(self) -> Ranking:

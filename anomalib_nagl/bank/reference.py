@@ -75,11 +75,12 @@ class Lesson:
 
         ``marked`` 0/1 (M,) are the abnormal ones or, of a region, those that are shown to be normal.
         """
+        key = reference.sha256 and reference.sha256 + reference.mask_sha256
         if reference.kind == "normal":
-            pools = {"normal": ArrayPool(tokens)}
+            pools = {"normal": ArrayPool(tokens, key=key)}
         elif reference.kind == "region":
             shown = np.flatnonzero(marked > 0)
-            pools = {"normal": ArrayPool(tokens[shown], shown)}
+            pools = {"normal": ArrayPool(tokens[shown], shown, key)}
         else:
-            pools = take_apart(tokens, marked, grid)
+            pools = take_apart(tokens, marked, grid, key)
         return cls(reference, pools, files or {})

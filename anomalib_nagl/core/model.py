@@ -26,13 +26,15 @@ ENCODE_BATCH = 8
 class ReferenceTokens(NamedTuple):
     """Tokens (n, M, C) and (a, M, C) of references, and which patches (a, M) of the abnormal ones are abnormal.
 
-    ``localized`` (a,) are those whose mask was given and tells where the defect is.
+    ``localized`` (a,) are those whose mask was given and tells where the defect is. ``keys`` of the n + a references,
+    made of their images and masks, decide which of many come first; without any their tokens do.
     """
 
     normal: Tensor
     abnormal: Tensor
     patch_mask: Tensor
     localized: Tensor
+    keys: tuple[str, ...] = ()
 
 
 class ImageScores(NamedTuple):
@@ -201,6 +203,7 @@ class NaglModel(nn.Module):
             variant.context,
             Limits.of(limit),
             variant.shared_mining,
+            tokens.keys,
         )
 
     def use(self, state: AdaptedState, tokens: ReferenceTokens, images: Tensor, masks: Tensor) -> None:
@@ -211,7 +214,8 @@ class NaglModel(nn.Module):
         for name, tensor in state.tensors.items():
             setattr(self, name, tensor)
         self.normal_owners = state.owners
-        self.normal_tokens, self.abnormal_tokens, self.abnormal_patch_mask, self.abnormal_localized = tokens
+        self.normal_tokens, self.abnormal_tokens = tokens.normal, tokens.abnormal
+        self.abnormal_patch_mask, self.abnormal_localized = tokens.patch_mask, tokens.localized
         self.reference_images, self.reference_masks = images, masks.bool()
 
     @torch.no_grad()
@@ -223,9 +227,10 @@ class NaglModel(nn.Module):
         images: Tensor,
         unmasked: Tensor | None = None,
         limit: int | None = None,
+        keys: tuple[str, ...] = (),
     ) -> ReferenceTokens:
         """Encode, adapt and use references, replacing the old ones; see these three for arguments and errors."""
-        tokens = self.encode_references(normal, abnormal, masks, unmasked)
+        tokens = self.encode_references(normal, abnormal, masks, unmasked)._replace(keys=keys)
         if unmasked is not None and bool(unmasked.any()):
             masks = masks.clone()
             size = masks.shape[-2], masks.shape[-1]

@@ -60,10 +60,12 @@ class ReferenceAdapter(RunCallback):
         with torch.inference_mode(False), torch.no_grad():
             prepared = prepare_references(references, transform, nagl.model.encoder.image_size)
             normal, abnormal, masks, images, unmasked = (tensor.to(nagl.device) for tensor in prepared)
-            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit)
+            records = references.records()
+            keys = tuple(one["sha256"] + one.get("mask_sha256", "") for one in records)
+            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit, keys)
             if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
                 nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.bank_limit))
-        self.references = references.records()
+        self.references = records
         self.manifest = make_record(self.references, selection, removed)
 
     def restore(self, references: Sequence[dict[str, str]], manifest: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ import pytest
 from support.environments import ROOT
 
 from anomalib_nagl.bank.adapted import assemble
-from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile
+from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile, read_model
+from anomalib_nagl.bank.old_formats import read_format_2
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import keep, read
@@ -272,3 +273,31 @@ def test_loading_is_one_change(path: Path, tmp_path: Path) -> None:
     bank.undo()
     assert state(path) == before
     assert bank.snapshot().settings[THRESHOLDS] == [0.5, None]
+
+
+BANKS = Path(__file__).parent / "banks"
+
+
+def test_a_bank_of_this_format_stays_readable() -> None:
+    path = BANKS / "format_3.bank"
+    bank = BankFile(path, read_model(path))
+    assert [(one.kind, one.name) for one in bank.snapshot().references] == [
+        ("normal", "part"), ("abnormal", "dent"), ("region", "false alarm"),
+    ]  # fmt: skip
+    assert [change.action for change in bank.history()] == ["created", "add", "add", "undo"]
+    assert bank.snapshot().thresholds.tolist() == [0.5, 0.25]
+    assert read(bank.lesson("dent").files, "dent").image.shape == (3, 40, 50)
+    with bank.read_at_once():
+        assert len(assemble(bank.snapshot().patches)["normal_bank"]) == 20 + 2 + 12
+
+
+def test_a_bank_of_format_2_stays_readable() -> None:
+    old = read_format_2(BANKS / "format_2.safetensors")
+    assert [(one.reference.kind, one.reference.name) for one in old.lessons] == [
+        ("normal", "part"),
+        ("abnormal", "dent"),
+    ]
+    assert [len(pool) for pool in old.lessons[1].pools.values()] == [2, 6, 12]
+    assert old.thresholds == [0.5, 0.25]
+    with pytest.raises(EdgeError, match="truncated or edited"):
+        read_format_2(BANKS / "format_3.bank")
