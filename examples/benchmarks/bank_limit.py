@@ -1,32 +1,27 @@
-"""What a limit on the normal patches costs in AUROC, by the way they are chosen, without any training.
+"""What a limit on the patches that are compared with costs in AUROC, without any training.
 
     python examples/benchmarks/bank_limit.py --data datasets/real_small datasets/real_more \
         --backbone local-dir:weights/mobilenetv2_100_tfsame gabor
 
-``select`` covers all normal patches at once, ``shares`` keeps the first patches of every reference by its own ranking
-(both in ``bank/selection.py``), ``chance`` keeps patches with the smallest hash of their bytes. Figures are means over
-categories and draws; differences from ``unlimited`` are taken within a draw. Every folder given is in MVTec's layout.
+The limit is that of ``bank.adapted.Limits``: normal patches, and half as many surroundings and known defects. Figures
+are means over categories and draws; differences from ``unlimited`` are taken within a draw. Every folder given is in
+MVTec's layout.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import machine
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from anomalib_nagl import Nagl
-from anomalib_nagl.bank.selection import content_keys, rank, select, shares
 from anomalib_nagl.core.model import AdaptedState
 from anomalib_nagl.evaluation import protocols
 from anomalib_nagl.evaluation.categories import Category
@@ -38,23 +33,6 @@ from anomalib_nagl.evaluation.settings import Settings
 
 HEAD = "patches"
 Row = dict[str, Any]
-Choose = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
-
-
-def of_each(tokens: NDArray[np.float32], limit: int, count: int) -> NDArray[np.int64]:
-    """The first patches of each of ``count`` references (count * M, C) by its own ranking."""
-    parts = tokens.reshape(count, -1, tokens.shape[-1])
-    rankings = [rank(part) for part in parts]
-    kept = shares(rankings, [str(content_keys(part).sum()) for part in parts], limit)
-    places = [
-        one.order[:number] + i * parts.shape[1] for i, (one, number) in enumerate(zip(rankings, kept, strict=True))
-    ]
-    return np.sort(np.concatenate(places))
-
-
-def by_chance(tokens: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
-    """Patches with the smallest hash."""
-    return np.sort(np.argsort(content_keys(tokens), kind="stable")[:limit])
 
 
 @torch.no_grad()
@@ -72,28 +50,20 @@ def score(scorer: Scorer, model: Nagl, category: Category, draw: Draw, state: Ad
 def rows(scorer: Scorer, model: Nagl, category: Category, draw: Draw, limits: list[int]) -> Iterator[Row]:
     """AUROC of a draw without a limit, then with each."""
     tokens = scorer.reference_tokens(model, category, draw)
-    patches = tokens.normal.flatten(0, 1)
 
-    def measured(choose: Callable[[Tensor], Tensor] | None) -> Row:
+    def measured(limit: int | None) -> Row:
         start = time.perf_counter()
-        state = model.model.adapt(tokens, choose)
+        state = model.model.adapt(tokens, limit)
         took = time.perf_counter() - start
         found = measure(score(scorer, model, category, draw, state))
-        return {"image": found["image_AUROC"], "pixel": found["pixel_AUROC"], "seconds to choose": took}
+        kept = len(state["normal_bank"])
+        return {"image": found["image_AUROC"], "pixel": found["pixel_AUROC"], "normal patches": kept, "seconds": took}
 
     whole = measured(None)
-    yield {"limit": 0, "way": "unlimited", **whole}
-    ways: dict[str, Choose] = {
-        "select": select,
-        "shares": partial(of_each, count=len(draw.normal)),
-        "chance": by_chance,
-    }
+    yield {"limit": "unlimited", **whole}
     for limit in limits:
-        for way, choose in ways.items():
-            if limit < len(patches):
-                found = measured(lambda bank, c=choose, k=limit: torch.from_numpy(c(bank.numpy(), k)))
-                change = {f"{name} change": found[name] - whole[name] for name in ("image", "pixel")}
-                yield {"limit": limit, "way": way, **found, **change}
+        found = measured(limit)
+        yield {"limit": limit, **found, **{f"{name} change": found[name] - whole[name] for name in ("image", "pixel")}}
 
 
 def evaluate(data: Path, backbone: str, given: argparse.Namespace) -> Iterator[Row]:
@@ -125,17 +95,17 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=384)
     parser.add_argument("--normal", type=int, nargs="+", default=[8, 16], help="numbers of normal references")
     parser.add_argument("--abnormal", type=int, default=1, help="number of abnormal references")
-    parser.add_argument("--limits", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--limits", type=int, nargs="+", default=[512, 1024, 2048, 4096])
     parser.add_argument("--seeds", type=int, default=1, help="draws of references")
     parser.add_argument("--out", type=Path, default=Path("results/bank_limit"))
     given = parser.parse_args()
     found = [row for data in given.data for backbone in given.backbone for row in evaluate(data, backbone, given)]
-    frame = pd.DataFrame(found)
+    frame = pd.DataFrame(found).astype({"limit": str})
     given.out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(given.out / "bank_limit.csv", index=False)
     console = Console(width=150)
     console.print(machine.describe())
-    table = frame.groupby(["backbone", "n", "limit", "way"]).mean(numeric_only=True).drop(columns="seed")
+    table = frame.groupby(["backbone", "n", "limit"]).mean(numeric_only=True).drop(columns="seed")
     console.print(table.round(4).to_string(), highlight=False)
     console.print(f"Single runs in {given.out / 'bank_limit.csv'}.")
 

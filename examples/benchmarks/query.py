@@ -13,7 +13,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import machine
@@ -24,7 +23,6 @@ from rich.table import Table
 from torch import Tensor
 
 from anomalib_nagl.core.model import NaglModel, build_model
-from anomalib_nagl.plugin.coreset import coreset
 
 GROWTH = 64  # normal references at the far end
 
@@ -40,7 +38,7 @@ def adapted(model: NaglModel, normal: int, abnormal: int, limit: int | None = No
     masks = torch.zeros(abnormal, *size)
     masks[:, : size[0] // 8, : size[1] // 8] = 1
     tokens = model.encode_references(images(normal, size), images(abnormal, size), masks)
-    state = model.adapt(tokens, partial(coreset, limit=limit) if limit else None)
+    state = model.adapt(tokens, limit)
     return lambda image: model.predictions(model.score(model.encode(image), state).score)
 
 
@@ -71,7 +69,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
     parser.add_argument("--image-size", type=int, default=448)
     parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--bank-limit", type=int, default=0, help="patches of a coreset to try as well (slow)")
+    parser.add_argument("--bank-limit", type=int, default=0, help="limit of patches to try as well")
     given = parser.parse_args()
     size = (given.image_size, given.image_size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -81,7 +79,7 @@ def main() -> None:
         variants: dict[str, Callable[[Tensor], object]] = {"encoder alone": model.encoder}
         for normal in (1, 4, 16, GROWTH):
             variants[f"{normal}+1"] = adapted(model, normal, 1)
-        reduced, start = f"{GROWTH}+1, coreset of {given.bank_limit}", time.perf_counter()
+        reduced, start = f"{GROWTH}+1, limit {given.bank_limit}", time.perf_counter()
         if given.bank_limit:
             variants[reduced] = adapted(model, GROWTH, 1, given.bank_limit)
         took = time.perf_counter() - start
@@ -107,7 +105,7 @@ def main() -> None:
         if name in times:
             console.print(f"{name} over 1+1: {np.median(times[name] / times['1+1']):.2f}")
     if given.bank_limit:
-        console.print(f"Choosing the coreset took {took:.0f} s.")
+        console.print(f"Choosing what is kept took {took:.0f} s.")
     console.print(f"Peak memory {machine.peak_memory():.0f} MB.")
 
 

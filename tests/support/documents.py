@@ -25,9 +25,11 @@ PLACEHOLDERS = {
     "MODEL": "box/model.xml",
     "IMAGES...": "new_pictures",
     "DIR": "overlays",
-    "I": "part.png",
-    "M": "part_mask.png",
-    "N": "missed",
+    "IMAGE": "part.png",
+    "MASK": "part_mask.png",
+    "NAME": "part",
+    "OLD_BANK": "box/model.bank",
+    "NEW_MODEL": "model.xml",
 }
 # Added to every command that would build a model: no weights, few pixels, no images written.
 GABOR = ("--model.backbone", "gabor", "--model.image_size", "128", "--model.visualizer", "false")

@@ -15,8 +15,9 @@ from support.documents import call
 
 SNAPSHOT = Path(__file__).parents[1] / "public_names.txt"
 COMMANDS = (
-    ("edge", "predict"), ("edge", "add-defect"), ("edge", "list"), ("edge", "remove"), ("evaluate",),
-    ("references", "check"),
+    ("edge", "predict"), ("edge", "list"), ("edge", "add-defect"), ("edge", "add-normal"), ("edge", "remove"),
+    ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"), ("edge", "undo"), ("edge", "history"),
+    ("edge", "migrate"), ("evaluate",), ("references", "check"),
 )  # fmt: skip
 
 
