@@ -3,7 +3,8 @@
     python examples/benchmarks/soak.py --backbone gabor --size 224
 
 Memory is sampled while ``NaglEdge`` scores images of ever new sizes; growth in the second half is what would go on for
-years. Then 200 more are scored twice in turn: the first time their sizes are new. ``--in-graph`` measures what it was before: the graph of ``model.xml``, which resizes inside.
+years. Then 200 more are scored twice in turn: the first time their sizes are new. ``--in-graph`` measures the graph of
+``model.xml`` instead, which resizes inside, as other programs run it.
 """
 
 from __future__ import annotations
