@@ -41,22 +41,27 @@ def resize(image: NDArray[np.float32], size: tuple[int, int], rounded: bool) -> 
 @lru_cache(maxsize=16)
 def bands(source: int, target: int) -> tuple[Band, ...]:
     """The weights along one axis, block by block; columns that are zero for a whole block are left out."""
-    reach = 2 * max(source, target)  # of the filter, in units of 1 / (2 * target) source pixels
-    found = []
-    for first in range(0, target, BLOCK):
-        rows = np.arange(first, min(first + BLOCK, target))[:, None]
-        begin = max((int(2 * rows[0, 0] + 1) * source - 2 * reach - target) // (2 * target), 0)
-        end = min((int(2 * rows[-1, 0] + 1) * source + 2 * reach + target) // (2 * target) + 1, source)
-        columns = np.arange(begin, end)
-        # As in torch: integers until the last division, then 32-bit floats.
-        distance = np.abs((2 * columns + 1) * target - (2 * rows + 1) * source).astype(np.float32)
-        distance = (distance / np.float32(reach)).clip(max=2)
-        near = (1.5 * distance - 2.5) * distance * distance + 1
-        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-        weights = np.where(distance < 1, near, far).astype(np.float32)
-        weights /= weights.sum(axis=1, keepdims=True)
-        found.append(Band(first, first + len(rows), begin, weights))
-    return tuple(found)
+    reach = 2 * max(source, target)  # of half the filter, in units of 1 / (2 * target) source pixels
+    rows = np.arange(target)[:, None]
+    start = ((2 * rows + 1) * source - 2 * reach - target) // (2 * target)
+    columns = start + np.arange(2 * reach // target + 3)
+    # As in torch: integers until the last division, then 32-bit floats.
+    distance = np.abs((2 * columns + 1) * target - (2 * rows + 1) * source).astype(np.float32)
+    distance = (distance / np.float32(reach)).clip(max=2)
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = np.where((columns >= 0) & (columns < source), np.where(distance < 1, near, far), 0).astype(np.float32)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return tuple(_band(first, columns[first : first + BLOCK], weights, source) for first in range(0, target, BLOCK))
+
+
+def _band(first: int, columns: NDArray[np.int64], weights: NDArray[np.float32], source: int) -> Band:
+    """The weights of some results as one product takes them; some of the columns may lie outside the image."""
+    count, begin = len(columns), int(columns[0, 0])
+    dense = np.zeros((count, int(columns[-1, -1]) + 1 - begin), np.float32)
+    dense[np.arange(count)[:, None], columns - begin] = weights[first : first + count]
+    left_out = max(-begin, 0)
+    return Band(first, first + count, begin + left_out, dense[:, left_out : source - begin])
 
 
 def _round(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -72,7 +72,7 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
     That is the manifest ``NAME.json``, the graphs ``NAME.encoder.xml``, ``NAME.scorer.xml`` and
     ``NAME.references.xml``, and the reference bank ``NAME.bank``. One that was changed since its export is set aside.
     Compressing touches the encoder alone; the comparison with the references stays as it is, but for ``int8_acq``,
-    which is of the whole ``NAME.xml`` and leaves the box's encoder exact.
+    which is of the whole ``NAME.xml`` and leaves the box's encoder exact. ValueError where NNCF cannot compress.
     """
 
     def write(folder: Path) -> Path:
@@ -91,7 +91,9 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
                 scorer = openvino_graph.halve(scorer, Path(temporary))
             openvino_graph.save(scorer, companion(written, "scorer"), openvino_graph.names(scorer))
             openvino_graph.bake(model, _arrays(exportable))
-            model = model if compression.whole is None else compression.whole(model)
+            if compression.whole is not None:
+                with openvino_graph.explained("the whole", "INT8_PTQ, which is of the encoder"):
+                    model = compression.whole(model)
             openvino_graph.fix_size(model, options.input_size)  # not before: images to calibrate with are of any size
             openvino_graph.save(model, written, exact)
         embed_record(written, exportable.record)

@@ -176,7 +176,7 @@ def quantise(model: Any, exact: list[str], images: Iterable[Any], constants: Arr
     kept = exact + _of_type(model, "GroupConvolution")
     inputs = {name: np.ascontiguousarray(value) for name, value in constants.items()}
     data = nncf.Dataset(list(images), lambda image: {"input": image[None], **inputs})
-    with _quiet():
+    with _quiet(), explained("the encoder", "another compression"):
         return nncf.quantize(
             model,
             data,
@@ -189,6 +189,19 @@ def quantise(model: Any, exact: list[str], images: Iterable[Any], constants: Arr
 
 def _of_type(model: Any, kind: str) -> list[str]:
     return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() == kind]
+
+
+@contextmanager
+def explained(part: str, remedy: str) -> Iterator[None]:
+    """Say that a part of a model cannot be quantised: NNCF and OpenVINO speak of checks in their own code."""
+    try:
+        yield
+    except (RuntimeError, IndexError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise ValueError(
+            f"found that NNCF cannot quantise {part} of this model ({reason}), expected a graph that it can: choose "
+            f"{remedy}"
+        ) from error
 
 
 @contextmanager

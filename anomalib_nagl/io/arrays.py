@@ -50,15 +50,14 @@ def decoder() -> ModuleType:
 def as_image(given: Any, source: str = "an array (height, width, channels)") -> NDArray[np.float32]:
     """An image in any usual form as float32 RGB (3, H, W) in [0, 1]; the result shares no memory with what was given.
 
-    Takes the path of a file, a Pillow image, or an array (H, W) or (H, W, C) of 1, 3 or 4 channels, the fourth of which
-    is ignored. Unsigned integers of 8 or 16 bits are divided by their largest value, floats have to be in [0, 1].
-    ``source`` says in errors what was given. EdgeError for anything else.
+    Takes the path of a file, a Pillow image, which is turned upright as its file is, or an array (H, W) or (H, W, C) of
+    1, 3 or 4 channels, the fourth of which is ignored. Unsigned integers of 8 or 16 bits are divided by their largest
+    value, floats have to be in [0, 1]. ``source`` says in errors what was given. EdgeError for anything else.
     """
     if isinstance(given, str | Path):
         return _to_float(read_image(given), str(given))
     if _is_pillow(given):
-        source = f"a Pillow image of mode {given.mode}"
-        return _to_float(decoder().rgb(given, source), source)
+        return _to_float(decoder().decode_opened(given), f"a Pillow image of mode {given.mode}")
     return _to_float(np.asarray(given), source)
 
 
@@ -95,10 +94,12 @@ def _to_float(array: NDArray[Any], source: str) -> NDArray[np.float32]:
 def as_mask(mask: Any, image: Any, size: tuple[int, ...], name: str) -> NDArray[np.float32]:
     """A mask as float32 0/1 of its image's ``size`` (H, W), which has at least one pixel; EdgeError otherwise.
 
-    ``mask`` is the path of a file or an array (H, W), non-zero on the defect. A file is turned as a file ``image`` is.
+    ``mask`` is the path of a file, a Pillow image or an array (H, W), non-zero on the defect. A file and a Pillow image
+    are turned as ``image`` is, if that is one of them.
     """
-    if isinstance(mask, str | Path):
-        array = read_mask(mask, image if isinstance(image, str | Path) else None)
+    if isinstance(mask, str | Path) or _is_pillow(mask):
+        turned = isinstance(image, str | Path) or _is_pillow(image)
+        array = decoder().decode_mask(mask, image if turned else None)
     else:
         array = np.asarray(mask) != 0
     check_mask(array, size, name)

@@ -10,6 +10,10 @@ class EdgeError(ValueError):
     """A model, a reference pack, an image or a mask that will not do; the message says what to do instead."""
 
 
+class WriteError(EdgeError, OSError):
+    """A place where nothing can be written; the message says which, and why."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The known name that a misspelt one resembles, as words to append to an error; empty without one."""
     near = get_close_matches(name, list(known), 1, 0.5)

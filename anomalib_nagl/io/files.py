@@ -5,25 +5,45 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from anomalib_nagl.io.errors import WriteError
+
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it there; a failure leaves the old file alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Let ``write`` fill a temporary file beside ``path``, then put it there; a failure leaves the old file alone.
+
+    WriteError, an OSError, where the folder cannot be written.
+    """
+    with _explained(path.parent, path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp lets nobody else read
-        os.replace(temporary, path)
+        with _explained(path.parent, path.name):
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _explained(folder: Path, name: str) -> Iterator[None]:
+    """Say which folder cannot be written: the system speaks of temporary names."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"found a folder that cannot be written: {folder} ({error.strerror or error}), expected one to put {name} "
+            "into: let this user write there, or use a copy in another place"
+        ) from error
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -43,12 +63,15 @@ def file_hash(path: Path) -> str:
 def atomic_files(folder: Path, write: Callable[[Path], Path]) -> Path:
     """Let ``write`` fill an empty folder, then move its files into ``folder``, the one it names last; returns that one.
 
-    A failure leaves ``folder`` as it was.
+    A failure leaves ``folder`` as it was; WriteError, an OSError, where it cannot be written.
     """
     new = next(path for path in (folder, *folder.parents) if path.is_dir())
-    with tempfile.TemporaryDirectory(dir=new, prefix=".export-") as temporary:
+    with _explained(folder, "an export"):
+        room = tempfile.TemporaryDirectory(dir=new, prefix=".export-")
+    with room as temporary:
         written = write(Path(temporary))
-        folder.mkdir(parents=True, exist_ok=True)
+        with _explained(folder, "an export"):
+            folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(written.parent.iterdir(), key=lambda path: path == written):
             os.replace(file, folder / file.name)
     return folder / written.name

@@ -40,6 +40,10 @@ class Header(NamedTuple):
         return (self.size[1], self.size[0]) if self.orientation >= 5 else self.size
 
 
+def _header(image: Image.Image) -> Header:
+    return Header(_stored_size(image), _orientation(image), image.mode)
+
+
 def is_image_file(path: str | Path) -> bool:
     """Whether a file name ends like an image that Pillow reads."""
     return Path(path).suffix.lower() in _extensions()
@@ -54,9 +58,18 @@ def read_header(path: str | Path) -> Header:
     """Look at an image without decoding it; EdgeError, a ValueError, if the file is none."""
     try:
         with _open(path) as image:
-            return Header(_stored_size(image), _orientation(image), image.mode)
+            return _header(image)
     except _BROKEN as error:
         raise EdgeError(_unreadable(path, error)) from error
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files below a folder but hidden ones, sorted; a folder that is named like an image is looked into.
+
+    A link that leads nowhere is listed: whoever reads it says so.
+    """
+    named = (path for path in folder.rglob("*") if is_image_file(path) and not path.name.startswith("."))
+    return sorted(path for path in named if path.is_file() or not path.exists())
 
 
 def decode_image(path: str | Path) -> NDArray[Any]:
@@ -68,6 +81,17 @@ def decode_image(path: str | Path) -> NDArray[Any]:
         raise
     except _BROKEN as error:
         raise EdgeError(_unreadable(path, error)) from error
+
+
+def decode_opened(image: Image.Image) -> NDArray[Any]:
+    """The same of an image that somebody opened; what was turned already has no orientation any more."""
+    source = f"a Pillow image of mode {image.mode}"
+    try:
+        return rgb(ImageOps.exif_transpose(_loaded(image)), source)
+    except EdgeError:
+        raise
+    except _BROKEN as error:
+        raise EdgeError(_unreadable(getattr(image, "filename", "") or source, error)) from error
 
 
 def rgb(image: Image.Image, name: str) -> NDArray[Any]:
@@ -85,17 +109,17 @@ def rgb(image: Image.Image, name: str) -> NDArray[Any]:
     return np.repeat(scaled[..., None], 3, axis=2)
 
 
-def decode_mask(path: str | Path, image: str | Path | None) -> NDArray[np.bool_]:
+def decode_mask(path: str | Path | Image.Image, image: str | Path | Image.Image | None) -> NDArray[np.bool_]:
     """Read a mask (H, W), true where it is not black; EdgeError if it is no image.
 
-    It is turned as its image is: by its own EXIF orientation or, without one, by that of the image file when it has the
-    size at which the image is stored.
+    It is turned as its image is: by its own EXIF orientation or, without one, by that of the image when it has the size
+    at which the image is stored. Both may be files or opened images.
     """
     try:
+        if isinstance(path, Image.Image):
+            return _marked(_turn_mask(_loaded(path), image))
         with _open(path) as opened:
-            mask = _turn_mask(opened, image)
-            grey = mask if mask.mode in (*_SIXTEEN_BIT, "F") else mask.convert("L")
-            return np.asarray(grey) > 0
+            return _marked(_turn_mask(opened, image))
     except EdgeError:  # of the image
         raise
     except _BROKEN as error:
@@ -111,10 +135,30 @@ def _open(path: str | Path) -> ImageFile.ImageFile:
     return image
 
 
-def _turn_mask(mask: Image.Image, image: str | Path | None) -> Image.Image:
-    if _orientation(mask) != 1 or image is None or not Path(image).is_file():
+def _loaded(image: Image.Image) -> Image.Image:
+    """An image with its pixels in memory; not mapped, as in ``_open``."""
+    name = getattr(image, "filename", None)
+    if image.format != "TIFF" or not name:
+        image.load()
+        return image
+    image.filename = ""  # type: ignore[attr-defined]
+    try:
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
+    return image
+
+
+def _marked(mask: Image.Image) -> NDArray[np.bool_]:
+    grey = mask if mask.mode in (*_SIXTEEN_BIT, "F") else mask.convert("L")
+    found: NDArray[np.bool_] = np.asarray(grey) > 0
+    return found
+
+
+def _turn_mask(mask: Image.Image, image: str | Path | Image.Image | None) -> Image.Image:
+    if _orientation(mask) != 1 or image is None or not (isinstance(image, Image.Image) or Path(image).is_file()):
         return ImageOps.exif_transpose(mask)
-    header = read_header(image)
+    header = _header(image) if isinstance(image, Image.Image) else read_header(image)
     method = _UPRIGHT.get(header.orientation)
     return mask.transpose(method) if method is not None and mask.size == header.size else mask
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ class ReferenceVisualizer(ImageVisualizer):
     def __init__(self, max_references: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_references = max_references
+        self._written: dict[Path, str] = {}  # what was drawn in this run, and of which image
+
+    def on_test_start(self, *args: Any, **kwargs: Any) -> None:
+        """Begin a run: what earlier ones drew is replaced."""
+        super().on_test_start(*args, **kwargs)
+        self._written.clear()
+
+    def on_predict_start(self, *args: Any, **kwargs: Any) -> None:
+        """The same of a prediction."""
+        super().on_predict_start(*args, **kwargs)
+        self._written.clear()
 
     def reference_panels(
         self, model: Any, similarity: Tensor | None = None, types: Sequence[str] = ()
@@ -81,14 +93,24 @@ class ReferenceVisualizer(ImageVisualizer):
             if not isinstance(picture, Image.Image):
                 continue
             panels = self.reference_panels(pl_module.model, None if similarity is None else similarity[i], types)
-            side_by_side(picture, panels).save(
-                generate_output_filename(
-                    input_path=item.image_path or "",
-                    output_path=folder,
-                    dataset_name=name,
-                    category=category,
-                )
-            )
+            side_by_side(picture, panels).save(self._place(item.image_path or "", folder, name, category))
+
+    def _place(self, image: str, folder: Path, name: str | None, category: str | None) -> Path:
+        """Where the picture of an image goes: where anomalib puts it, with more of its folders if that is taken.
+
+        anomalib keeps the last folder of an image alone: cameras' images of several days would replace each other.
+        """
+        if not image:  # of a loader that knows no files
+            image = f"{len(self._written):06}.png"
+        place: Path = generate_output_filename(image, folder, name, category, mkdir=False)
+        above = Path(os.path.abspath(image)).parent.parts[1:]
+        kept = len(place.relative_to(folder).parts) - 1
+        while self._written.get(place, image) != image and kept < len(above):
+            kept += 1
+            place = folder.joinpath(*above[-kept:], place.name)
+        self._written[place] = image
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
 
 
 def _title(index: int, n_normal: int, similarity: Tensor | None, types: Sequence[str]) -> str:

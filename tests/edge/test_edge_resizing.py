@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.exported import picture, pixels
 
-from anomalib_nagl.core.resizing import MatrixResize, PillowResize
+from anomalib_nagl.core.resizing import MatrixResize
 from anomalib_nagl.edge import NaglEdge
 from anomalib_nagl.edge.resizing import bands, resize
 from anomalib_nagl.edge.runtime import Images, read_graph
@@ -27,8 +27,8 @@ def test_as_in_torch(size: tuple[int, int], target: tuple[int, int]) -> None:
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 2e-6
     rounded = resize(image.numpy(), target, rounded=True)
-    off = np.abs(rounded - PillowResize(target)(image).numpy())
-    assert off.max() <= 1.001 / 255  # where PIL, which computes in integers, rounds a half the other way
+    off = np.abs(rounded - MatrixResize(target, rounded=True)(image[None])[0].numpy())
+    assert off.max() <= 1.001 / 255  # where sums in another order fall on the other side of a half
     assert (off > 1e-6).mean() < 0.02
 
 

@@ -1,0 +1,46 @@
+"""Compiling for a box: the folder for compiled graphs, and what is kept of shapes that were seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from anomalib_nagl.edge import EdgeError, NaglEdge, runtime
+
+
+def test_a_cache_that_cannot_be_made_is_named(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for cache in (tmp_path / "file", tmp_path / "file/cache"):
+        with pytest.raises(
+            EdgeError, match=r"cache folder that cannot be written: \S+file.* choose another cache, or none"
+        ):
+            NaglEdge(exported, cache=cache)
+
+
+def test_a_cache_is_made_and_used(exported: Path, tmp_path: Path) -> None:
+    image = np.zeros((50, 60, 3), np.uint8)
+    expected = NaglEdge(exported).predict(image).score
+    for _ in range(2):
+        found = NaglEdge(exported, cache=tmp_path / "new/cache").predict(image).score
+        assert found == pytest.approx(expected, abs=1e-6)
+    assert list((tmp_path / "new/cache").iterdir())
+
+
+def test_a_wrong_device_is_still_named(exported: Path) -> None:
+    with pytest.raises(EdgeError, match=r"device 'XYZ'.*expected one of CPU"):
+        NaglEdge(exported, device="XYZ")
+
+
+def test_openvino_may_do_without_the_number_of_shapes(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for where inputs come in many shapes, and is not a documented property."""
+    image = np.full((50, 60, 3), 90, np.uint8)
+    expected = NaglEdge(exported).predict(image).score
+    core = ov.Core()
+    graph = runtime.read_graph(core, exported.with_name("scorer.xml"))
+    kept = runtime.compile_graph(core, graph, "CPU", {}).model.get_property("CPU_RUNTIME_CACHE_CAPACITY")
+    assert int(kept) == 32
+    monkeypatch.setattr(runtime, "FEW_SHAPES", {"NO_SUCH_PROPERTY": 1})
+    assert NaglEdge(exported).predict(image).score == pytest.approx(expected, abs=1e-6)
