@@ -28,7 +28,7 @@ from anomalib_nagl.plugin import exporting
 from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
-from anomalib_nagl.plugin.fit_plan import FitPlan, plan_fit
+from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
@@ -115,6 +115,7 @@ class Nagl(AnomalibModule):
         drawn = ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
         self.reference_adapter = ReferenceAdapter(drawn)
         self.head_trainer = HeadTrainer(selection)
+        self.head_trainer.remember_first(model.head)
         if head is not None:
             load_head(self, head)
 
@@ -173,6 +174,7 @@ class Nagl(AnomalibModule):
         The first hook of a run, before any data is prepared: here a fit is planned, and the datamodule told.
         """
         self.plan = plan_fit(self)
+        self.reference_adapter.notice(datamodule_of(self.trainer))
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
