@@ -86,7 +86,10 @@ def rgb(image: Image.Image, name: str) -> NDArray[Any]:
 
 
 def decode_mask(path: str | Path, image: str | Path | None) -> NDArray[np.bool_]:
-    """Read a mask (H, W), true where it is not black; EdgeError if it is no image.
+    """Read a mask (H, W), true where it is painted; EdgeError if it is no image.
+
+    That is where it is not transparent when some of it is, else where it is not black, and where its labels are not 0
+    when all of their colours are black.
 
     It is turned as its image is: by its own EXIF orientation or, without one, by that of the image file when it has the
     size at which the image is stored.
@@ -94,14 +97,24 @@ def decode_mask(path: str | Path, image: str | Path | None) -> NDArray[np.bool_]
     try:
         with _open(path) as opened:
             mask = _turn_mask(opened, image)
-            grey = mask if mask.mode in (*_SIXTEEN_BIT, "F") else mask.convert("L")
-            return np.asarray(grey) > 0
+            return _marked(mask)
     except EdgeError:  # of the image
         raise
     except _BROKEN as error:
         raise EdgeError(
             f"found a mask that cannot be read as an image: {path} ({error}); expected a grey image: replace it"
         ) from error
+
+
+def _marked(mask: Image.Image) -> NDArray[np.bool_]:
+    if mask.mode in (*_SIXTEEN_BIT, "F", "L", "1"):
+        return np.asarray(mask) > 0
+    if mask.has_transparency_data:
+        painted: NDArray[np.bool_] = np.asarray(mask.convert("RGBA").getchannel("A")) > 0
+        if not painted.all():
+            return painted
+    coloured: NDArray[np.bool_] = (np.asarray(mask.convert("RGB")) > 0).any(axis=2)
+    return np.asarray(mask) != 0 if mask.mode == "P" and not coloured.any() else coloured
 
 
 def _open(path: str | Path) -> ImageFile.ImageFile:

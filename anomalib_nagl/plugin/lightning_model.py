@@ -13,7 +13,6 @@ from anomalib.data import InferenceBatch
 from anomalib.deploy.export import CompressionType
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
@@ -32,7 +31,7 @@ from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
-from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
+from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
@@ -66,6 +65,7 @@ class Nagl(AnomalibModule):
 
     pre_processor: Any  # anomalib's components may be of any class
     post_processor: Any
+    configure_pre_processor: Any = PreProcessorFactory()  # of a model, or of the class as in anomalib
 
     def __init__(
         self,
@@ -106,6 +106,7 @@ class Nagl(AnomalibModule):
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self.statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        check_size(self.pre_processor, image_size)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
         self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
@@ -128,11 +129,6 @@ class Nagl(AnomalibModule):
     def trainer_arguments(self) -> dict[str, Any]:
         """No sanity validation: there are no references yet. A trained head needs one epoch, which trains nothing."""
         return {"num_sanity_val_steps": 0, **({"max_epochs": 1} if self.adapts else {})}
-
-    def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> PreProcessor:  # type: ignore[override]
-        """Resize to the network input, normalise with the backbone's statistics."""
-        mean, std, published = self.statistics
-        return NaglPreProcessor(image_size or self.image_size, mean, std, published)
 
     def configure_post_processor(self) -> ReferencePostProcessor:
         """Thresholds from the references, unless ``threshold`` says otherwise."""

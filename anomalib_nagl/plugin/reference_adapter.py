@@ -20,6 +20,7 @@ from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_callback import RunCallback
+from anomalib_nagl.plugin.sample_reader import SampleReader, steady_reader
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_record, write_record
 from anomalib_nagl.references.reference_set import ReferenceSet
@@ -44,6 +45,7 @@ class ReferenceAdapter(RunCallback):
         self.manifest: dict[str, Any] = {}
         self._splits = BorrowedSplits()
         self._held_out: SupportSet | None = None
+        self._reader: SampleReader | None = None
         self._removed = 0
         self._taken = False
 
@@ -131,6 +133,7 @@ class ReferenceAdapter(RunCallback):
         self._splits.take(data)
         if stage == "fit":
             self._held_out = self.plan.choose(data)
+            self._reader = steady_reader(data, self._held_out, describe(data))
             self._removed = hold_out(data, self._held_out)
         elif self.references:
             exclude(data, find_copies(data, self.references))
@@ -139,11 +142,13 @@ class ReferenceAdapter(RunCallback):
         """Leave after a run, and the data as it was."""
         super().teardown(trainer, pl_module, stage)
         self._splits.give_back()
+        self._reader = None
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave after a run that failed, and the data as it was."""
         super().on_exception(trainer, pl_module, exception)
         self._splits.give_back()
+        self._reader = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Take references at once where no head is trained: whatever is saved or validated has them."""
@@ -203,7 +208,9 @@ class ReferenceAdapter(RunCallback):
         if isinstance(data, ReferenceData):
             self.set_references(nagl, data.reference_set(), data.selection_record(), data.removed)
         elif isinstance(data, AnomalibDataModule) and self._held_out is not None:
-            self.set_references(nagl, self.plan.load(self._held_out), self.plan.selection(data), self._removed)
+            self.set_references(
+                nagl, self.plan.load(self._held_out, self._reader), self.plan.selection(data), self._removed
+            )
 
     def _write_record(self, trainer: Trainer, nagl: Nagl) -> None:
         """Write ``references.json`` into the folder of this run."""

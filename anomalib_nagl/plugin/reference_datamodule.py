@@ -10,7 +10,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 
-from anomalib_nagl.plugin.datasets import exclude, find_copies, hold_out, own_copy
+from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out, own_copy
 from anomalib_nagl.plugin.episode_source import (
     Episodes,
     EpisodeSource,
@@ -24,6 +24,7 @@ from anomalib_nagl.plugin.fit_plan import FitPlan
 from anomalib_nagl.plugin.randomness import seeded
 from anomalib_nagl.plugin.reading import ImageFolder, first_of, served
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
+from anomalib_nagl.plugin.sample_reader import SampleReader, query_transform, steady_reader
 from anomalib_nagl.references.images import image_hash
 from anomalib_nagl.references.reference_set import ReferenceSet
 from anomalib_nagl.references.sampling import SupportSet
@@ -178,6 +179,8 @@ class ReferenceDataModule(AnomalibDataModule):
         self.val_data = served(self.target.val_data if hasattr(self.target, "val_data") else self.target.test_data)
         if self._recorded is None:
             self.support_set = self.plan.choose(self.target)
+            if self.fit_plan is not None:
+                steady_reader(self, self.support_set, describe(self))  # early: they are read after a training
             self.removed = hold_out(self, self.support_set)
         else:
             self.removed = exclude(self, find_copies(self, self._recorded))
@@ -207,7 +210,7 @@ class ReferenceDataModule(AnomalibDataModule):
             self.setup()
         if self.support_set is None:
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
-        return self.plan.load(self.support_set)
+        return self.plan.load(self.support_set, SampleReader(self.target, query_transform(self)))
 
     def selection_record(self) -> dict[str, Any]:
         """How the references were chosen, in plain values."""
