@@ -113,7 +113,7 @@ def _marked(mask: Image.Image) -> NDArray[np.bool_]:
         painted: NDArray[np.bool_] = np.asarray(mask.convert("RGBA").getchannel("A")) > 0
         if not painted.all():
             return painted
-    coloured: NDArray[np.bool_] = (np.asarray(mask.convert("RGB")) > 0).any(axis=2)
+    coloured: NDArray[np.bool_] = np.asarray(mask.convert("RGB")).max(axis=2) > 0
     return np.asarray(mask) != 0 if mask.mode == "P" and not coloured.any() else coloured
 
 

@@ -50,7 +50,7 @@ class SampleReader:
         mask = item.gt_mask if masked else None
         if mask is not None:
             mask = (torch.as_tensor(mask).as_subclass(Tensor).reshape(image.shape[-2:]) != 0).to(torch.uint8)
-        return image.expand(3, -1, -1).contiguous(), mask  # grey is one channel after some transforms
+        return image.contiguous(), mask
 
     def check_steady(self, sample: Sample, name: str) -> None:
         """Raise ValueError when an image of ``name`` comes out otherwise from one reading to the next."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -214,7 +214,7 @@ def _load_abnormal(sample: Sample, policy: str, read: Read | None) -> ReferenceI
     if masked:
         _warn_of_mask(sample)
     image, mask = (read or read_files)(sample, masked)
-    facts = {"name": name, "defect_type": sample.defect_type, "sha256": _file_hash(sample, read)}
+    facts: dict[str, Any] = {"name": name, "defect_type": sample.defect_type, "sha256": _file_hash(sample, read)}
     if policy == "whole":
         full = torch.ones(image.shape[-2:], dtype=torch.uint8)
         return ReferenceImage(image, "abnormal", full, mask_source=FULL_IMAGE, **facts)
