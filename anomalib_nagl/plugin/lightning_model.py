@@ -29,6 +29,7 @@ from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
+from anomalib_nagl.plugin.metric_notes import note_metrics
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold
 from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
@@ -170,6 +171,7 @@ class Nagl(AnomalibModule):
         The first hook of a run, before any data is prepared: here a fit is planned, and the datamodule told.
         """
         self.plan = plan_fit(self)
+        note_metrics(self.evaluator)
         self.reference_adapter.notice(datamodule_of(self.trainer))
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
