@@ -10,7 +10,7 @@ from torch import Tensor
 from anomalib_nagl.bank import calibration
 from anomalib_nagl.bank.calibration import Calibration, Detector, State
 from anomalib_nagl.bank.maps import anomaly_map
-from anomalib_nagl.core.model import NaglModel, ReferenceTokens, as_array
+from anomalib_nagl.core.model import AdaptedState, NaglModel, ReferenceTokens, as_array
 
 Floats = NDArray[np.float32]
 
@@ -27,7 +27,10 @@ def detector_of(model: NaglModel, like: Tensor) -> Detector:
 
 
 @torch.no_grad()
-def calibrate(model: NaglModel, tokens: ReferenceTokens, limit: int | None = None) -> Calibration:
-    """Raw thresholds for images and pixels from the references alone, those that the model is to be shown."""
-    state = {name: as_array(tensor) for name, tensor in model.adapt(tokens, limit).tensors.items()}
-    return calibration.calibrate(model.patches(tokens, limit), state, detector_of(model, tokens.normal))
+def calibrate(
+    model: NaglModel, tokens: ReferenceTokens, limit: int | None = None, state: AdaptedState | None = None
+) -> Calibration:
+    """Raw thresholds for images and pixels from the references alone; ``state`` is what was made of them already."""
+    tensors = (state or model.adapt(tokens, limit)).tensors
+    arrays = {name: as_array(tensor) for name, tensor in tensors.items()}
+    return calibration.calibrate(model.patches(tokens, limit), arrays, detector_of(model, tokens.normal))

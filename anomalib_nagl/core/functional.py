@@ -167,3 +167,9 @@ def binned_auroc(score: Tensor, label: Tensor, bins: int = 1000) -> Tensor:
         count = torch.cat([torch.histc(chosen, bins, low, high), (chosen >= high).sum()[None]]).flip(0).cumsum(0)
         rates.append(torch.cat([count.new_zeros(1), count / count[-1]]))
     return torch.trapezoid(rates[0], rates[1])
+
+
+def patches_to_pixels(marked: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Whole patches (a, M) as pixels (a, H, W)."""
+    cells = marked.unflatten(-1, grid)
+    return cells.repeat_interleave(size[0] // grid[0], dim=-2).repeat_interleave(size[1] // grid[1], dim=-1)

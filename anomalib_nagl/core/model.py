@@ -15,7 +15,7 @@ from anomalib_nagl.bank import adapted
 from anomalib_nagl.bank.adapted import Dimensions, Limits, ReferencePatches, mined, normal_owners
 from anomalib_nagl.bank.maps import smoothing_sigma
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask
-from anomalib_nagl.core.functional import anomaly_map, image_score, smoothing_matrix
+from anomalib_nagl.core.functional import anomaly_map, image_score, patches_to_pixels, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
 from anomalib_nagl.encoders import Encoder, build_encoder
@@ -277,12 +277,6 @@ class NaglModel(nn.Module):
 def as_array(tensor: Tensor) -> NDArray[np.float32]:
     """A tensor as float32 on the CPU, in which everything is computed that is decided once."""
     return tensor.detach().float().cpu().numpy()
-
-
-def patches_to_pixels(marked: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Whole patches (a, M) as pixels (a, H, W)."""
-    cells = marked.unflatten(-1, grid)
-    return cells.repeat_interleave(size[0] // grid[0], dim=-2).repeat_interleave(size[1] // grid[1], dim=-1)
 
 
 def build_model(

@@ -142,14 +142,14 @@ class Scorer:
     def _mask(self, sample: Sample, size: Size) -> Tensor:
         """The mask of an abnormal image at a size (height, width), 0/1."""
         if (sample.image, size) not in self._masks:
-            mask = load_mask(sample.mask, sample.image)
+            mask = load_mask(sample.masks, sample.image)
             self._masks[sample.image, size] = torch.from_numpy(resize_mask(mask.numpy(), size)).to(torch.uint8)
         return self._masks[sample.image, size]
 
     def _reference_mask(self, sample: Sample, size: Size) -> Tensor:
         if (sample.image, size) not in self._masks:  # checked once, as in any set of references
             height, width = load_image(sample.image).shape[-2:]
-            check_mask(load_mask(sample.mask, sample.image), (height, width), sample.image)
+            check_mask(load_mask(sample.masks, sample.image), (height, width), sample.image)
         return self._mask(sample, size)
 
 

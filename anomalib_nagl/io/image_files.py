@@ -110,7 +110,10 @@ def rgb(image: Image.Image, name: str) -> NDArray[Any]:
 
 
 def decode_mask(path: str | Path | Image.Image, image: str | Path | Image.Image | None) -> NDArray[np.bool_]:
-    """Read a mask (H, W), true where it is not black; EdgeError if it is no image.
+    """Read a mask (H, W), true where it is painted; EdgeError if it is no image.
+
+    That is where it is not transparent when some of it is, else where it is not black, and where its labels are not 0
+    when all of their colours are black.
 
     It is turned as its image is: by its own EXIF orientation or, without one, by that of the image when it has the size
     at which the image is stored. Both may be files or opened images.
@@ -126,6 +129,17 @@ def decode_mask(path: str | Path | Image.Image, image: str | Path | Image.Image 
         raise EdgeError(
             f"found a mask that cannot be read as an image: {path} ({error}); expected a grey image: replace it"
         ) from error
+
+
+def _marked(mask: Image.Image) -> NDArray[np.bool_]:
+    if mask.mode in (*_SIXTEEN_BIT, "F", "L", "1"):
+        return np.asarray(mask) > 0
+    if mask.has_transparency_data:
+        painted: NDArray[np.bool_] = np.asarray(mask.convert("RGBA").getchannel("A")) > 0
+        if not painted.all():
+            return painted
+    coloured: NDArray[np.bool_] = np.asarray(mask.convert("RGB")).max(axis=2) > 0
+    return np.asarray(mask) != 0 if mask.mode == "P" and not coloured.any() else coloured
 
 
 def _open(path: str | Path) -> ImageFile.ImageFile:
@@ -147,12 +161,6 @@ def _loaded(image: Image.Image) -> Image.Image:
     finally:
         image.filename = name  # type: ignore[attr-defined]
     return image
-
-
-def _marked(mask: Image.Image) -> NDArray[np.bool_]:
-    grey = mask if mask.mode in (*_SIXTEEN_BIT, "F") else mask.convert("L")
-    found: NDArray[np.bool_] = np.asarray(grey) > 0
-    return found
 
 
 def _turn_mask(mask: Image.Image, image: str | Path | Image.Image | None) -> Image.Image:

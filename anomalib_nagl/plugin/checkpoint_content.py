@@ -50,7 +50,8 @@ def load_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
     settings = saved["settings"]
     nagl.image_size = parse_image_size(settings["image_size"])
     structure = {name: settings[name] for name in STRUCTURE}
-    nagl.model = build_model(**structure, image_size=nagl.image_size, config=saved["backbone"])
+    nagl.model = build_model(**structure, image_size=nagl.image_size, config=saved["backbone"], seed=nagl.seed)
+    nagl.head_trainer.remember_first(nagl.model.head)
     nagl.loss = NaglLoss(settings["variant"])
     nagl.statistics = nagl.model.encoder.mean, nagl.model.encoder.std, settings["variant"].startswith("paper")
     nagl.hparams.update(settings)

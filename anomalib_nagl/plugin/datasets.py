@@ -11,10 +11,12 @@ from pathlib import Path
 import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
+from anomalib.data.utils.path import validate_and_resolve_path as resolve
 from rich.progress import track
 
 from anomalib_nagl.plugin.reading import ImageFolder
 from anomalib_nagl.references.images import image_hash, load_mask, read_header
+from anomalib_nagl.references.sample import mask_files
 from anomalib_nagl.references.sampling import Sample, SupportSet, draw
 
 logger = logging.getLogger(__name__)
@@ -27,14 +29,29 @@ def samples(dataset: AnomalibDataset, label: LabelName) -> list[Sample]:
     table = table[table.label_index == int(label)].sort_values("image_path")
     types = table["label"] if "label" in table else table["image_path"].map(lambda path: Path(path).parent.name)
     masks = table["mask_path"] if "mask_path" in table else [None] * len(table)
-    return [
-        Sample(
-            str(image),
-            str(mask) if isinstance(mask, str | Path) and str(mask) else None,
-            str(getattr(defect, "value", defect)),
-        )
-        for image, mask, defect in zip(table["image_path"], masks, types, strict=True)
-    ]
+    folders = _defect_folders(dataset) if label == LabelName.ABNORMAL else []
+    found = []
+    for image, listed, defect in zip(table["image_path"], masks, types, strict=True):
+        files = mask_files(listed)
+        kind = _folder_type(str(image), folders) or str(getattr(defect, "value", defect))
+        found.append(Sample(str(image), files[0] if files else None, kind, files[1:]))
+    return found
+
+
+def _defect_folders(dataset: AnomalibDataset) -> list[Path]:
+    """The folders of defective images of anomalib's ``Folder``, the deepest first, when there are several."""
+    origin = getattr(dataset, "origin", None) or dataset
+    given = getattr(origin, "abnormal_dir", None)
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
+        return []
+    folders = [resolve(path, getattr(origin, "root", None)) for path in given]
+    return sorted(folders, key=lambda folder: len(folder.parts), reverse=True)
+
+
+def _folder_type(image: str, folders: Sequence[Path]) -> str | None:
+    """The name of the first of these folders that an image lies in."""
+    place = Path(image).resolve()
+    return next((folder.name for folder in folders if place.is_relative_to(folder.resolve())), None)
 
 
 def choose_references(
@@ -63,7 +80,7 @@ def choose_references(
             )
     chosen = draw(normal, abnormal, n_normal, n_abnormal, seed, strategy, describe(datamodule))
     for sample in chosen.normal:
-        if sample.mask is not None and bool(load_mask(sample.mask, sample.image).any()):
+        if sample.masks and bool(load_mask(sample.masks, sample.image).any()):
             raise ValueError(
                 f"found a mask with marked pixels on the normal image {sample.image}: {sample.mask}; expected none: "
                 "remove the mask or move the image to the abnormal ones"
@@ -143,6 +160,14 @@ def describe(datamodule: AnomalibDataModule) -> str:
     return f"{datamodule.name} {datamodule.category}".strip()
 
 
+def own_copy(datamodule: AnomalibDataModule) -> AnomalibDataModule:
+    """A datamodule of the same settings and splits that may be set up, or set otherwise, without touching the other."""
+    found = copy.copy(datamodule)
+    vars(found).pop("setup", None)  # see ``borrowed_splits``
+    found.trainer = None
+    return found
+
+
 def expand_sources(
     source: Sequence[AnomalibDataModule], categories: Sequence[str] | None, seed: int
 ) -> list[AnomalibDataModule]:
@@ -160,9 +185,9 @@ def expand_sources(
     for datamodule in source:
         names = [datamodule.category] if categories is None else list(categories)
         for name in all_categories(datamodule) if names == ["all"] else names:
-            clone = copy.deepcopy(datamodule)
-            if categories is not None:
-                clone.category = name
+            clone = own_copy(datamodule)
+            if categories is not None and name != clone.category:
+                clone.category, clone._is_setup = name, False
             clone.seed = seed if clone.seed is None else clone.seed
             expanded.append(clone)
     return expanded

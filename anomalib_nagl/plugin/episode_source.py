@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from anomalib_nagl.plugin.datasets import expand_sources
 from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.plugin.fit_plan import FitPlan
-from anomalib_nagl.plugin.sources import apart, category_pool, split_categories, without_target
+from anomalib_nagl.plugin.sources import apart, as_steady, category_pool, check_masks, split_categories, without_target
 from anomalib_nagl.plugin.token_cache import TokenEpisodes
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class EpisodeSource:
         logger.info(
             "Validating on %s.", ", ".join(pool.name for pool in validation) or "nothing: name other categories"
         )
+        check_masks([*training, *validation])
+        validation = [as_steady(pool) for pool in validation]
         published = self.sampling == "paper"
         episodes = EpisodeDataset(training, *self.shots, self.episodes, (self.seed,), published)
         episodes.augmentations = resize
@@ -109,7 +111,14 @@ def as_planned(
     episodes: EpisodeDataset, validation: EpisodeDataset | None, plan: FitPlan | None
 ) -> tuple[Episodes, Episodes | None]:
     """Episodes as images, or as rows of a token table for a model that keeps one."""
-    if plan is None or plan.resize is None or not plan.use_tokens:
+    pools = (*episodes.pools, *(validation.pools if validation else ()))
+    read = [pool.name for pool in pools if pool.reader is not None]
+    if read and plan is not None and plan.use_tokens:
+        logger.warning(
+            "Images of %s are augmented or read by their own dataset: each is encoded whenever an episode shows it, "
+            "and the token cache is not used.", ", ".join(read),
+        )  # fmt: skip
+    if plan is None or plan.resize is None or not plan.use_tokens or read:
         return episodes, validation
     paths = sorted({*episodes.images(), *(validation.images() if validation else ())})
     rows = TokenEpisodes(validation, paths, plan.resize) if validation else None

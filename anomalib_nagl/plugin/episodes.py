@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -18,8 +18,13 @@ from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_nagl.core.resizing import keep_thin
-from anomalib_nagl.references.images import check_mask, load_image, load_mask
+from anomalib_nagl.plugin.randomness import seeded
+from anomalib_nagl.references.images import check_mask, load_mask
+from anomalib_nagl.references.reference_set import read_files
 from anomalib_nagl.references.sampling import Sample, spread_types
+
+# Makes image (3, H, W) and, if wanted, mask (H, W) of a sample.
+Reader = Callable[[Sample, bool], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Pool:
     normal: tuple[Sample, ...]
     normal_queries: tuple[Sample, ...]
     abnormal: tuple[Sample, ...]
+    reader: Reader | None = None  # None where files are read as they are
+    steady_reader: Reader | None = None  # to validate with
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -147,7 +154,8 @@ class EpisodeBatch(ImageBatch):
 class EpisodeDataset(Dataset[EpisodeItem]):
     """Endless episodes by number; ``seed`` and the number decide an episode, whatever process asks for it.
 
-    A ``seed`` of several numbers is a stream of its own. ``augmentations`` resizes images before they are stacked.
+    A ``seed`` of several numbers is a stream of its own. ``augmentations`` resizes images before they are stacked. The
+    reader of a pool reads its images, with random numbers of the episode's own.
     """
 
     def __init__(
@@ -192,9 +200,10 @@ class EpisodeDataset(Dataset[EpisodeItem]):
     def __getitem__(self, number: int) -> EpisodeItem:
         """Read the images of an episode; ValueError names a file that will not do."""
         episode = self.draw(number)
-        query, query_mask = self._read(episode.query, abnormal=bool(episode.label))
-        normal = [self._read(sample, abnormal=False)[0] for sample in episode.normal]
-        abnormal = [self._read(sample, abnormal=True) for sample in episode.abnormal]
+        with seeded(int(np.random.SeedSequence([*self.seed, number, 1]).generate_state(1)[0])):
+            query, query_mask = self._read(episode, episode.query, abnormal=bool(episode.label))
+            normal = [self._read(episode, sample, abnormal=False)[0] for sample in episode.normal]
+            abnormal = [self._read(episode, sample, abnormal=True) for sample in episode.abnormal]
         empty = query.new_empty(0, *query.shape)
         return EpisodeItem(
             image=Image(query),
@@ -206,16 +215,28 @@ class EpisodeDataset(Dataset[EpisodeItem]):
             ref_mask=torch.stack([mask for _, mask in abnormal]) if abnormal else empty[:, 0],
         )
 
-    def _read(self, sample: Sample, abnormal: bool) -> tuple[Tensor, Tensor]:
-        image = load_image(sample.image)
-        mask = torch.zeros(image.shape[-2:], dtype=torch.uint8)
-        if abnormal:
-            mask = load_mask(sample.mask, sample.image)
-            check_mask(mask, (image.shape[-2], image.shape[-1]), sample.image)
+    def _read(self, episode: Episode, sample: Sample, abnormal: bool) -> tuple[Tensor, Tensor]:
+        pool = next(pool for pool in self.pools if pool.name == episode.category and sample in pool.samples)
+        image, mask = read_sample(pool, sample, abnormal)
         if self.augmentations is not None:
             image, resized = self.augmentations(Image(image), Mask(mask))
             mask = resized if self.published else keep_thin(resized, mask)
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
+
+
+def read_sample(pool: Pool, sample: Sample, abnormal: bool) -> tuple[Tensor, Tensor]:
+    """Image (3, H, W) and mask (H, W), 0/1, of a sample as its pool reads it; ValueError for a mask that will not do.
+
+    An augmentation that leaves nothing of a defect is not used.
+    """
+    image, found = (pool.reader or read_files)(sample, abnormal)
+    if abnormal and found is not None and pool.reader is not pool.steady_reader and not bool(found.any()):
+        image, found = (pool.steady_reader or read_files)(sample, abnormal)
+    if not abnormal:
+        return image, torch.zeros(image.shape[-2:], dtype=torch.uint8)
+    mask = load_mask(None, sample.image) if found is None else found
+    check_mask(mask, (image.shape[-2], image.shape[-1]), sample.image)
+    return image, mask
 
 
 class EpochSampler(DistributedSampler[int]):

@@ -66,8 +66,13 @@ class KeptHead:
     def __init__(self, rule: str) -> None:
         if rule not in RULES:
             raise ValueError(f"found selection={rule!r}, expected one of {', '.join(RULES)}")
-        self.rule, self.epoch, self.scores = rule, -1, ValidationScores(float("-inf"), float("-inf"))
-        self.weights: dict[str, Tensor] | None = None
+        self.rule = rule
+        self.weights: dict[str, Tensor] | None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the head that is kept: another training begins."""
+        self.epoch, self.scores, self.weights = -1, ValidationScores(float("-inf"), float("-inf")), None
 
     def consider(self, epoch: int, scores: ValidationScores, head: nn.Module) -> None:
         """Keep a copy of the head if it is better than the one kept."""

@@ -63,6 +63,10 @@ class ReferenceData(Protocol):
     def brings_references(self) -> bool:
         """Whether references are given and not drawn from a labelled target, so that a test may take them too."""
 
+    @property
+    def has_source(self) -> bool:
+        """Whether there is anything to train a head on; without it a model keeps the trained head that it has."""
+
     def prepare_for(self, plan: FitPlan) -> None:
         """Serve what ``plan`` asks for, from ``prepare_data`` to the end of this fit; without a plan, normal images."""
 
@@ -73,7 +77,7 @@ class ReferenceData(Protocol):
         """How the references were chosen, in plain values."""
 
     def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
-        """Leave out the references of a checkpoint instead of choosing others, from the next ``setup`` on."""
+        """Leave out the references that a model has, instead of choosing others, from now to the end of this run."""
 
     def validation_loaders(self, epoch: int) -> Mapping[str, DataLoader[Any]]:
         """Episodes by held-out category to judge the head of an epoch by; empty when there are none."""
@@ -85,19 +89,20 @@ def plan_fit(nagl: Nagl) -> FitPlan | None:
         return None
     data = datamodule_of(nagl.trainer)
     if not isinstance(data, ReferenceData):
-        return _plan(nagl, nagl.n_abnormal)
-    plan = _plan(nagl, data.abnormal_shots)
+        return _plan(nagl, nagl.n_abnormal, has_source=False)
+    plan = _plan(nagl, data.abnormal_shots, data.has_source)
     data.prepare_for(plan)
     return plan
 
 
-def _plan(nagl: Nagl, abnormal_shots: int) -> FitPlan:
+def _plan(nagl: Nagl, abnormal_shots: int, has_source: bool) -> FitPlan:
     """The plan for a model that will be shown so many abnormal references."""
+    ready = nagl.adapts or not abnormal_shots or (nagl.head_trained and not has_source)
     resizes: list[Any] = extract_transforms_by_type(transform_of(nagl.pre_processor), Resize)
     by_references = isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references
     measured = isinstance(nagl.evaluator, Evaluator) and len(nagl.evaluator.val_metrics) > 0
     return FitPlan(
-        mode="references" if nagl.adapts or not abnormal_shots else "episodes",
+        mode="references" if ready else "episodes",
         selection=nagl.selection,
         # Tokens are of images that our pre-processor made, no one else's.
         use_tokens=nagl.token_cache and isinstance(nagl.pre_processor, NaglPreProcessor),

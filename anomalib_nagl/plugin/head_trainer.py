@@ -23,6 +23,7 @@ from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.run_callback import RunCallback
 from anomalib_nagl.plugin.token_cache import Processes, TokenBatch, TokenEpisodes, TokenTable, encode_images
 from anomalib_nagl.plugin.token_store import PRECISIONS, FileStore, MemoryStore, recipe_hash
+from anomalib_nagl.plugin.trainer_state import TrainerLimits, has_saved, save_finished, start_over
 
 if TYPE_CHECKING:
     from anomalib_nagl.plugin.lightning_model import Nagl
@@ -57,22 +58,31 @@ class HeadTrainer(RunCallback):
         self.backbone: str | None = None
         self._tokens: TokenTable | None = None
         self._outgrown: str | None = None
+        self._first: dict[str, Tensor] = {}
+        self._limits: TrainerLimits | None = None
+
+    def remember_first(self, head: nn.Module) -> None:
+        """Note the weights that every training of a model begins with."""
+        self._first = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Forget how an earlier training ended."""
+        """Forget what an earlier training kept, and how it ended; a checkpoint to go on from is not read yet."""
         del trainer, pl_module
         if stage == "fit":
             self._outgrown = None
+            self.kept.reset()
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Leave after a run; what a training was resumed from is of interest to the run after it alone."""
         super().teardown(trainer, pl_module, stage)
+        self._give_limits_back(trainer)
         if stage != "fit":
             self._outgrown = None
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave after a run that failed."""
         super().on_exception(trainer, pl_module, exception)
+        self._give_limits_back(trainer)
         self._tokens = self._outgrown = None
 
     def has_outgrown(self, checkpoint: object) -> bool:
@@ -83,7 +93,7 @@ class HeadTrainer(RunCallback):
         return self._outgrown is not None and str(checkpoint) == self._outgrown
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Fetch the backbone's weights and set the length of training.
+        """Fetch the backbone's weights, begin anew unless a checkpoint goes on, and set the length of training.
 
         References, thresholds and score ranges belong to the finished head, so the target is looked at once, after
         training: ``on_fit_end`` does that.
@@ -91,12 +101,31 @@ class HeadTrainer(RunCallback):
         nagl: Nagl = pl_module
         nagl.model.encoder.ensure_weights()
         check_backbone(self.backbone, nagl.model.encoder.fingerprint())
+        if trainer.ckpt_path is None:
+            start_over(trainer)
+            self._begin_anew(nagl)
+        self._limits = TrainerLimits.of(trainer)
         limit, planned = trainer.max_epochs, nagl.epochs if nagl.trains else 1
         trainer.fit_loop.max_epochs = planned if limit is None or limit < 0 else min(planned, limit)
+        one_image = isinstance(datamodule_of(trainer), ReferenceData) and nagl.plan and not nagl.plan.needs_validation
+        if one_image and isinstance(trainer.limit_val_batches, float):
+            trainer.limit_val_batches = float(trainer.limit_val_batches > 0)  # a share of the one image is none
         if not nagl.trains:
-            trainer.limit_train_batches = 1
+            trainer.limit_train_batches, trainer.check_val_every_n_epoch = 1, 1
         elif trainer.check_val_every_n_epoch == 1:
             trainer.check_val_every_n_epoch = nagl.epochs + 1
+
+    def _begin_anew(self, nagl: Nagl) -> None:
+        """A head that is trained owes nothing to what the model learned before."""
+        if nagl.trains:
+            nagl.model.head.load_state_dict(self._first)
+            nagl.head_trained = False
+
+    def _give_limits_back(self, trainer: Trainer) -> None:
+        """The trainer may be asked for another fit."""
+        if self._limits is not None:
+            self._limits.restore(trainer)
+            self._limits = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Encode every image of the source once."""
@@ -168,23 +197,33 @@ class HeadTrainer(RunCallback):
             yield ScoredEpisodes(image_score(maps.score).cpu(), smoothed.cpu(), mask.cpu(), label.cpu())
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Finish a training: take the head that was kept, then references and thresholds of the target, and save.
+        """Finish a fit: take the head that was kept, then references and thresholds of the target, and save.
 
         Here and not on the last epoch, because early stopping and a training that was killed after its last epoch have
         none; Lightning offers no other way to validate once, so its validation loop is run as its own training does.
         """
         nagl: Nagl = pl_module
         self._tokens = None
-        if not nagl.trains:
-            return
+        trainer.strategy.model_to_device()  # Lightning has taken it away already
+        if nagl.trains:
+            self._finish_training(trainer, nagl)
+        elif nagl.reference_adapter.complete(trainer, nagl):
+            save_finished(trainer)
+        nagl.cpu()
+
+    def _finish_training(self, trainer: Trainer, nagl: Nagl) -> None:
         if self.kept.weights is not None:
             nagl.model.head.load_state_dict(self.kept.weights)
             logger.info("Keeping the head of epoch %d.", self.kept.epoch)
         elif self.kept.rule != "last":
             logger.info("Keeping the head of the last epoch: no other was found better on held-out source categories.")
+        nagl.reference_adapter.expect_references()  # those of earlier epochs were made with other heads
+        stale = has_saved(trainer)
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
+        if nagl.reference_adapter.complete(trainer, nagl) or stale:
+            save_finished(trainer)
         self._outgrown = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
 
 

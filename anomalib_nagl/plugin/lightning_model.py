@@ -13,7 +13,6 @@ from anomalib.data import InferenceBatch
 from anomalib.deploy.export import CompressionType
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
@@ -29,11 +28,12 @@ from anomalib_nagl.plugin import exporting
 from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
-from anomalib_nagl.plugin.fit_plan import FitPlan, plan_fit
+from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
+from anomalib_nagl.plugin.metric_notes import note_metrics
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
-from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
+from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
@@ -68,6 +68,7 @@ class Nagl(AnomalibModule):
 
     pre_processor: Any  # anomalib's components may be of any class
     post_processor: Any
+    configure_pre_processor: Any = PreProcessorFactory()  # of a model, or of the class as in anomalib
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class Nagl(AnomalibModule):
         model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
         self.statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        check_size(self.pre_processor, image_size)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(variant)
         self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
@@ -117,6 +119,7 @@ class Nagl(AnomalibModule):
         drawn = ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
         self.reference_adapter = ReferenceAdapter(drawn)
         self.head_trainer = HeadTrainer(selection)
+        self.head_trainer.remember_first(model.head)
         if head is not None:
             load_head(self, head)
 
@@ -129,11 +132,6 @@ class Nagl(AnomalibModule):
     def trainer_arguments(self) -> dict[str, Any]:
         """No sanity validation: there are no references yet. A trained head needs one epoch, which trains nothing."""
         return {"num_sanity_val_steps": 0, **({"max_epochs": 1} if self.adapts else {})}
-
-    def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> PreProcessor:  # type: ignore[override]
-        """Resize to the network input, normalise with the backbone's statistics."""
-        mean, std, published = self.statistics
-        return NaglPreProcessor(image_size or self.image_size, mean, std, published)
 
     def configure_post_processor(self) -> ReferencePostProcessor:
         """Thresholds from the references, unless ``threshold`` says otherwise."""
@@ -175,6 +173,8 @@ class Nagl(AnomalibModule):
         The first hook of a run, before any data is prepared: here a fit is planned, and the datamodule told.
         """
         self.plan = plan_fit(self)
+        note_metrics(self.evaluator)
+        self.reference_adapter.notice(datamodule_of(self.trainer))
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []

@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
 
 from anomalib_nagl.core.resizing import MatrixResize, PillowResize
 
+DEFAULT_SIZE = (448, 448)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 def transform_of(pre_processor: nn.Module | None) -> Transform | None:
     """The transform that a pre-processor applies to images, None when it has none."""
     # anomalib takes any module for a pre-processor; only its own class promises a transform.
     return getattr(pre_processor, "transform", None)
+
+
+def check_size(pre_processor: nn.Module | None, size: tuple[int, int]) -> None:
+    """Raise ValueError when a pre-processor makes images of another size than the network input (height, width)."""
+    transform = transform_of(pre_processor)
+    if transform is None:
+        return
+    height, width = size
+    resizes = bool(extract_transforms_by_type(transform, Resize))
+    for given in (size, (height + 37, width + 90)) if resizes else (size,):
+        made = tuple(transform(torch.zeros(3, *given)).shape[-2:])
+        if made != size:
+            raise ValueError(
+                f"found a pre-processor that makes images of size {made} (height, width), expected the image_size of "
+                f"the model, {size}: let it resize to that, or set image_size to what it makes"
+            )
+
+
+class PreProcessorFactory:
+    """``configure_pre_processor``: resizes to the network input, normalises with the statistics of the backbone.
+
+    Of a model it knows both, unless an ``image_size`` is given. anomalib's is a static method, so it can be called on
+    the class, too: then it is that of the default backbone.
+    """
+
+    def __get__(self, nagl: Any, owner: type) -> Callable[..., PreProcessor]:
+        """The method of a model, or of the class."""
+        del owner
+        statistics = (IMAGENET_MEAN, IMAGENET_STD, False) if nagl is None else nagl.statistics
+        default = DEFAULT_SIZE if nagl is None else nagl.image_size
+
+        def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+            return NaglPreProcessor(image_size or default, *statistics)
+
+        return configure_pre_processor
 
 
 class NaglPreProcessor(PreProcessor):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, MVTecLOCODataset
 from anomalib.data.utils import LabelName
-from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_nagl.references.images import is_image_file, load_image, load_mask
+from anomalib_nagl.references.sample import mask_files
 
 SPLITS = ("train", "val", "test")
 
@@ -23,23 +25,34 @@ class ImageFileDataset(AnomalibDataset):
     anomalib's own reader ignores orientation and clips 16-bit values; references and queries must not differ in that.
     """
 
+    origin: AnomalibDataset | None = None  # whose samples these are
+
     @classmethod
     def like(cls, dataset: AnomalibDataset) -> ImageFileDataset:
-        """The same samples, augmentations and category."""
+        """The same samples, augmentations and category; what is left out here stays in the other dataset."""
         found = cls(dataset.augmentations)
-        found.samples = dataset.samples
+        found._samples = dataset.samples
         found._category = dataset.category
+        # Kept alive: with the last of its objects, a dataset of synthetic anomalies deletes its images.
+        found.origin = getattr(dataset, "origin", None) or dataset
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ImageFileDataset:
+        """Copy the table, not its origin: a copy of synthetic anomalies deletes their images when it goes."""
+        found = copy.copy(self)
+        found._samples = None if self._samples is None else self._samples.copy()
+        memo[id(self)] = found
         return found
 
     def __getitem__(self, index: int) -> ImageItem:
         """Image, label and, for segmentation, mask of one sample; ValueError names a file that will not do."""
         sample = self.samples.iloc[index]
-        path, label, mask_path = str(sample.image_path), int(sample.label_index), sample.get("mask_path")
+        path, label, masks = str(sample.image_path), int(sample.label_index), mask_files(sample.get("mask_path"))
         image, mask = Image(load_image(path)), None
         if self.task == "segmentation" and label == LabelName.NORMAL:
             mask = Mask(torch.zeros(image.shape[-2:], dtype=torch.uint8))
         elif self.task == "segmentation" and label == LabelName.ABNORMAL:
-            mask = Mask(load_mask(mask_path, path))
+            mask = Mask(load_mask(masks, path))
         if self.augmentations and mask is not None:
             image, mask = self.augmentations(image, mask)
         elif self.augmentations:
@@ -49,18 +62,26 @@ class ImageFileDataset(AnomalibDataset):
             gt_mask=mask,
             gt_label=None if label == LabelName.UNKNOWN else torch.tensor(label),
             image_path=path,
-            mask_path=mask_path if isinstance(mask_path, str) else None,
+            mask_path=masks[0] if masks else None,
         )
 
 
-def read_alike(datamodule: AnomalibDataModule) -> None:
-    """Let the splits of a set-up datamodule read images as references are read, as far as they read files plainly."""
-    for name in SPLITS:
-        split: AnomalibDataset | None = getattr(datamodule, f"{name}_data", None)
-        if split is None or isinstance(split, SyntheticAnomalyDataset):
-            continue
-        if type(split).__getitem__ is AnomalibDataset.__getitem__:
-            setattr(datamodule, f"{name}_data", ImageFileDataset.like(split))
+def reads_plainly(dataset: AnomalibDataset) -> bool:
+    """Whether a dataset reads files as anomalib does, and not with a reader of its own."""
+    readers = (AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__, ImageFileDataset.__getitem__)
+    return type(dataset).__getitem__ in readers
+
+
+def served(dataset: AnomalibDataset) -> AnomalibDataset:
+    """A copy with a table of its own, which reads as references are read unless it has a reader of its own."""
+    return ImageFileDataset.like(dataset) if reads_plainly(dataset) else copy.copy(dataset)
+
+
+def first_of(dataset: AnomalibDataset) -> AnomalibDataset:
+    """A copy that holds the first image alone."""
+    found = served(dataset)
+    found._samples = dataset.samples.iloc[:1].reset_index(drop=True)
+    return found
 
 
 class ImageFolder(AnomalibDataModule):

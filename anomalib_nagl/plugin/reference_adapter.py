@@ -11,13 +11,14 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
 
 from anomalib_nagl.core.calibration import calibrate
+from anomalib_nagl.plugin.borrowed_splits import BorrowedSplits
 from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.pre_processing import transform_of
-from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_callback import RunCallback
+from anomalib_nagl.plugin.sample_reader import SampleReader, steady_reader
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_record, write_record
 from anomalib_nagl.references.reference_set import ReferenceSet
@@ -40,8 +41,11 @@ class ReferenceAdapter(RunCallback):
         self.plan = plan
         self.references: list[dict[str, str]] = []
         self.manifest: dict[str, Any] = {}
+        self._splits = BorrowedSplits()
         self._held_out: SupportSet | None = None
+        self._reader: SampleReader | None = None
         self._removed = 0
+        self._taken = False
 
     def set_references(
         self, nagl: Nagl, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0
@@ -64,7 +68,7 @@ class ReferenceAdapter(RunCallback):
             keys = tuple(one["sha256"] + one.get("mask_sha256", "") for one in records)
             tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit, keys)
             if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
-                nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.bank_limit))
+                nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.bank_limit, nagl.model.state))
         self.references = records
         self.manifest = make_record(self.references, selection, removed)
 
@@ -72,44 +76,107 @@ class ReferenceAdapter(RunCallback):
         """Take over what a checkpoint says of the references it holds."""
         self.references, self.manifest = list(references), dict(manifest)
 
+    def notice(self, data: Any) -> None:
+        """Look at the data of a run that is about to begin."""
+        self._splits.notice(data)
+
     def tell_data(self, trainer: Trainer, nagl: Nagl) -> None:
         """Let the data know the references and the size of a model that came from a checkpoint."""
         data = datamodule_of(trainer)
         if isinstance(data, ReferenceData) and not nagl.fitting:
             data.use_recorded(self.references)
+        elif isinstance(data, AnomalibDataModule) and not nagl.fitting:
+            self._splits.take(data)
         if data is not None:
             data.setup(trainer.state.fn)  # type: ignore[arg-type]  # anomalib tells Lightning's enum from plain text
         if isinstance(data, AnomalibDataModule):
             exclude(data, find_copies(data, self.references))
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Choose references of a plain datamodule, before any loader exists.
+        """Choose references of a plain datamodule before any loader exists, or leave out those that the model has.
 
-        Raises ValueError when a head would have to be trained without a source, or images are missing.
+        Raises ValueError when there is nothing to choose from, when a head would have to be trained without a source,
+        or when images are missing.
         """
         nagl: Nagl = pl_module
         data = datamodule_of(trainer)
-        if isinstance(data, ReferenceData) or not isinstance(data, AnomalibDataModule):
-            return
-        if self._held_out is None and stage == "fit":
-            if nagl.trains:
-                raise ValueError(
-                    f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
-                    "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
-                    "--data.source, or --model.variant extended-proxies, which needs no head, or --model.n_abnormal 0"
-                )
+        if stage == "fit":
+            self.expect_references()
+            self._held_out, self._removed = None, 0
+        if isinstance(data, ReferenceData):
+            self._leave_out_known(data, stage)
+        elif not isinstance(data, AnomalibDataModule):
+            self._check_loaders(nagl, stage)
+        else:
+            self._setup_plain(nagl, data, stage)
+
+    def _leave_out_known(self, data: ReferenceData, stage: str) -> None:
+        if stage != "fit" and self.references:
+            data.use_recorded(self.references)
+
+    def _check_loaders(self, nagl: Nagl, stage: str) -> None:
+        if stage == "fit" and (nagl.trains or not nagl.model.has_references):
+            raise ValueError(
+                "found loaders without a datamodule of anomalib, from which neither references nor episodes can be "
+                "drawn, expected one: give engine.fit a datamodule, or call set_references of a model whose head is "
+                "trained"
+            )
+
+    def _setup_plain(self, nagl: Nagl, data: AnomalibDataModule, stage: str) -> None:
+        if stage == "fit" and nagl.trains:
+            raise ValueError(
+                f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
+                "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
+                "--data.source, or --model.variant extended-proxies, which needs no head, or --model.n_abnormal 0"
+            )
+        self._splits.take(data)
+        if stage == "fit":
             self._held_out = self.plan.choose(data)
-        read_alike(data)
-        if self._held_out is not None:
-            self._removed = hold_out(data, self._held_out) or self._removed  # fit and test share the data
+            self._reader = steady_reader(data, self._held_out, describe(data))
+            self._removed = hold_out(data, self._held_out)
+        elif self.references:
+            exclude(data, find_copies(data, self.references))
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Leave after a run, and the data as it was."""
+        super().teardown(trainer, pl_module, stage)
+        self._splits.give_back()
+        self._reader = None
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Leave after a run that failed, and the data as it was."""
+        super().on_exception(trainer, pl_module, exception)
+        self._splits.give_back()
+        self._reader = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take references at once where no head is trained: whatever is saved or validated has them."""
+        nagl: Nagl = pl_module
+        if not nagl.trains:
+            self.complete(trainer, nagl)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Take the references anew while fitting: what residual mining makes of them depends on the head."""
+        """Take the references anew while a head is trained: what residual mining makes of them depends on it."""
         nagl: Nagl = pl_module
-        if nagl.fitting or not nagl.model.has_references:
-            nagl.model.encoder.ensure_weights()
-            self._collect(trainer, nagl)
-            self._write_record(trainer, nagl)
+        if nagl.trains if nagl.fitting else not nagl.model.has_references:
+            self._take(trainer, nagl)
+
+    def expect_references(self) -> None:
+        """From now on, references that were taken before do not count."""
+        self._taken = False
+
+    def complete(self, trainer: Trainer, nagl: Nagl) -> bool:
+        """Take the references of a fit unless they were taken; returns whether they were missing."""
+        missing = not self._taken
+        if missing:
+            self._take(trainer, nagl)
+        return missing
+
+    def _take(self, trainer: Trainer, nagl: Nagl) -> None:
+        nagl.model.encoder.ensure_weights()
+        self._collect(trainer, nagl)
+        self._write_record(trainer, nagl)
+        self._taken = True
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Take references where none were taken before, write down which are used, apply a threshold given now."""
@@ -140,7 +207,9 @@ class ReferenceAdapter(RunCallback):
         if isinstance(data, ReferenceData):
             self.set_references(nagl, data.reference_set(), data.selection_record(), data.removed)
         elif isinstance(data, AnomalibDataModule) and self._held_out is not None:
-            self.set_references(nagl, self.plan.load(self._held_out), self.plan.selection(data), self._removed)
+            self.set_references(
+                nagl, self.plan.load(self._held_out, self._reader), self.plan.selection(data), self._removed
+            )
 
     def _write_record(self, trainer: Trainer, nagl: Nagl) -> None:
         """Write ``references.json`` into the folder of this run."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 
-from anomalib_nagl.plugin.datasets import exclude, find_copies, hold_out
+from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out, own_copy
 from anomalib_nagl.plugin.episode_source import (
     Episodes,
     EpisodeSource,
@@ -22,10 +21,14 @@ from anomalib_nagl.plugin.episode_source import (
 )
 from anomalib_nagl.plugin.episodes import EpisodeDataset
 from anomalib_nagl.plugin.fit_plan import FitPlan
-from anomalib_nagl.plugin.reading import ImageFolder, read_alike
+from anomalib_nagl.plugin.randomness import seeded
+from anomalib_nagl.plugin.reading import ImageFolder, first_of, served
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
+from anomalib_nagl.plugin.sample_reader import SampleReader, query_transform, steady_reader
+from anomalib_nagl.references.images import image_hash
 from anomalib_nagl.references.reference_set import ReferenceSet
 from anomalib_nagl.references.sampling import SupportSet
+from anomalib_nagl.references.synthetic import SYNTHETIC
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ class ReferenceDataModule(AnomalibDataModule):
             synthetic_abnormal=synthetic_abnormal,
             synthetic=synthetic,
         )
-        self.target = _as_target(target, pictures, self.plan)
+        self.target = own_copy(_as_target(target, pictures, self.plan))  # the one that was given stays as it is
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=self.target.eval_batch_size if eval_batch_size is None else eval_batch_size,
@@ -122,6 +125,12 @@ class ReferenceDataModule(AnomalibDataModule):
     @category.setter
     def category(self, category: str) -> None:
         self.target.category = category
+        self._is_setup = self.target._is_setup = False
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there is anything to train a head on."""
+        return bool(self.episode_source.datamodules)
 
     @property
     def abnormal_shots(self) -> int:
@@ -138,14 +147,19 @@ class ReferenceDataModule(AnomalibDataModule):
         self.fit_plan = plan
 
     def teardown(self, stage: str) -> None:
-        """A plan belongs to one fit; another model may be next."""
+        """A plan belongs to one fit, and references on record to one model; another may be next."""
         super().teardown(stage)
-        self.fit_plan = None
+        self._forget_run()
 
     def on_exception(self, exception: BaseException) -> None:
-        """A fit that failed has no teardown."""
+        """A run that failed has no teardown."""
         super().on_exception(exception)
+        self._forget_run()
+
+    def _forget_run(self) -> None:
         self.fit_plan = None
+        if self._recorded is not None:
+            self._recorded, self._is_setup = None, False
 
     def prepare_data(self) -> None:
         """Let the target, and the sources when a head is trained, fetch what they need."""
@@ -155,27 +169,34 @@ class ReferenceDataModule(AnomalibDataModule):
                 source.prepare_data()
 
     def _setup(self, _stage: str | None = None) -> None:
-        self.target.setup(_stage)
+        with seeded(self.plan.seed):  # synthetic splits draw from everybody's random numbers
+            self.target.setup(_stage)
         self.train_augmentations = self.target.train_augmentations
         self.val_augmentations = self.target.val_augmentations
         self.test_augmentations = self.target.test_augmentations
         # Copies: what leaves the sets here stays in the target, so that the choice can be made anew.
-        self.train_data, self.test_data = copy.deepcopy(self.target.train_data), copy.deepcopy(self.target.test_data)
-        validated = self.target.val_data if hasattr(self.target, "val_data") else self.target.test_data
-        self.val_data = copy.deepcopy(validated)
-        read_alike(self)
+        self.train_data, self.test_data = served(self.target.train_data), served(self.target.test_data)
+        self.val_data = served(self.target.val_data if hasattr(self.target, "val_data") else self.target.test_data)
         if self._recorded is None:
             self.support_set = self.plan.choose(self.target)
+            if self.fit_plan is not None:
+                steady_reader(self, self.support_set, describe(self))  # early: they are read after a training
             self.removed = hold_out(self, self.support_set)
         else:
             self.removed = exclude(self, find_copies(self, self._recorded))
             logger.info("%d references of the checkpoint left the test set.", self.removed)
         if isinstance(self.target, ImageFolder):
-            self.val_data = copy.deepcopy(self.target.val_data)  # the references themselves
+            self.val_data = served(self.target.val_data)  # the references themselves
 
     def use_recorded(self, records: Sequence[Mapping[str, str]]) -> None:
-        """Leave out the references of a checkpoint, instead of choosing others, from the next ``setup`` on."""
+        """Leave out the references that a model has, unless they are those chosen here, to the end of this run."""
+        chosen = None if self.support_set is None else {image_hash(path) for path in self.support_set.paths}
+        known = {record["sha256"] for record in records if record.get("mask_source") != SYNTHETIC}
+        if self._recorded is None and self._is_setup and chosen == known:
+            return
         self._recorded, self.support_set, self._is_setup = list(records), None, False
+        self.setup()
+        self._is_setup = True
 
     def _create_test_split(self) -> None:
         """The target has split already."""
@@ -189,7 +210,7 @@ class ReferenceDataModule(AnomalibDataModule):
             self.setup()
         if self.support_set is None:
             raise RuntimeError("found no choice of references after setup(), expected one: report this as a bug")
-        return self.plan.load(self.support_set)
+        return self.plan.load(self.support_set, SampleReader(self.target, query_transform(self)))
 
     def selection_record(self) -> dict[str, Any]:
         """How the references were chosen, in plain values."""
@@ -199,8 +220,7 @@ class ReferenceDataModule(AnomalibDataModule):
         """The target's validation images; a single one where none is needed, for references are taken then."""
         if self.fit_plan is None or self.fit_plan.needs_validation:
             return self._shared(super().val_dataloader())
-        one = self.val_data.subsample([0])
-        return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
+        return self._one_of(self.val_data)
 
     def test_dataloader(self) -> Any:
         """The target's test images that are no references; nothing when there are only images without labels."""
@@ -218,10 +238,15 @@ class ReferenceDataModule(AnomalibDataModule):
         if self.fit_plan is None:
             return super().train_dataloader()
         if self.fit_plan.mode == "references":
-            one = self.train_data.subsample([0])
-            return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
+            return self._one_of(self.train_data)
         episodes, self.validation_data = as_planned(*self.episode_datasets(), self.fit_plan)
         return training_loader(episodes, self.train_batch_size, self.num_workers, self._process)
+
+    def _one_of(self, preferred: AnomalibDataset) -> DataLoader[Any]:
+        """A single image of a split, or of another one if it is empty."""
+        splits = (preferred, self.train_data, self.test_data)
+        one = first_of(next((split for split in splits if len(split)), preferred))
+        return DataLoader(one, batch_size=1, collate_fn=one.collate_fn)
 
     def validation_loaders(self, epoch: int) -> dict[str, DataLoader[Any]]:
         """Validation episodes by category, as of the last ``train_dataloader``; none where there are none."""

@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule
 
 from anomalib_nagl.plugin.datasets import choose_references, describe
 from anomalib_nagl.plugin.reading import ImageFolder
+from anomalib_nagl.plugin.sample_reader import SampleReader
 from anomalib_nagl.references.folders import ReferenceFiles, scan
 from anomalib_nagl.references.names import MASK_POLICIES, STRATEGIES, check_name, check_synthetic
 from anomalib_nagl.references.record import Recorded, read_record
@@ -52,7 +53,10 @@ class ReferencePlan:
         ValueError lists what is wrong with the folder, or which recorded images are missing or have changed.
         """
         if references is None or Path(references).suffix != ".json":
-            return cls(**settings, files=None if references is None else scan(references).check())
+            files = None if references is None else scan(references).check()
+            if files is not None:
+                files.warn()
+            return cls(**settings, files=files)
         recorded = read_record(references)
         own: dict[str, Any] = {name: recorded.selection[name] for name in _RECORDED if name in recorded.selection}
         logger.info("References as recorded in %s: %s.", references, recorded.selection)
@@ -91,9 +95,12 @@ class ReferencePlan:
         counts = self.n_normal, self.n_abnormal
         return draw(files.normal, files.abnormal, *counts, self.seed, self.strategy, files.root)
 
-    def load(self, support: SupportSet) -> ReferenceSet:
-        """Read the chosen images and add synthetic ones; ValueError names the first file that will not do."""
-        loaded = support.load(self.masks)
+    def load(self, support: SupportSet, reader: SampleReader | None) -> ReferenceSet:
+        """Read the chosen images as queries are read and add synthetic ones.
+
+        ValueError names the first file that will not do.
+        """
+        loaded = support.load(self.masks, None if reader is None or reader.plain else reader)
         references = with_synthetic(loaded, self.synthetic_abnormal, self.synthetic, self.seed)
         if self.recorded is not None:
             now = {record["sha256"] for record in references.records()}

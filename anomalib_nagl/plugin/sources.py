@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from anomalib.data import AnomalibDataModule, AnomalibDataset
@@ -11,7 +12,10 @@ from anomalib.data.utils import LabelName
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
 from anomalib_nagl.plugin.datasets import describe, resolved, samples
-from anomalib_nagl.plugin.episodes import Pool
+from anomalib_nagl.plugin.episodes import Pool, read_sample
+from anomalib_nagl.plugin.sample_reader import SampleReader
+from anomalib_nagl.references.images import check_mask, load_mask, read_header
+from anomalib_nagl.references.sample import Sample
 
 logger = logging.getLogger(__name__)
 HELD_OUT_SHARE = 5  # one category in so many is kept for validation
@@ -28,7 +32,36 @@ def category_pool(source: AnomalibDataModule, published: bool) -> Pool:
         for label in (LabelName.NORMAL, LabelName.ABNORMAL)
     )
     trained = tested if published else tuple(samples(source.train_data, LabelName.NORMAL))
-    return Pool(describe(source), trained, tested, abnormal)
+    readers = (SampleReader(source, source.train_augmentations), SampleReader(source, source.test_augmentations))
+    varied, steady = (None if reader.plain else reader for reader in readers)
+    return Pool(describe(source), trained, tested, abnormal, varied, steady)
+
+
+def as_steady(pool: Pool) -> Pool:
+    """The same images without augmentations that are for training alone."""
+    return replace(pool, reader=pool.steady_reader)
+
+
+def check_masks(pools: Sequence[Pool]) -> None:
+    """Raise ValueError that lists every mask of a defect that cannot be learned from, before anything is."""
+    found = []
+    for pool in pools:
+        for sample in pool.abnormal:
+            try:
+                read_sample(as_steady(pool), sample, abnormal=True) if pool.steady_reader else _check_file(sample)
+            except ValueError as error:
+                found.append(f"{sample.mask or sample.image}: {error}")
+    if found:
+        raise ValueError(
+            f"found {len(found)} defects of the source that cannot be learned from, expected a mask for each, of its "
+            f"image's size and with at least one marked pixel: mend them, or remove the images. {'; '.join(found)}"
+        )
+
+
+def _check_file(sample: Sample) -> None:
+    """The same without decoding the image."""
+    width, height = read_header(sample.image).upright
+    check_mask(load_mask(sample.masks, sample.image), (height, width), sample.image)
 
 
 def _split(datamodule: AnomalibDataModule, name: str) -> AnomalibDataset | None:

@@ -71,7 +71,7 @@ class TokenEpisodes(Dataset[TokenBatch]):
 
     def _mask(self, sample: Sample) -> Tensor:
         if sample.image not in self._masks:
-            image, mask = load_image(sample.image), load_mask(sample.mask, sample.image)
+            image, mask = load_image(sample.image), load_mask(sample.masks, sample.image)
             check_mask(mask, (image.shape[-2], image.shape[-1]), sample.image)
             resized = self.resize(Mask(mask)).as_subclass(Tensor)
             kept = resized if self.episodes.published else keep_thin(resized, mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,25 @@ def load_image(path: str | Path) -> Tensor:
     return torch.from_numpy(arrays.as_image(Path(path)))
 
 
-def load_mask(path: str | Path | None, image_name: str) -> Tensor:
-    """Read a mask file as uint8 0/1 (H, W), 1 where it is not black; ValueError if there is none, or if it is no image.
+def load_mask(path: str | Path | Sequence[str] | None, image_name: str) -> Tensor:
+    """Read a mask as uint8 0/1 (H, W), 1 where it is not black, of one file or of several: then it is all of them.
 
-    It is turned as the file ``image_name`` is; see ``io.arrays.read_mask``.
+    Each is turned as the file ``image_name`` is; see ``io.arrays.read_mask``. ValueError if there is none, if one is no
+    image, or if several have different sizes.
     """
-    if not isinstance(path, str | Path) or not str(path):
+    files = [path] if isinstance(path, str | Path) and str(path) else path
+    if not files or isinstance(files, str | Path):
         raise ValueError(
             f"found no mask for abnormal reference {image_name!r}, expected a mask image: "
             "put an image that is white on the defect where the dataset looks for masks"
         )
-    return torch.from_numpy(arrays.read_mask(path, image_name).astype(np.uint8))
+    masks = [arrays.read_mask(file, image_name) for file in files]
+    if len({mask.shape for mask in masks}) > 1:
+        raise ValueError(
+            f"found masks of sizes {', '.join(str(mask.shape) for mask in masks)} for {image_name!r}, expected one "
+            "size: draw them all on the image itself"
+        )
+    return torch.from_numpy(np.any(masks, axis=0).astype(np.uint8))
 
 
 def as_image(given: Any) -> Tensor:

@@ -7,16 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from anomalib_nagl.core.functional import image_score, l2_normalize
 from anomalib_nagl.references.folders import Problem, ReferenceFiles
-from anomalib_nagl.references.images import check_mask, image_hash, load_image, load_mask, read_header
+from anomalib_nagl.references.images import image_hash, load_image, read_header
+from anomalib_nagl.references.mask_quality import mask_problems
 
 DARK = 0.15  # a 16-bit image whose brightest value lies below was hardly scaled to 16 bits
-SOFT = 0.02  # share of grey pixels that makes a mask suspicious
-LARGE = 0.5  # share of the image above which a mask can hardly be meant
 ODD = 3.0  # robust standard deviations above the others
 HURTS = 1.1  # factor by which the defects stand out more without a reference
 
@@ -66,7 +64,7 @@ def file_problems(files: ReferenceFiles) -> list[Problem]:
             found = "no mask: its most deviating patches are taken"
             problems.append(Problem(file.image, found, "check them on the contact sheet", fatal=False))
         elif file.image not in unreadable:
-            problems += mask_problems(file.image, file.mask)
+            problems += mask_problems(file.image, file.masks)
     return problems
 
 
@@ -79,30 +77,6 @@ def _duplicates(paths: Iterable[str], normal: set[str]) -> list[Problem]:
             both = (twin in normal) != (path in normal)
             found = f"the same image as {twin}" + (", normal and abnormal" if both else "")
             problems.append(Problem(path, found, "remove one of them", fatal=both))
-    return problems
-
-
-def mask_problems(image: str, mask: str) -> list[Problem]:
-    """What is wrong, or looks wrong, with a mask."""
-    try:
-        width, height = read_header(image).upright
-        pixels = load_mask(mask, image)
-        check_mask(pixels, (height, width), image)
-    except ValueError as error:
-        return [Problem(mask, str(error), "see above")]
-    problems = []
-    if float(pixels.float().mean()) > LARGE:
-        found = f"a mask over {float(pixels.float().mean()):.0%} of the image"
-        problems.append(Problem(mask, found, "mark the defect alone, unless all of it is defective", fatal=False))
-    with Image.open(mask) as opened:
-        values = np.asarray(opened.convert("L"))
-        turned = opened.getexif().get(0x0112, 1) == 1 and read_header(image).orientation in (2, 3, 4)
-    if float(((values > 0) & (values < values.max())).mean()) > SOFT:
-        found = "a mask with many grey pixels, all of which count as defect"
-        problems.append(Problem(mask, found, "save it black and white, without loss", fatal=False))
-    if turned:
-        found = "the photograph is stored turned or mirrored, its mask does not say whether it is too"
-        problems.append(Problem(mask, f"{found}; taken as drawn on the stored one", "see the sheet", fatal=False))
     return problems
 
 

@@ -36,11 +36,11 @@ def make_record(
 ) -> dict[str, Any]:
     """Record of ``ReferenceSet.records()``, paths relative to the folder that all of them share."""
     entries = [dict(record) for record in references]
-    named = [entry[key] for entry in entries for key in ("name", "mask") if entry.get(key)]
+    named = [entry[key] for entry in entries for key in _places(entry) if entry.get(key)]
     parents = [str(Path(name).resolve().parent) for name in named if Path(name).is_file()]
     root = _common(parents)
     for entry in entries:
-        for key, place in (("name", "path"), ("mask", "mask_path")):
+        for key, place in _places(entry).items():
             if entry.get(key) and Path(entry[key]).is_file():
                 entry[place] = _relative(Path(entry.pop(key)).resolve(), root)
     return {
@@ -50,6 +50,12 @@ def make_record(
         "removed_from_evaluation": removed,
         "references": entries,
     }
+
+
+def _places(entry: Mapping[str, str]) -> dict[str, str]:
+    """Keys that name a file, and what its relative path is called: of an image, its mask, and more masks by number."""
+    masks = {key: f"mask_path{key[4:]}" for key in entry if key == "mask" or (key[5:].isdigit() and key[:5] == "mask_")}
+    return {"name": "path", **masks}
 
 
 def _common(parents: list[str]) -> Path | None:
@@ -108,30 +114,40 @@ def read_record(path: str | Path) -> Recorded:
         ReferenceFiles(
             path.as_posix(),
             tuple(Sample(image) for image, _, entry in found if entry["kind"] == "normal"),
-            tuple(Sample(i, mask, entry["defect_type"]) for i, mask, entry in found if entry["kind"] != "normal"),
+            tuple(
+                Sample(image, masks[0] if masks else None, entry["defect_type"], masks[1:])
+                for image, masks, entry in found
+                if entry["kind"] != "normal"
+            ),
         ),
         selection,
         entries,
     )
 
 
-def _find(entry: dict[str, str], places: list[Path], problems: list[str]) -> tuple[str, str | None, dict[str, str]]:
-    """Image and mask of an entry where they lie now; what is wrong with them goes to ``problems``."""
+def _find(
+    entry: dict[str, str], places: list[Path], problems: list[str]
+) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Image and mask files of an entry where they lie now; what is wrong with them goes to ``problems``."""
     image = _locate(entry.get("path", ""), places)
     if image is None:
         where = f", not found in {places[0].as_posix()}" if entry.get("path") else ", which never was a file"
         problems.append(f"{entry.get('path') or entry.get('name')} is missing{where}")
-        return "", None, entry
+        return "", (), entry
     if image_hash(image) != entry["sha256"]:
         problems.append(f"{image} has changed")
-    if not entry.get("mask_path"):
-        return image, None, entry
-    mask = _locate(entry["mask_path"], places)
-    if mask is None:
-        problems.append(f"mask {entry['mask_path']} is missing")
-    elif content_hash(load_mask(mask, image).float()[None]) != entry["mask_sha256"]:
-        problems.append(f"mask {mask} has changed")
-    return image, mask, entry
+    keys = sorted((key for key in entry if key.startswith("mask_path")), key=lambda key: (len(key), key))
+    named = [entry[key] for key in keys if entry[key]]
+    found = {name: _locate(name, places) for name in named}
+    masks = tuple(path for path in found.values() if path is not None)
+    problems += [f"mask {name} is missing" for name, path in found.items() if path is None]
+    if (
+        masks
+        and len(masks) == len(named)
+        and content_hash(load_mask(masks, image).float()[None]) != entry["mask_sha256"]
+    ):
+        problems.append(f"mask {masks[0]} has changed")
+    return image, masks, entry
 
 
 def _locate(relative: str, places: list[Path]) -> str | None:

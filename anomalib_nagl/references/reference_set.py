@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from anomalib_nagl.references.folders import UNNAMED_DEFECT, scan
-from anomalib_nagl.references.images import check_mask, content_hash, load_image, load_mask
+from anomalib_nagl.references.images import check_mask, content_hash, image_hash, load_image, load_mask
+from anomalib_nagl.references.mask_quality import mask_problems
 from anomalib_nagl.references.names import MASK_POLICIES, check_name
 from anomalib_nagl.references.sample import GOOD, Sample
 
+logger = logging.getLogger(__name__)
+# Takes a sample, and whether its mask is wanted; returns the image, float (3, H, W), and the mask (H, W) or None.
+Read = Callable[[Sample, bool], tuple[Tensor, Tensor | None]]
 GIVEN, DEVIATING, FULL_IMAGE = "given", "most deviating patches", "full image"  # sources of a mask
 
 
@@ -24,7 +29,9 @@ class ReferenceImage:
 
     An abnormal one has a mask (H, W) of its own size, non-zero where it is abnormal, or None: then its patches that
     deviate most from the normal references are taken. ``name`` tells people which image is meant, usually its path;
-    ``mask_name`` is the path of the mask's file, "" without one; ``mask_source`` says how the mask came about.
+    ``mask_name`` is the path of the mask's file, "" without one, ``more_masks`` those of others that mark defects too;
+    ``mask_source`` says how the mask came about. Where image and mask are not as their files hold them, ``sha256`` and
+    ``mask_sha256`` are of the files.
 
     Raises ValueError when image or mask are not as described.
     """
@@ -36,6 +43,9 @@ class ReferenceImage:
     defect_type: str = ""
     mask_name: str = ""
     mask_source: str = ""
+    more_masks: tuple[str, ...] = ()
+    sha256: str = ""
+    mask_sha256: str = ""
 
     def __post_init__(self) -> None:
         """Check, and fill in what follows from the rest."""
@@ -61,15 +71,17 @@ class ReferenceImage:
             "kind": self.label,
             "name": self.name,
             "defect_type": self.defect_type,
-            "sha256": content_hash(self.image),
+            "sha256": self.sha256 or content_hash(self.image),
         }
         if self.label == "normal":
             return facts
+        own = "" if self.mask is None else content_hash((self.mask != 0).float()[None])
         return {
             **facts,
             "mask": self.mask_name,
             "mask_source": self.mask_source,
-            "mask_sha256": "" if self.mask is None else content_hash((self.mask != 0).float()[None]),
+            "mask_sha256": self.mask_sha256 or own,
+            **{f"mask_{number}": name for number, name in enumerate(self.more_masks, 2)},
         }
 
 
@@ -129,6 +141,7 @@ class ReferenceSet:
         "required" wants a mask for each. Raises ValueError that lists what is wrong with the folder.
         """
         files = scan(folder).check()
+        files.warn()
         return load_references(files.normal, files.abnormal, masks)
 
     def _of(self, label: str) -> tuple[ReferenceImage, ...]:
@@ -169,26 +182,57 @@ class ReferenceSet:
         return [image.record() for image in self.images]
 
 
-def load_references(normal: Sequence[Sample], abnormal: Sequence[Sample], policy: str = "auto") -> ReferenceSet:
+def load_references(
+    normal: Sequence[Sample], abnormal: Sequence[Sample], policy: str = "auto", read: Read | None = None
+) -> ReferenceSet:
     """Read a reference set from image and mask files, with masks as in ``ReferenceSet.from_folder``.
 
-    ValueError names the first file that will not do.
+    ``read`` makes of a file what queries are made of, see ``Read``; without it files are read as they are. What looks
+    wrong with a mask is said in a warning. ValueError names the first file that will not do.
     """
     check_name("masks", policy, MASK_POLICIES)
     return ReferenceSet(
         images=[
-            *(ReferenceImage(load_image(s.image), "normal", name=Path(s.image).as_posix()) for s in normal),
-            *(_load_abnormal(sample, policy) for sample in abnormal),
+            *(_load_normal(sample, read) for sample in normal),
+            *(_load_abnormal(sample, policy, read) for sample in abnormal),
         ]
     )
 
 
-def _load_abnormal(sample: Sample, policy: str) -> ReferenceImage:
-    image, name = load_image(sample.image), Path(sample.image).as_posix()
+def read_files(sample: Sample, masked: bool) -> tuple[Tensor, Tensor | None]:
+    """Image and mask as the files hold them; see ``Read``."""
+    return load_image(sample.image), load_mask(sample.masks, sample.image) if masked else None
+
+
+def _load_normal(sample: Sample, read: Read | None) -> ReferenceImage:
+    image, _ = (read or read_files)(sample, False)
+    return ReferenceImage(image, "normal", name=Path(sample.image).as_posix(), sha256=_file_hash(sample, read))
+
+
+def _load_abnormal(sample: Sample, policy: str, read: Read | None) -> ReferenceImage:
+    name, masked = Path(sample.image).as_posix(), policy != "whole" and (bool(sample.mask) or policy == "required")
+    if masked:
+        _warn_of_mask(sample)
+    image, mask = (read or read_files)(sample, masked)
+    facts: dict[str, Any] = {"name": name, "defect_type": sample.defect_type, "sha256": _file_hash(sample, read)}
     if policy == "whole":
         full = torch.ones(image.shape[-2:], dtype=torch.uint8)
-        return ReferenceImage(image, "abnormal", full, name, sample.defect_type, mask_source=FULL_IMAGE)
-    if not sample.mask and policy != "required":
-        return ReferenceImage(image, "abnormal", None, name, sample.defect_type)
-    mask = load_mask(sample.mask, sample.image)
-    return ReferenceImage(image, "abnormal", mask, name, sample.defect_type, Path(sample.mask or "").as_posix())
+        return ReferenceImage(image, "abnormal", full, mask_source=FULL_IMAGE, **facts)
+    if not masked:
+        return ReferenceImage(image, "abnormal", None, **facts)
+    files = tuple(Path(path).as_posix() for path in sample.masks) or ("",)
+    pixels = "" if read is None else content_hash(load_mask(sample.masks, sample.image).float()[None])
+    return ReferenceImage(
+        image, "abnormal", mask, mask_name=files[0], more_masks=files[1:], mask_sha256=pixels, **facts
+    )
+
+
+def _file_hash(sample: Sample, read: Read | None) -> str:
+    """What a reference is known by: the pixels of its file, whatever was made of them."""
+    return "" if read is None else image_hash(sample.image)
+
+
+def _warn_of_mask(sample: Sample) -> None:
+    for problem in mask_problems(sample.image, sample.masks):
+        if not problem.fatal:  # others are errors a moment later
+            logger.warning("%s", problem)

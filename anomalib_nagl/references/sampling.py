@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anomalib_nagl.references.names import STRATEGIES, check_name
-from anomalib_nagl.references.reference_set import ReferenceSet, load_references
+from anomalib_nagl.references.reference_set import Read, ReferenceSet, load_references
 from anomalib_nagl.references.sample import GOOD, Sample
 
 __all__ = [
@@ -48,9 +48,9 @@ class SupportSet:
         """Paths of all chosen images."""
         return frozenset(sample.image for sample in self.normal + self.abnormal)
 
-    def load(self, masks: str = "auto") -> ReferenceSet:
-        """Read images and ``masks`` (``ReferenceSet.from_folder``); ValueError names the first that will not do."""
-        return load_references(self.normal, self.abnormal, masks)
+    def load(self, masks: str = "auto", read: Read | None = None) -> ReferenceSet:
+        """Read images and masks as ``load_references`` does; ValueError names the first that will not do."""
+        return load_references(self.normal, self.abnormal, masks, read)
 
     def __str__(self) -> str:
         """Label or defect type and path of every image, in one line for logs."""

@@ -9,7 +9,7 @@ import openvino as ov
 import pytest
 from anomalib.deploy import CompressionType
 from support.exported import backbone, by_openvino, by_torch, make_model, picture, pixels
-from support.parts import part_data, write_part
+from support.small_part import part_data, write_part
 
 from anomalib_nagl import NaglEdge
 from anomalib_nagl.export import openvino_graph

@@ -54,7 +54,7 @@ class Stub(LightningDataModule):
     """Offers what ``ReferenceData`` names, loaders, and the two names that anomalib's engine files results under."""
 
     name, category = "Stub", "part"
-    removed, abnormal_shots, brings_references = 3, 1, False
+    removed, abnormal_shots, brings_references, has_source = 3, 1, False, True
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,8 +106,15 @@ def test_a_head_is_trained_on_any_datamodule_that_offers_the_protocol(tmp_path: 
     before = {name: tensor.clone() for name, tensor in nagl.model.head.state_dict().items()}
     results = engine(tmp_path).train(nagl, datamodule=data)  # a fit, then a test
     assert data.plans == [FitPlan("episodes", "best", True, data.plans[0].resize, False)]
-    # The test that follows plans nothing.
-    assert data.calls == ["prepare_for", "prepare_data", "validation_loaders 0", "validation_loaders 1", "prepare_data"]
+    # The test that follows plans nothing, and leaves out the references that the model has.
+    assert data.calls == [
+        "prepare_for",
+        "prepare_data",
+        "validation_loaders 0",
+        "validation_loaders 1",
+        "prepare_data",
+        "use_recorded 2",
+    ]
     assert nagl.head_trained
     assert nagl.head_trainer.kept.epoch in (0, 1)
     assert any(not torch.equal(tensor, before[name]) for name, tensor in nagl.model.head.state_dict().items())

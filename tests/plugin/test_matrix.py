@@ -18,7 +18,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from support.commands import anomalib, metrics
-from support.parts import as_written_on_gpu, part_data, quiet_engine, small_model, write_part
+from support.small_part import as_written_on_gpu, part_data, quiet_engine, small_model, write_part
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_nagl import Nagl
