@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import anomalib.models  # noqa: F401
 
+import anomalib_nagl.plugin.forking  # noqa: F401
 from anomalib_nagl.plugin.registration import register
 
 register()
