@@ -141,7 +141,9 @@ class NaglEdge(Lessons):
         if self._follow and self.changed():
             self.reload()
         # The state is read once: everything in the request comes from the same set of references.
-        return _prediction(self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **self._state.tensors}))
+        state = self._state
+        found = self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **state.tensors})
+        return _prediction(found, *np.isfinite(state.bank.thresholds).tolist())
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Score many images in order, up to ``requests`` of them at once.
@@ -206,8 +208,10 @@ def _image(image: Any) -> dict[str, ov.Tensor]:
     return {"image": ov.Tensor(as_image(image)[None])}
 
 
-def _prediction(outputs: dict[str, Any]) -> Prediction:
-    label, mask = outputs.get("pred_label"), outputs.get("pred_mask")
+def _prediction(outputs: dict[str, Any], labelled: bool, masked: bool) -> Prediction:
+    """Outputs of the scorer; without a threshold there is no label, or no mask."""
+    label = outputs.get("pred_label") if labelled else None
+    mask = outputs.get("pred_mask") if masked else None
     return Prediction(
         float(outputs["pred_score"].reshape(())),
         None if label is None else bool(label.reshape(())),

@@ -112,7 +112,16 @@ class Lessons(ABC):
         return self._bank.lesson(name)
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
-        """Change the raw threshold of image scores or of pixels; normalised scores move along, as in torch."""
+        """Change the raw threshold of image scores or of pixels; normalised scores move along, as in torch.
+
+        EdgeError for a number that is not finite, and where the model was exported without thresholds.
+        """
+        for name, value in (("pred_label", image), ("pred_mask", pixel)):
+            if value is not None and name not in self._manifest["outputs"]:
+                raise EdgeError(
+                    f"found a model that was exported without {name}, expected one with thresholds to change: export a "
+                    "model whose thresholds were found"
+                )
         old = self._bank.snapshot().settings.get(THRESHOLDS, [None, None])
         new = [was if now is None else _finite(now) for was, now in zip(old, (image, pixel), strict=True)]
         self._bank.set("thresholds", **{THRESHOLDS: new})
