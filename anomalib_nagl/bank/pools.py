@@ -63,7 +63,7 @@ class ArrayPool:
     @cached_property
     def ranking(self) -> Ranking:
         """Its patches, the one that adds most first."""
-        return rank(self._tokens)
+        return rank(self._tokens, in_order=True)
 
     @property
     def gain(self) -> Floats:

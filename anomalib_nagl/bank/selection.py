@@ -26,7 +26,6 @@ Indices = NDArray[np.int64]
 LENGTH = 4096
 POOL = 2048  # patches among which a round chooses
 BLOCK = 4096  # patches that are compared at once
-NOTHING = np.float32(-(LENGTH**2))  # similarity to the nearest chosen patch while there is none
 
 
 class Ranking(NamedTuple):
@@ -43,7 +42,7 @@ class Ranking(NamedTuple):
 def select(tokens: Floats, limit: int) -> Indices:
     """Places of at most ``limit`` patches (N, C) that cover all of them, rising.
 
-    Each is the one least like those chosen before it, by cosine; the first one, and which of equals, follows from their
+    Each is the one least like those chosen before it, by cosine; which of equals comes first follows from their
     bytes. So the same rows are kept in whatever order they come, up to rows of equal bytes. No more patches are
     kept than differ; all of them when there are no more than ``limit``. ValueError unless ``limit`` is positive.
     """
@@ -54,21 +53,24 @@ def select(tokens: Floats, limit: int) -> Indices:
     return np.sort(rank(tokens, limit).order)
 
 
-def rank(tokens: Floats, limit: int | None = None) -> Ranking:
-    """Rank patches (N, C), the first ``limit`` of them.
+def rank(tokens: Floats, limit: int | None = None, in_order: bool = False) -> Ranking:
+    """Rank patches (N, C), the first ``limit`` of them; the first one is that most like all of them.
+
+    Which of equals comes first follows from their bytes or, ``in_order``, from their places: an image whose tokens
+    differ in the last digits, as those of two runtimes do, is ranked alike.
 
     Greedy to the letter, though not one by one: a patch outside the ``POOL`` least covered ones cannot be the next as
     long as one inside is covered no better than all outside.
     """
     if not len(tokens):
         return Ranking(np.empty(0, np.int64), np.empty(0, np.float32))
-    order = np.argsort(content_keys(tokens), kind="stable")
+    order = np.arange(len(tokens)) if in_order else np.argsort(content_keys(tokens), kind="stable")
     rows = _whole_numbers(tokens, order)
     own = np.einsum("nc,nc->n", rows, rows)
-    alike = np.full(len(rows), NOTHING, np.float32)  # to the most similar chosen one
     wanted = len(rows) if limit is None else min(limit, len(rows))
-    chosen: list[int] = []
-    gains: list[float] = []
+    first = _central(rows)
+    chosen, gains = [first], [float(own[first])]
+    alike = rows @ rows[first]  # to the most similar chosen one
     while len(chosen) < wanted:
         gap = own - alike
         if gap.max(initial=0) <= 0:
@@ -84,6 +86,12 @@ def rank(tokens: Floats, limit: int | None = None) -> Ranking:
     gain = np.array(gains, np.float32) / np.float32(LENGTH**2)
     gain[:1] = np.inf
     return Ranking(order[np.array(chosen, np.int64)], gain)
+
+
+def _central(rows: Floats) -> int:
+    """The row most like all of them together; sums of whole numbers in 64 bits are exact in any order."""
+    total = rows.sum(axis=0, dtype=np.float64)
+    return int((rows.astype(np.float64) @ total).argmax())
 
 
 def _round(rows: Floats, own: Floats, gap: Floats, wanted: int) -> tuple[list[int], list[float]]:
@@ -108,10 +116,10 @@ def _round(rows: Floats, own: Floats, gap: Floats, wanted: int) -> tuple[list[in
 def shares(gains: Sequence[Floats], keys: Sequence[str], limit: int) -> list[int]:
     """How many of the first patches of each reference are kept, so that all are at most ``limit``.
 
-    ``gains`` are those of their rankings.
-    Those that add most to their own reference: every reference is covered equally closely, and as closely as the limit
-    allows. Of references that add equally much, the one whose key (a hash of its content) is smaller comes first, so
-    that neither the order of the references matters nor how they came to be these.
+    ``gains`` are those of their rankings. Those are kept that add most to their own reference: every reference is
+    covered equally closely, and as closely as the limit allows. Of references that add equally much, the one whose key
+    (a hash of its content) is smaller comes first, so that neither the order of the references matters nor how they
+    came to be these.
     """
     counts = np.array([len(gain) for gain in gains], np.int64)
     if counts.sum() <= limit:
