@@ -42,7 +42,11 @@ COSTS = "costs.csv"
 NUMBERS = ["ms_median", "ms_p95", "of_encoder", "s_references", "peak_mb", "state_mb"]
 COLUMNS = ["model", "status", "reason", *NUMBERS]
 WARM_UP, QUERIES = 3, 20
-SHOWN = ("reference_images", "reference_masks")  # of Nagl: shown, never compared with
+SHOWN = (
+    "reference_images",
+    "reference_masks",
+    "normal_tokens",
+)  # of Nagl: kept for people and exports, not compared with
 
 
 @dataclass(frozen=True)

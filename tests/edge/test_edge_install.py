@@ -56,7 +56,12 @@ def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> 
         required = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
     rooms = [path for room in ("io", "bank", "edge") for path in (ROOT / "anomalib_nagl" / room).glob("*.py")]
     own = {path.relative_to(ROOT).as_posix() for path in rooms}
-    shared = ("__init__.py", "cli.py", "py.typed", *(f"commands/{name}.py" for name in ("__init__", "edge", "parser")))
+    shared = (
+        "__init__.py",
+        "cli.py",
+        "py.typed",
+        *(f"commands/{name}.py" for name in ("__init__", "edge", "edge_bank", "parser")),
+    )
     assert names == own | {f"anomalib_nagl/{name}" for name in shared}
     plain = [line.split(";")[0].split()[1] for line in required if "extra ==" not in line]
     assert [name.split(">")[0] for name in plain] == ["numpy", "openvino"]

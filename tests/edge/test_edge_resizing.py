@@ -14,6 +14,7 @@ from anomalib_nagl.core.resizing import MatrixResize
 from anomalib_nagl.edge import NaglEdge
 from anomalib_nagl.edge.resizing import bands, resize
 from anomalib_nagl.edge.runtime import Images, read_graph
+from anomalib_nagl.io.export_manifest import companion
 
 SIZES = [(300, 200), (41, 37), (96, 96), (97, 95), (1, 1), (2, 900), (130, 1)]
 
@@ -43,7 +44,7 @@ def test_bands_leave_out_zeros_only(source: int, target: int) -> None:
 
 def test_the_encoder_of_a_box_has_one_size(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So nothing that OpenVINO keeps of a shape can pile up; it is the size that the graph itself names."""
-    graph = read_graph(ov.Core(), exported.with_name("encoder.xml"))
+    graph = read_graph(ov.Core(), companion(exported, "encoder"))
     assert Images.of(graph) == Images((224, 224), rounded=False)
     assert str(graph.input("image").partial_shape) == "[?,3,224,224]"
     detector, seen = NaglEdge(exported), set()

@@ -10,6 +10,7 @@ import openvino as ov
 import pytest
 
 from anomalib_nagl.edge import EdgeError, NaglEdge, runtime
+from anomalib_nagl.io.export_manifest import companion
 
 
 def test_a_cache_that_cannot_be_made_is_named(exported: Path, tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_openvino_may_do_without_the_number_of_shapes(exported: Path, monkeypatc
     """It is asked for where inputs come in many shapes, and is not a documented property."""
     image = np.full((50, 60, 3), 90, np.uint8)
     expected = NaglEdge(exported).predict(image).score
-    graphs = [runtime.read_graph(ov.Core(), exported.with_name(f"{name}.xml")) for name in ("encoder", "scorer")]
+    graphs = [runtime.read_graph(ov.Core(), companion(exported, name)) for name in ("encoder", "scorer")]
     asked: list[dict[str, object]] = []
     core = SimpleNamespace(compile_model=lambda model, device, config: asked.append(config))
     for device, graph in (("CPU", graphs[0]), ("CPU", graphs[1]), ("GPU", graphs[1])):

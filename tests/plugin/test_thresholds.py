@@ -79,7 +79,7 @@ def test_references_in_half_precision_are_scored_by_a_head_in_half_precision() -
     references = tokens(2, 1)
     model = bare_model(NaglHead(16, 5, 2, "corrected"), GRID)
     expected = calibrate(model, references)
-    half = ReferenceTokens(*(one.bfloat16() if one.is_floating_point() else one for one in references))
+    half = ReferenceTokens(*(one.bfloat16() if one.is_floating_point() else one for one in references[:-1]))
     model = model.bfloat16()
     assert calibrate(model, half) == pytest.approx(expected, abs=0.05)
 
