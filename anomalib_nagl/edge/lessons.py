@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from anomalib_nagl.bank.adapted import ReferencePatches
-from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile
+from anomalib_nagl.bank.bank_file import BankFile
+from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.history import Change
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder

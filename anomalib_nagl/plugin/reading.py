@@ -77,7 +77,8 @@ class CheckedReader(AnomalibDataset):
         for path in (str(sample.get("image_path", "")), *mask_files(sample.get("mask_path"))):
             if path and not Path(path).is_dir():  # that of a film has its pictures in it
                 check_format(path)
-        return super().__getitem__(index)
+        item: Any = super().__getitem__(index)
+        return item
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For processes that read: a class that was made here has no name there."""

@@ -14,7 +14,8 @@ import pytest
 from support.environments import ROOT
 
 from anomalib_nagl.bank.adapted import assemble
-from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile, read_model
+from anomalib_nagl.bank.bank_file import BankFile, read_model
+from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.old_formats import read_format_2
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.io.errors import EdgeError
@@ -234,7 +235,8 @@ def spoil(statement: str) -> Callable[[Path], None]:
         (spoil("UPDATE reference SET kind = 'odd' WHERE id = 1"), "of kind 'odd', expected one of normal"),
         (spoil("UPDATE pool SET tokens = zeroblob(length(tokens))"), "not as they were written"),
         (spoil("UPDATE pool SET tokens = x'00'"), "not as they were written"),
-        (spoil("UPDATE pool SET size = 3 WHERE role = 'marked'"), "not as they were written"),
+        (spoil("UPDATE pool SET size = 3 WHERE role = 'marked'"), "3 marked, .*20 at most"),
+        (spoil("UPDATE pool SET size = 1 WHERE role = 'marked'"), "not as they were written"),
     ],
 )
 def test_a_file_that_is_not_as_written_is_refused(path: Path, change: Callable[[Path], None], message: str) -> None:
