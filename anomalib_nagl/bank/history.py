@@ -110,7 +110,7 @@ def undo(connection: sqlite3.Connection, author: Author, number: int | None = No
     done = {change.revision: change for change in changes(connection)}
     open_ = _standing(list(done.values()))
     chosen = number if number is not None else _last_of(connection, author, open_)
-    if chosen not in done or done[chosen].action == "created":
+    if not isinstance(chosen, int) or chosen not in done or done[chosen].action == "created":
         raise EdgeError(f"found no change {chosen} to take back, expected one of the history's: see its numbers")
     if chosen not in open_:
         raise EdgeError(f"found change {chosen} taken back already, expected one that stands: see the history")

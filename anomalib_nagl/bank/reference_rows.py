@@ -12,7 +12,7 @@ from anomalib_nagl.bank import history
 from anomalib_nagl.bank.border import check_lesson, check_names
 from anomalib_nagl.bank.history import Author
 from anomalib_nagl.bank.pool_rows import PoolReader, StoredPool, insert_pool
-from anomalib_nagl.bank.reference import WHOLE, Lesson, Reference
+from anomalib_nagl.bank.reference import WHOLE, Lesson, Reference, check_text
 from anomalib_nagl.io.errors import EdgeError, suggest
 from anomalib_nagl.io.given import IMAGE, MASK, File
 
@@ -34,6 +34,7 @@ def _reference(*row: Any) -> Reference:
 
 def named(connection: sqlite3.Connection, name: str) -> Reference:
     """The reference of a name; EdgeError if there is none."""
+    check_text("name", name)
     found = references_of(connection)
     one = next((one for one in found if one.name == name), None)
     if one is None:
