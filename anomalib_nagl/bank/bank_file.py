@@ -185,7 +185,7 @@ class BankFile:
             proxies = derived.read(connection, history.revision(connection), self._proxies_shape)
 
         def write(folder: Path) -> Path:
-            written = folder / path.name
+            written = folder / path.name  # as it will be called
             self.create(written, self._compatibility, settings, lessons, proxies)
             return written
 

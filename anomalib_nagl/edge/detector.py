@@ -27,6 +27,11 @@ from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import companion, read_export_manifest
 from anomalib_nagl.io.given_paths import as_path
 
+_NOT_FINITE = (
+    "expected finite ones: the device may not be able to compute in this precision: use f32, or restore model and bank "
+    "from a copy"
+)
+
 
 class Prediction(NamedTuple):
     """What a detector says of an image.
@@ -103,6 +108,13 @@ class NaglEdge(Lessons):
         self.reload()
         if self._state.bank.proxies is None:  # whoever starts next need not mine again
             self._bank.keep_proxies(self._state.bank.revision, self._state.tensors["residual_proxies"].data)
+
+    def __reduce__(self) -> Any:
+        """Not to be pickled: what is compiled lies in this process."""
+        raise EdgeError(
+            "found a detector that is to be pickled or copied, expected each process to make its own: hand over the "
+            "path of the model"
+        )
 
     @property
     def compatibility(self) -> dict[str, Any]:
@@ -183,6 +195,8 @@ class NaglEdge(Lessons):
                 f"found tokens of shape {found[0]} and type {found[1]}, expected {(rows * cols, width)} and float32: "
                 "hand over what encode returned"
             )
+        if not np.isfinite(tokens).all():
+            raise EdgeError(f"found tokens that are no number, {_NOT_FINITE}")
 
     def _scoring(self) -> Detector:
         """The scorer as calibration calls it, and the maps of the network input."""
@@ -240,11 +254,9 @@ def _check_arguments(device: Any, precision: Any, requests: Any, author: Any) ->
 def _prediction(outputs: dict[str, Any]) -> Prediction:
     label, mask = outputs.get("pred_label"), outputs.get("pred_mask")
     score = float(outputs["pred_score"].reshape(()))
-    if not (math.isfinite(score) and np.isfinite(outputs["anomaly_map"]).all()):
-        raise EdgeError(
-            f"found a score or a map that is no number ({score}), expected finite ones: the device may not compute in "
-            "this precision: use f32, or restore model and bank from a copy"
-        )
+    # The score of an image is clipped to its range, and NaN with it: those of patches are as they were computed.
+    if not (math.isfinite(score) and all(np.isfinite(outputs[name]).all() for name in ("anomaly_map", "patch_scores"))):
+        raise EdgeError(f"found scores that are no number, {_NOT_FINITE}")
     return Prediction(
         score,
         None if label is None else bool(label.reshape(())),

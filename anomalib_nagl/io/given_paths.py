@@ -18,12 +18,19 @@ _NOT_REGULAR = {
 }
 
 
+LONGEST = 240  # bytes of a name: systems take 255, and files beside ours (journals) have longer ones than it
+
+
 def as_path(given: object, what: str) -> Path:
     """A path of text or of an object that stands for one; EdgeError for None, bytes, an empty one or no name at all.
 
     ``what`` says in the error which path is meant.
     """
     text = given.__fspath__() if isinstance(given, os.PathLike) else given
+    if isinstance(text, str) and any(len(os.fsencode(part)) > LONGEST for part in Path(text).parts):
+        raise EdgeError(
+            f"found {text[:40]!r}... as {what}, expected names of at most {LONGEST} bytes: choose a shorter one"
+        )
     if not isinstance(text, str) or not text.strip() or "\0" in text or not Path(text).name:
         raise EdgeError(f"found {str(given)[:40]!r} ({type(given).__name__}) as {what}, expected the path of a file")
     return Path(text)

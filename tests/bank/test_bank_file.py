@@ -223,6 +223,7 @@ def spoil(statement: str) -> Callable[[Path], None]:
     [
         (Path.unlink, "found no reference bank at"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or edited"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "1 bytes are missing; truncated or edited"),
         (lambda path: path.write_bytes(b"nothing of the kind" * 99), "truncated or edited"),
         (spoil("PRAGMA application_id = 7"), "a database that is no reference bank"),
         (spoil("PRAGMA user_version = 4"), "a reference bank of format 4.*expected 3"),
