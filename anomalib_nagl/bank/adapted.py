@@ -229,11 +229,20 @@ def mined(patches: ReferencePatches) -> Mined:
     grids, cells = (len(pools) if few else MINED_TOGETHER), patches.grid[0] * patches.grid[1]
     tokens = np.zeros((grids, cells, patches.width), np.float32)
     marked = np.zeros((grids, cells), np.float32)
-    order = range(len(pools)) if few else sorted(range(len(pools)), key=lambda i: pools[i].key)
-    for i in order:
-        places = pools[i].places(kept[i])
-        layer = np.full(len(places), i) if few else marked[:, places].sum(axis=0).astype(int)
-        free = layer < grids
-        tokens[layer[free], places[free]] = pools[i].head(kept[i])[free]
-        marked[layer[free], places[free]] = 1
+    order = [i for i in sorted(range(len(pools)), key=lambda i: pools[i].key) if kept[i]]
+    if order:
+        places = np.concatenate([pools[i].places(kept[i]) for i in order])
+        grid = np.repeat(order, [kept[i] for i in order]) if few else _earlier(places)
+        free = grid < grids
+        tokens[grid[free], places[free]] = np.concatenate([pools[i].head(kept[i]) for i in order])[free]
+        marked[grid[free], places[free]] = 1
     return Mined(tokens, marked)
+
+
+def _earlier(places: NDArray[Any]) -> NDArray[np.intp]:
+    """How many patches before each one (P,) have its place."""
+    order = np.argsort(places, kind="stable")
+    ordered = places[order]
+    count = np.empty(len(places), np.intp)
+    count[order] = np.arange(len(places)) - np.searchsorted(ordered, ordered)
+    return count

@@ -96,5 +96,5 @@ def counts(pools: Sequence[Pool], limit: int | None) -> list[int]:
 
 def heads(pools: Sequence[Pool], limit: int | None, width: int) -> Floats:
     """What is kept of all pools, one after the other: (K, C)."""
-    parts = [pool.head(count) for pool, count in zip(pools, counts(pools, limit), strict=True)]
+    parts = [pool.head(count) for pool, count in zip(pools, counts(pools, limit), strict=True) if count]
     return np.concatenate([np.empty((0, width), np.float32), *parts])

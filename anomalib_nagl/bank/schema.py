@@ -44,6 +44,8 @@ TABLES = {
         "places BLOB NOT NULL, gains BLOB NOT NULL, checks BLOB NOT NULL, tokens BLOB NOT NULL, "
         "UNIQUE (reference, area, role))"
     ),
+    # All that is asked of every pool at once, without the pages of its tokens.
+    "pool_facts": "CREATE INDEX pool_facts ON pool (reference, area, role, size, content)",
     # What can be computed anew and takes long: valid for one revision alone.
     "derived": (
         "CREATE TABLE derived (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, shape TEXT NOT NULL, "
