@@ -239,8 +239,8 @@ LOST: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an image size of text": lambda content: content["nagl"]["settings"].update(image_size="large"),
     "a billion heads": lambda content: content["nagl"]["settings"].update(num_heads=10**9),
 }
-# What torch converts without loss, or a switch that is read as true or false.
-HARMLESS = {"weights that are integers", "sparse weights", "head_trained null", "head_trained a number"}
+# What torch converts, or a switch that is read as true or false.
+HARMLESS = {"weights that are integers", "head_trained null", "head_trained a number"}
 
 
 def _safely(enter: Callable[[World, Path], Any]) -> Callable[[World, Path], Any]:
