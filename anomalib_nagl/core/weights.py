@@ -17,8 +17,8 @@ def check_weights(state: Mapping[Any, Any], what: str) -> None:
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(
-            f"found {what} whose weights cannot be used ({'; '.join(problems[:_SHOWN])}{more}), expected finite numbers: "
-            "copy the file again, or train anew"
+            f"found {what} whose weights cannot be used ({'; '.join(problems[:_SHOWN])}{more}), expected finite "
+            "numbers: copy the file again, or train anew"
         )
 
 

@@ -56,6 +56,6 @@ def check_state(state: object, model: NaglModel) -> None:
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(
-            f"found a checkpoint that does not fit its own settings ({'; '.join(problems[:_SHOWN])}{more}), expected the "
-            f"weights of that model: {_REMEDY}"
+            f"found a checkpoint that does not fit its own settings ({'; '.join(problems[:_SHOWN])}{more}), "
+            f"expected the weights of that model: {_REMEDY}"
         )

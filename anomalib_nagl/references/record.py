@@ -20,7 +20,6 @@ from anomalib_nagl.references.sample import Sample
 
 FORMAT = "anomalib-nagl references 1"
 FILE_NAME = "references.json"
-KINDS = ("normal", "abnormal")
 _SHOWN = 5
 
 
@@ -92,17 +91,16 @@ def read_record(path: str | Path) -> Recorded:
     path = Path(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        written = record["format"]
-        entries = [_entry(entry) for entry in record["references"]] if written == FORMAT else []
-        selection, root = dict(record["selection"]), _text("root", record["root"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        entries = [dict(entry) for entry in record["references"]]
+        selection, written = dict(record["selection"]), record["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"found a file that is no record of references: {path} ({error!r}); expected the references.json of a run, "
             "or a folder of images"
         ) from error
     if written != FORMAT:
         raise ValueError(f"found {path} of format {written!r}, expected {FORMAT!r}: use the version that wrote it")
-    places = [path.parent / root, path.parent, Path.cwd()]
+    places = [path.parent / record["root"], path.parent, Path.cwd()]
     problems: list[str] = []
     # Synthetic references are made anew.
     found = [_find(entry, places, problems) for entry in entries if entry.get("mask_source") != "synthetic"]
@@ -125,28 +123,6 @@ def read_record(path: str | Path) -> Recorded:
         selection,
         entries,
     )
-
-
-def _entry(given: Any) -> dict[str, str]:
-    """An entry as it is read from a file; KeyError, TypeError or ValueError say what is wrong with it."""
-    entry = {str(key): _text(key, value) for key, value in dict(given).items()}
-    needed = ["kind", "sha256"]
-    if entry["kind"] not in KINDS:
-        raise ValueError(f"a reference of kind {entry['kind']!r}")
-    if entry["kind"] == "abnormal":
-        needed.append("defect_type")
-    if any(key.startswith("mask_path") and place for key, place in entry.items()):
-        needed.append("mask_sha256")
-    for key in needed:
-        if key not in entry:
-            raise KeyError(key)
-    return entry
-
-
-def _text(key: Any, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{key!r} of type {type(value).__name__} instead of text")
-    return value
 
 
 def _find(
@@ -178,11 +154,4 @@ def _locate(relative: str, places: list[Path]) -> str | None:
     if not relative:
         return None
     paths = [place / relative for place in places]
-    return next((Path(os.path.normpath(path)).as_posix() for path in paths if _is_file(path)), None)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or none
-        return False
+    return next((Path(os.path.normpath(path)).as_posix() for path in paths if path.is_file()), None)

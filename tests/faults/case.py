@@ -71,7 +71,7 @@ class Verdict(NamedTuple):
     words: str
 
 
-class Refused(Exception):  # noqa: N818 - no error of a program, but an answer
+class Refused(Exception):
     """A command that ended as one does that was given what will not do."""
 
 

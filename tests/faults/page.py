@@ -22,14 +22,13 @@ answer that changed without a word.
 `make faults` runs all of it; a sample of {quick} cases, always the same, is part of `make test`.
 """
 TAIL = """
-The last run, of {date}, took {minutes} minutes. Of the bits of a file, one of so many was turned: {every}. Where nothing
-in a file is checked against a sum (heads, checkpoints, cells), another answer counts as one: it cannot be told.
+The last run, of {date}, took {minutes} minutes. Of the bits of a file, one of so many was turned: {every}.
+Where nothing in a file is checked against a sum (heads, checkpoints, cells), another answer counts as one: it
+cannot be told.
 """
 
 
-def write_page(
-    counts: Mapping[str, Counter[str]], wrong: Sequence[tuple[Case, Verdict]], seconds: float
-) -> None:
+def write_page(counts: Mapping[str, Counter[str]], wrong: Sequence[tuple[Case, Verdict]], seconds: float) -> None:
     """Write the page anew."""
     from faults import catalogue
 

@@ -73,6 +73,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def _folder_cases() -> Iterator[Case]:
     for what, (change, expected) in FOLDERS.items():
+
         def make(world: World, change: Callable[[Path], object] = change) -> Path:
             from PIL import Image
 
