@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.bank import derived, history, schema
 from anomalib_nagl.bank.adapted import AbnormalPools, Limits, ReferencePatches
+from anomalib_nagl.bank.border import THRESHOLDS, check_lesson, check_pools
 from anomalib_nagl.bank.history import Author, Change, Edit
 from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader
 from anomalib_nagl.bank.reference import Lesson, Reference, check_text
-from anomalib_nagl.bank.reference_rows import insert, lesson_of, named, pools_of, references_of, value_of
+from anomalib_nagl.bank.reference_rows import cells_of, insert, lesson_of, named, pools_of, references_of
+from anomalib_nagl.bank.setting_rows import model_of, settings_of, texts_of, write_settings
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_files
-
-THRESHOLDS = "thresholds"  # the setting: raw thresholds of image scores and of pixels
+from anomalib_nagl.io.model_facts import check_facts
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class BankFile:
     def __init__(self, path: str | Path, compatibility: Mapping[str, Any], author: str | None = None) -> None:
         self.path, self._compatibility = Path(path), dict(compatibility)
         self.author = Author(author or _whoever(), uuid.uuid4().hex)
-        self._reader = PoolReader(lambda: schema.reading(self.path), int(compatibility["dim"]))
+        self._reader = PoolReader(lambda: schema.reading(self.path), int(compatibility["dim"]), cells_of(compatibility))
         with schema.reading(self.path) as connection:
             _check_model(connection, self.path, self._compatibility)
 
@@ -75,9 +76,9 @@ class BankFile:
         with schema.writing(path) as connection:
             rows = [(name, json.dumps(value)) for name, value in compatibility.items()]
             connection.executemany("INSERT INTO model VALUES (?, ?)", rows)
-            values = [(name, json.dumps(value, allow_nan=False)) for name, value in settings.items()]
-            connection.executemany("INSERT INTO setting VALUES (?, ?)", values)
+            connection.executemany("INSERT INTO setting VALUES (?, ?)", texts_of(settings).items())
             for lesson in lessons:
+                check_lesson(lesson, compatibility)
                 insert(connection, lesson, author)
             number = history.commit(connection, author, "created", f"exported with {len(lessons)} references", [])
             derived.write(connection, number, proxies)
@@ -99,7 +100,7 @@ class BankFile:
             _check_model(connection, self.path, self._compatibility)
             number = history.revision(connection)
             references = references_of(connection)
-            settings = {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM setting")}
+            settings = settings_of(connection)
             patches = self._patches(connection, references)
             proxies = derived.read(connection, number, self._proxies_shape)
         return Snapshot(number, references, settings, patches, proxies)
@@ -122,10 +123,13 @@ class BankFile:
 
     def add_all(self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any]) -> None:
         """Add references and change settings in one change."""
+        for lesson in lessons:
+            check_lesson(lesson, self._compatibility)
+        texts = texts_of(settings)
         with self._changing() as connection:
             added = [insert(connection, lesson, self.author) for lesson in lessons]
             edits = [Edit("reference", one.uid, "removed", 1, 0) for one in added]
-            edits += _set(connection, {name: json.dumps(value, allow_nan=False) for name, value in settings.items()})
+            edits += write_settings(connection, texts)
             if edits:
                 summary = f"{added[0].kind} {added[0].name}" if len(added) == 1 else f"{len(added)} references"
                 history.commit(connection, self.author, action, summary, edits)
@@ -145,11 +149,9 @@ class BankFile:
 
     def set(self, action: str, **settings: Any) -> None:
         """Change settings; None takes one away."""
-        texts = {
-            name: None if value is None else json.dumps(value, allow_nan=False) for name, value in settings.items()
-        }
+        texts = texts_of(settings)
         with self._changing() as connection:
-            edits = _set(connection, texts)
+            edits = write_settings(connection, texts)
             if edits:
                 summary = ", ".join(f"{edit.key} {edit.after}" for edit in edits)
                 history.commit(connection, self.author, action, summary, edits)
@@ -165,25 +167,25 @@ class BankFile:
         with schema.reading(path) as other:
             _check_model(other, path, self._compatibility)
             lessons = [(lesson_of(other, one, self._compatibility)) for one in references_of(other)]
-            settings = dict(other.execute("SELECT name, value FROM setting"))
+            settings = texts_of(settings_of(other))
         with self._changing() as connection:
             edits = [Edit("reference", one.uid, "removed", 0, 1) for one in references_of(connection)]
             for edit in edits:
                 history.apply(connection, edit)
             added = [insert(connection, lesson, self.author) for lesson in lessons]
             edits += [Edit("reference", one.uid, "removed", 1, 0) for one in added]
-            edits += _set(connection, settings)
+            edits += write_settings(connection, settings)
             history.commit(connection, self.author, "load", f"{len(added)} references of a file", edits)
 
     def save(self, path: Path, images: bool = True) -> None:
         """Write what is not removed to another file in one step, with the images or without; history starts anew."""
         with schema.reading(self.path) as connection:
-            settings = {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM setting")}
+            settings = settings_of(connection)
             lessons = [lesson_of(connection, one, self._compatibility, images) for one in references_of(connection)]
             proxies = derived.read(connection, history.revision(connection), self._proxies_shape)
 
         def write(folder: Path) -> Path:
-            written = folder / path.name
+            written = folder / path.name  # as it will be called
             self.create(written, self._compatibility, settings, lessons, proxies)
             return written
 
@@ -203,6 +205,9 @@ class BankFile:
         facts, found = self._compatibility, pools_of(connection, self._reader)
         self._reader.forget({pool.row for roles in found.values() for pool in roles.values()})
         active = [one for one in references if one.active]
+        for one in active:
+            sizes = {role: len(pool) for role, pool in found.get(one.uid, {}).items()}
+            check_pools(one, sizes, bool(facts.get("shifted_grid")), cells_of(facts))
         normal = [found[one.uid]["normal"] for one in active if one.kind != "abnormal"]
         abnormal = [
             AbnormalPools(roles["marked"], roles["away"], JoinedPool(roles["away"], roles["near"]), one.localized)
@@ -226,6 +231,7 @@ class BankFile:
                 _check_model(connection, self.path, self._compatibility)
                 yield connection
                 _check_usable(connection)
+                settings_of(connection)  # what was taken back may be what somebody else wrote
         except sqlite3.IntegrityError as error:
             raise EdgeError(
                 "found a reference of that name already, expected another name: remove or rename it first"
@@ -243,16 +249,6 @@ class BankFile:
                 history.commit(connection, self.author, action, summary, edits)
 
 
-def _set(connection: sqlite3.Connection, texts: Mapping[str, str | None]) -> list[Edit]:
-    """Change settings that are given as JSON; returns what was changed."""
-    known = dict(connection.execute("SELECT name, value FROM setting"))
-    edits = [Edit("setting", name, "value", known.get(name), text) for name, text in texts.items()
-             if known.get(name) != text]  # fmt: skip
-    for edit in edits:
-        history.apply(connection, edit)
-    return edits
-
-
 def _whoever() -> str:
     try:
         return getpass.getuser()
@@ -263,7 +259,7 @@ def _whoever() -> str:
 def read_model(path: Path) -> dict[str, Any]:
     """Facts of the model that a bank was made for."""
     with schema.reading(path) as connection:
-        return {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM model")}
+        return check_facts(model_of(connection), path)
 
 
 def was_changed(path: Path) -> bool:
@@ -276,7 +272,7 @@ def was_changed(path: Path) -> bool:
 
 
 def _check_model(connection: sqlite3.Connection, path: Path, wanted: Mapping[str, Any]) -> None:
-    made_for = {name: value_of(name, text) for name, text in connection.execute("SELECT * FROM model")}
+    made_for = model_of(connection)
     different = [f"{key} {made_for.get(key)!r} instead of {value!r}" for key, value in wanted.items()
                  if made_for.get(key) != value]  # fmt: skip
     if different:

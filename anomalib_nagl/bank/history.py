@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.json_values import parse_json
 
 FIELDS = {"name": str, "defect_type": str, "active": int, "removed": int}
 _ALONE = "setting"  # the table whose rows have one field
@@ -109,16 +110,41 @@ def undo(connection: sqlite3.Connection, author: Author, number: int | None = No
     done = {change.revision: change for change in changes(connection)}
     open_ = _standing(list(done.values()))
     chosen = number if number is not None else _last_of(connection, author, open_)
-    if chosen not in done or done[chosen].action == "created":
+    if not isinstance(chosen, int) or chosen not in done or done[chosen].action == "created":
         raise EdgeError(f"found no change {chosen} to take back, expected one of the history's: see its numbers")
     if chosen not in open_:
         raise EdgeError(f"found change {chosen} taken back already, expected one that stands: see the history")
     (text,) = connection.execute("SELECT edits FROM change WHERE revision = ?", (chosen,)).fetchone()
-    edits = [Edit(*edit).reversed() for edit in reversed(json.loads(text))]
+    edits = [edit.reversed() for edit in reversed(_edits(chosen, text))]
     for edit in edits:
         apply(connection, edit)
     commit(connection, author, "undo", f"took back {chosen}: {done[chosen].summary}", edits, chosen)
     return done[chosen]
+
+
+def _edits(number: int, text: str) -> list[Edit]:
+    """The edits of a change; EdgeError where they cannot be taken back."""
+    try:
+        found = [Edit(*map(_plain, edit)) for edit in parse_json(text)]
+    except (ValueError, TypeError) as error:
+        raise EdgeError(
+            f"found change {number} in the reference bank that cannot be read ({error}), expected a list of edits: "
+            "restore the bank from a copy"
+        ) from error
+    for edit in found:
+        kind = FIELDS.get(edit.field) if edit.table == "reference" else (str, type(None))
+        if kind is not None and not (isinstance(edit.before, kind) and isinstance(edit.after, kind)):
+            raise EdgeError(
+                f"found change {number} in the reference bank with {edit.field} of another type, expected what was "
+                "written: restore the bank from a copy"
+            )
+    return found
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, list | dict):
+        raise TypeError("an edit within an edit")
+    return value
 
 
 def _standing(done: list[Change]) -> set[int]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_nagl.bank.border import check_gains, check_places, check_tokens
 from anomalib_nagl.bank.pools import ArrayPool, Floats
 from anomalib_nagl.io.errors import EdgeError
 
@@ -19,6 +20,7 @@ _CHANGED = (
     "found patch tokens in the reference bank that are not as they were written, expected them unchanged: restore the "
     "file from a copy"
 )
+_WHERE = "the reference bank"
 SPARE = 4  # patches read beyond those asked for: after the next lesson it may be one more
 
 
@@ -32,11 +34,14 @@ class Head(NamedTuple):
 class PoolReader:
     """Reads the first patches of pools and keeps them: rows of pools are never changed.
 
-    ``connect`` opens the bank for reading. What is kept of each pool is little more than what was asked for last.
+    ``connect`` opens the bank for reading; tokens have a ``width``, and their grid has so many ``cells``. What is kept
+    of each pool is little more than what was asked for last.
     """
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[sqlite3.Connection]], width: int) -> None:
-        self._connect, self._width = connect, width
+    def __init__(
+        self, connect: Callable[[], AbstractContextManager[sqlite3.Connection]], width: int, cells: int
+    ) -> None:
+        self._connect, self._width, self._cells = connect, width, cells
         self._kept: dict[int, Head] = {}
         self._gains: dict[int, Floats] = {}
         self._open: sqlite3.Connection | None = None
@@ -68,10 +73,13 @@ class PoolReader:
             if self._open is None:
                 with self:
                     return self.gain(pool)
-            found = self._open.execute("SELECT gains FROM pool WHERE id = ?", (pool.row,)).fetchone()
-            gain = np.frombuffer(found[0], "<f4").astype(np.float32) if found else np.empty(0, np.float32)
-            if len(gain) != len(pool) or not (np.diff(gain[1:]) <= 0).all():
+            found = self._open.execute("SELECT gains, checks FROM pool WHERE id = ?", (pool.row,)).fetchone()
+            gains, checks = (_bytes(part) for part in found or (b"", b""))
+            own = checks[-(-len(pool) // BLOCK) * 4 :]  # of banks that were written before there was one, nothing
+            if len(gains) != 4 * len(pool) or (own and own != _checksum(gains)):
                 raise EdgeError(_CHANGED)
+            gain = np.frombuffer(gains, "<f4").astype(np.float32)
+            check_gains(gain, _WHERE)
             self._gains[pool.row] = gain
         return self._gains[pool.row]
 
@@ -89,19 +97,24 @@ class PoolReader:
             "SELECT substr(tokens, 1, ?), substr(places, 1, ?), checks FROM pool WHERE id = ?",
             (rows * self._width * 4, rows * 2, pool.row),
         ).fetchone()
-        tokens, places, checks = (part or b"" for part in found or (b"", b"", b""))  # SQLite has NULL for nothing
+        tokens, places, checks = (_bytes(part) for part in found or (b"", b"", b""))
         whole = (len(tokens), len(places)) == (rows * self._width * 4, rows * 2)
         expected = checksums(tokens, places, rows) if whole else b""
         if not whole or expected != checks[: len(expected)]:
             raise EdgeError(_CHANGED)
         array = np.frombuffer(tokens, "<f4").reshape(rows, self._width).astype(np.float32)
-        return Head(array, np.frombuffer(places, "<u2").astype(np.intp))
+        found_places = np.frombuffer(places, "<u2").astype(np.intp)
+        check_tokens(array, _WHERE)
+        check_places(found_places, _WHERE, self._cells)
+        return Head(array, found_places)
 
 
 class StoredPool:
     """A pool whose patches are read when they are asked for."""
 
     def __init__(self, reader: PoolReader, row: int, size: int, key: str) -> None:
+        if not isinstance(size, int) or size < 0 or not isinstance(key, str):  # a field may hold values of any type
+            raise EdgeError(_CHANGED)
         self._reader, self.row, self._size, self.key = reader, row, size, key
 
     def __len__(self) -> int:
@@ -162,10 +175,19 @@ def insert_pool(connection: sqlite3.Connection, reference: int, area: str, role:
     gain = np.zeros(len(pool), "<f4")
     gain[: len(ranked)] = pool.gain
     stored, where = tokens[order].astype("<f4").tobytes(), places[order].astype("<u2").tobytes()
-    checks = checksums(stored, where, len(pool))
+    checks = checksums(stored, where, len(pool)) + _checksum(gain.tobytes())
     row = (reference, area, role, len(pool), pool.key, where, gain.tobytes(), checks, stored)
     columns = "reference, area, role, size, content, places, gains, checks, tokens"
     connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _bytes(part: object) -> bytes:
+    """Content of a field: SQLite has NULL for nothing, and its fields hold values of any type."""
+    return part if isinstance(part, bytes) else b""
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
 
 
 def checksums(tokens: bytes, places: bytes, rows: int) -> bytes:

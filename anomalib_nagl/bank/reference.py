@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,8 @@ from anomalib_nagl.bank.pools import ArrayPool
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import File
 
-KINDS = ("normal", "abnormal", "region")
+# The pools of a reference of each kind; of an abnormal one the abnormal patches, those away from them, those between.
+ROLES = {"normal": ("normal",), "region": ("normal",), "abnormal": ("marked", "away", "near")}
 WHOLE = "whole"  # the window that is the full image
 
 
@@ -39,16 +41,27 @@ class Reference:
 
     def __post_init__(self) -> None:
         """Refuse what could not be listed or found again."""
-        if self.kind not in KINDS:
-            raise EdgeError(f"found a reference of kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if self.kind not in ROLES:
+            raise EdgeError(f"found a reference of kind {self.kind!r}, expected one of {', '.join(ROLES)}")
         check_text("name", self.name)
         check_text("defect type", self.defect_type, empty=True)
+        for what, text in (("author", self.author), ("time", self.added), ("key", self.uid)):
+            check_text(what, text, empty=True)
+        for digest in (self.sha256, self.mask_sha256):
+            if not isinstance(digest, str) or not re.fullmatch("([0-9a-f]{64})?", digest):
+                raise EdgeError(
+                    f"found hash {str(digest)[:40]!r} of reference {self.name!r}, expected a SHA-256: restore the bank "
+                    "from a copy"
+                )
 
 
 def check_text(what: str, text: object, empty: bool = False) -> None:
     """Raise EdgeError unless this is a line of text of at most 1000 characters."""
     if not isinstance(text, str) or len(text) > 1000 or (not text.strip() and not empty) or not text.isprintable():
-        raise EdgeError(f"found {what} {str(text)[:40]!r}, expected a line of text of 1 to 1000 characters")
+        kind = "" if isinstance(text, str) else f" ({type(text).__name__})"
+        raise EdgeError(
+            f"found {what} {str(text)[:40]!r}{kind}, expected a line of text of 1 to 1000 characters: choose another"
+        )
 
 
 @dataclass(frozen=True)

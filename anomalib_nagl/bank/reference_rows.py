@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from anomalib_nagl.bank import history
+from anomalib_nagl.bank.border import check_lesson, check_names
 from anomalib_nagl.bank.history import Author
 from anomalib_nagl.bank.pool_rows import PoolReader, StoredPool, insert_pool
-from anomalib_nagl.bank.reference import WHOLE, Lesson, Reference
+from anomalib_nagl.bank.reference import WHOLE, Lesson, Reference, check_text
 from anomalib_nagl.io.errors import EdgeError, suggest
-from anomalib_nagl.io.given import File
+from anomalib_nagl.io.given import IMAGE, MASK, File
 
 _FACTS = "kind, name, defect_type, sha256, mask_sha256, localized, active, added, author, uid"
-
-
-def value_of(name: str, text: str) -> Any:
-    """A value that is kept as JSON; EdgeError if it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise EdgeError(f"found {name} in the reference bank that cannot be read ({error}), expected JSON") from error
 
 
 def references_of(connection: sqlite3.Connection) -> tuple[Reference, ...]:
     """All that are not removed, in the order in which they were added."""
     rows = connection.execute(f"SELECT {_FACTS} FROM reference WHERE NOT removed ORDER BY id")
-    return tuple(_reference(*row) for row in rows)
+    found = tuple(_reference(*row) for row in rows)
+    check_names(found)
+    return found
 
 
 def _reference(*row: Any) -> Reference:
@@ -40,6 +34,7 @@ def _reference(*row: Any) -> Reference:
 
 def named(connection: sqlite3.Connection, name: str) -> Reference:
     """The reference of a name; EdgeError if there is none."""
+    check_text("name", name)
     found = references_of(connection)
     one = next((one for one in found if one.name == name), None)
     if one is None:
@@ -73,22 +68,38 @@ def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, di
     found: dict[str, dict[str, StoredPool]] = {}
     for uid, role, row, size, key in connection.execute(
         "SELECT uid, role, pool.id, size, content FROM pool JOIN reference ON reference.id = pool.reference "
-        "WHERE active AND NOT removed"
-    ):
+        "WHERE active AND NOT removed AND area = ?", (WHOLE,),
+    ):  # fmt: skip
         found.setdefault(uid, {})[role] = StoredPool(reader, row, size, key)
     return found
 
 
 def lesson_of(connection: sqlite3.Connection, one: Reference, facts: Mapping[str, Any], images: bool = True) -> Lesson:
     """A reference with all its patches and its files."""
-    reader = PoolReader(lambda: contextlib.nullcontext(connection), int(facts["dim"]))
+    reader = PoolReader(lambda: contextlib.nullcontext(connection), int(facts["dim"]), cells_of(facts))
     pools = {}
     with reader:
         for role, row, size, key in connection.execute(
             "SELECT role, pool.id, size, content FROM pool JOIN reference ON reference.id = pool.reference "
-            "WHERE uid = ?", (one.uid,),
+            "WHERE uid = ? AND area = ?", (one.uid, WHOLE),
         ).fetchall():  # fmt: skip
             pools[role] = StoredPool(reader, row, size, key).whole()
     wanted = "SELECT role, media, data FROM image JOIN reference ON reference.id = image.reference WHERE uid = ?"
     rows = connection.execute(wanted, (one.uid,)) if images else ()
-    return Lesson(one, pools, {role: File(media, data) for role, media, data in rows})
+    lesson = Lesson(one, pools, {role: _file(one, role, media, data) for role, media, data in rows})
+    check_lesson(lesson, facts)
+    return lesson
+
+
+def cells_of(facts: Mapping[str, Any]) -> int:
+    """Number of patches of an image."""
+    return int(facts["grid"][0]) * int(facts["grid"][1])
+
+
+def _file(one: Reference, role: object, media: object, data: object) -> File:
+    if role not in (IMAGE, MASK) or not isinstance(media, str) or not isinstance(data, bytes):
+        raise EdgeError(
+            f"found a file of reference {one.name!r} in the bank that is none ({str(role)[:40]}), expected an image or "
+            "a mask: restore the bank from a copy"
+        )
+    return File(media, data)

@@ -150,6 +150,10 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise EdgeError(f"found a database that is no reference bank: {path}, expected one that an export wrote")
     if version != FORMAT:
         raise EdgeError(f"found a reference bank of format {version}: {path}, expected {FORMAT}: migrate it, or update")
+    # SQLite takes what is missing of the last page for zeros. Nobody can change the file within a transaction.
+    pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if path.stat().st_size < pages * size:
+        raise EdgeError(_reason(path, f"{pages * size - path.stat().st_size} bytes are missing"))
     found = dict(
         connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
     )

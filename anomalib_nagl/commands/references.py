@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from anomalib_nagl.commands.parser import Parser
+from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.files import atomic_write
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
@@ -76,14 +77,14 @@ def _model(options: argparse.Namespace) -> Nagl:
 
 
 def _print_files(console: Console, files: ReferenceFiles) -> None:
-    table = Table(title=f"References in {escape(files.root)}")
+    table = Table(title=Text.assemble("References in ", _shown(files.root)))
     for column in ("kind", "type", "images", "with masks"):
         table.add_column(column, justify="right" if column in ("images", "with masks") else "left")
     table.add_row("normal", "good", str(len(files.normal)), "")
     for defect_type in sorted({file.defect_type for file in files.abnormal}):
         files_of_type = [file for file in files.abnormal if file.defect_type == defect_type]
         masks = sum(file.mask is not None for file in files_of_type)
-        table.add_row("abnormal", escape(defect_type), str(len(files_of_type)), str(masks))
+        table.add_row("abnormal", _shown(defect_type), str(len(files_of_type)), str(masks))
     console.print(table)
 
 
@@ -91,7 +92,7 @@ def _print_problems(console: Console, problems: Sequence[Problem]) -> None:
     for problem in sorted(problems, key=lambda problem: not problem.fatal):
         label = "[bold red]problem[/]" if problem.fatal else "[yellow]note[/]"
         console.print(label, end=" ")
-        console.print(str(problem), soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(str(problem)), soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_quality(console: Console, checked: CheckedReferences) -> None:
@@ -99,7 +100,7 @@ def _print_quality(console: Console, checked: CheckedReferences) -> None:
     for column in ("image", "deviation", "remarks"):
         table.add_column(column, overflow="fold")
     for normal in checked.normal:
-        table.add_row(escape(normal.name), _number(normal.held_out), "; ".join(normal.remarks))
+        table.add_row(_shown(normal.name), _number(normal.held_out), _shown("; ".join(normal.remarks)))
     console.print(table)
     spread = [normal.held_out for normal in checked.normal if not math.isnan(normal.held_out)]
     if spread:
@@ -114,8 +115,13 @@ def _print_quality(console: Console, checked: CheckedReferences) -> None:
         table.add_column(column, overflow="fold")
     for defect in checked.abnormal:
         numbers = (_number(defect.deviation), _number(defect.stands_out, 2), _number(defect.contrast, 2))
-        table.add_row(escape(defect.name), escape(defect.defect_type), *numbers, "; ".join(defect.remarks))
+        table.add_row(_shown(defect.name), _shown(defect.defect_type), *numbers, _shown("; ".join(defect.remarks)))
     console.print(table)
+
+
+def _shown(text: str) -> Text:
+    """Text as it is, in a cell or a title: a folder may be named like a mark of rich."""
+    return Text(printable(text))
 
 
 def _number(value: float, digits: int = 4) -> str:

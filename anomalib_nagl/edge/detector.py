@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,20 @@ from anomalib_nagl.bank.adapted import ReferencePatches, assemble
 from anomalib_nagl.bank.bank_file import BankFile, Snapshot
 from anomalib_nagl.bank.calibration import Detector, calibrate
 from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
-from anomalib_nagl.bank.reference import Reference
+from anomalib_nagl.bank.reference import Reference, check_text
+from anomalib_nagl.edge.infer_requests import Requests
 from anomalib_nagl.edge.lessons import Lessons
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
-from anomalib_nagl.edge.runtime import Requests, compile_graph, read_graph
+from anomalib_nagl.edge.runtime import compile_graph, read_graph
 from anomalib_nagl.io.arrays import as_image
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import companion, read_export_manifest
+from anomalib_nagl.io.given_paths import as_path
+
+_NOT_FINITE = (
+    "expected finite ones: the device may not be able to compute in this precision: use f32, or restore model and bank "
+    "from a copy"
+)
 
 
 class Prediction(NamedTuple):
@@ -78,13 +86,13 @@ class NaglEdge(Lessons):
         follow: bool = False,
         author: str | None = None,
     ) -> None:
-        if requests < 1:
-            raise EdgeError(f"found {requests} requests, expected at least 1: that many images are computed at once")
-        path = Path(model)
+        _check_arguments(device, precision, requests, author)
+        path = as_path(model, "a model")
         self._manifest = read_export_manifest(path.with_suffix(".json"))
-        self._bank = BankFile(bank or path.with_suffix(".bank"), self.compatibility, author)
+        given = path.with_suffix(".bank") if bank is None else as_path(bank, "a reference bank")
+        self._bank = BankFile(given, self.compatibility, author)
         core, encoder = ov.Core(), companion(path, "encoder")
-        cached = {"CACHE_DIR": str(cache)} if cache else {}
+        cached = {} if cache is None else {"CACHE_DIR": str(as_path(cache, "a cache folder"))}
         config: dict[str, Any] = {**cached, "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT"}
         if requests > 1:
             config["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
@@ -100,6 +108,13 @@ class NaglEdge(Lessons):
         self.reload()
         if self._state.bank.proxies is None:  # whoever starts next need not mine again
             self._bank.keep_proxies(self._state.bank.revision, self._state.tensors["residual_proxies"].data)
+
+    def __reduce__(self) -> Any:
+        """Not to be pickled: what is compiled lies in this process."""
+        raise EdgeError(
+            "found a detector that is to be pickled or copied, expected each process to make its own: hand over the "
+            "path of the model"
+        )
 
     @property
     def compatibility(self) -> dict[str, Any]:
@@ -137,7 +152,11 @@ class NaglEdge(Lessons):
         return tokens[0]
 
     def score(self, tokens: NDArray[np.float32]) -> Prediction:
-        """Score an image by its tokens (M, C) from ``encode``: again after a lesson, without encoding again."""
+        """Score an image by its tokens (M, C) from ``encode``: again after a lesson, without encoding again.
+
+        EdgeError where they are of another shape or type, and where the score is no number.
+        """
+        self._check_tokens(tokens)
         if self._follow and self.changed():
             self.reload()
         # The state is read once: everything in the request comes from the same set of references.
@@ -146,8 +165,11 @@ class NaglEdge(Lessons):
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Score many images in order, up to ``requests`` of them at once.
 
-        Images are taken as they are needed, and each is compared with the references of that moment.
+        Images are taken as they are needed, and each is compared with the references of that moment. The iterator that
+        gives them may itself predict.
         """
+        if isinstance(images, str | bytes | Path) or not isinstance(images, Iterable | np.ndarray):
+            raise EdgeError(f"found {str(images)[:40]!r} as images, expected several: give a list or another iterable")
         return (self.score(found["tokens"][0]) for found in self._encoders.stream(_image(image) for image in images))
 
     def calibrate(self) -> Thresholds:
@@ -164,6 +186,17 @@ class NaglEdge(Lessons):
                 found = calibrate(state.bank.patches, arrays, self._scoring())
         self.set_thresholds(found.image, found.pixel)
         return self.thresholds
+
+    def _check_tokens(self, tokens: Any) -> None:
+        (rows, cols), width = self.compatibility["grid"], self.compatibility["dim"]
+        found = getattr(tokens, "shape", None), str(getattr(tokens, "dtype", type(tokens).__name__))
+        if found != ((rows * cols, width), "float32"):
+            raise EdgeError(
+                f"found tokens of shape {found[0]} and type {found[1]}, expected {(rows * cols, width)} and float32: "
+                "hand over what encode returned"
+            )
+        if not np.isfinite(tokens).all():
+            raise EdgeError(f"found tokens that are no number, {_NOT_FINITE}")
 
     def _scoring(self) -> Detector:
         """The scorer as calibration calls it, and the maps of the network input."""
@@ -206,10 +239,26 @@ def _image(image: Any) -> dict[str, ov.Tensor]:
     return {"image": ov.Tensor(as_image(image)[None])}
 
 
+def _check_arguments(device: Any, precision: Any, requests: Any, author: Any) -> None:
+    """Raise EdgeError for what OpenVINO would take for something else, or say nothing sensible of."""
+    if not isinstance(requests, int | np.integer) or isinstance(requests, bool) or requests < 1:
+        raise EdgeError(f"found {requests!r} requests, expected at least 1: that many images are computed at once")
+    if not isinstance(device, str) or not device.strip():
+        raise EdgeError(f"found device {device!r}, expected the name of one: choose CPU, or another that OpenVINO has")
+    if precision is not None and (not isinstance(precision, str) or not precision.strip()):
+        raise EdgeError(f"found precision {precision!r}, expected f32, bf16, f16 or None: None is the device's choice")
+    if author is not None:
+        check_text("author", author)
+
+
 def _prediction(outputs: dict[str, Any]) -> Prediction:
     label, mask = outputs.get("pred_label"), outputs.get("pred_mask")
+    score = float(outputs["pred_score"].reshape(()))
+    # The score of an image is clipped to its range, and NaN with it: those of patches are as they were computed.
+    if not (math.isfinite(score) and all(np.isfinite(outputs[name]).all() for name in ("anomaly_map", "patch_scores"))):
+        raise EdgeError(f"found scores that are no number, {_NOT_FINITE}")
     return Prediction(
-        float(outputs["pred_score"].reshape(())),
+        score,
         None if label is None else bool(label.reshape(())),
         outputs["anomaly_map"][0, 0],
         None if mask is None else mask[0, 0].astype(bool),

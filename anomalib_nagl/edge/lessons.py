@@ -7,19 +7,20 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from anomalib_nagl.bank.adapted import ReferencePatches
-from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile
+from anomalib_nagl.bank.bank_file import BankFile
+from anomalib_nagl.bank.border import LARGEST, THRESHOLDS
 from anomalib_nagl.bank.history import Change
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
 from anomalib_nagl.io import given
 from anomalib_nagl.io.arrays import as_image, as_mask, content_hash
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.given_paths import as_path
 
 
 class Lessons(ABC):
@@ -123,11 +124,11 @@ class Lessons(ABC):
 
         What was removed and the history are left out.
         """
-        self._bank.save(Path(path), images)
+        self._bank.save(as_path(path, "a reference bank"), images)
 
     def load(self, path: str | Path) -> None:
         """Replace references and thresholds by those of another bank; EdgeError unless it was made for this model."""
-        self._bank.load(Path(path))
+        self._bank.load(as_path(path, "a reference bank"))
         self.reload()
 
     def add_all(self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any]) -> None:
@@ -173,7 +174,11 @@ class Lessons(ABC):
         return next(text for i in range(len(taken) + 1) if (text := f"reference {i}") not in taken)
 
 
-def _finite(threshold: float) -> float:
-    if not np.isfinite(threshold):
-        raise EdgeError(f"found threshold {threshold}, expected a finite number")
+def _finite(threshold: Any) -> float:
+    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if not number or not abs(float(threshold)) <= LARGEST:
+        raise EdgeError(
+            f"found threshold {str(threshold)[:40]!r} ({type(threshold).__name__}), expected a finite number: give a "
+            "raw score, or None to leave it"
+        )
     return float(threshold)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anomalib_nagl.bank import schema
-from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile, read_model
+from anomalib_nagl.bank.bank_file import BankFile, read_model
+from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.old_formats import read_format_2
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.edge.detector import NaglEdge

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from anomalib_nagl.bank.adapted import ReferencePatches, mined
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask, region_patches, resize_mask
 from anomalib_nagl.bank.pools import heads
-from anomalib_nagl.edge.runtime import Requests, compile_graph, part_of, read_graph
+from anomalib_nagl.edge.infer_requests import Requests
+from anomalib_nagl.edge.runtime import compile_graph, part_of, read_graph
 from anomalib_nagl.io.errors import EdgeError
 
 ENCODE = (("image",), ("tokens",))

@@ -1,4 +1,4 @@
-"""Exported graphs in OpenVINO, and a fixed number of infer requests of each for any number of threads.
+"""Exported graphs in OpenVINO: read, looked at, compiled.
 
 Images are resized before they reach a graph (``edge.resizing``): for every new shape OpenVINO prepares its operators
 anew and keeps what it prepared, so a graph that is given images as they come needs more and more memory.
@@ -6,10 +6,8 @@ anew and keeps what it prepared, so a graph that is given images as they come ne
 
 from __future__ import annotations
 
-import queue
 import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,70 +125,3 @@ def part_of(model: ov.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) 
     if model.has_rt_info(FACTS):
         part.set_rt_info(model.get_rt_info(FACTS), FACTS)
     return part
-
-
-class Requests:
-    """Infer requests of one compiled graph, each lent to one thread at a time."""
-
-    def __init__(self, graph: CompiledGraph, count: int) -> None:
-        self._compiled, self._images = graph
-        self._free: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
-        for _ in range(count):
-            self._free.put(self._compiled.create_infer_request())
-
-    def infer(self, inputs: Mapping[str, ov.Tensor]) -> dict[str, Any]:
-        """Run the graph, waiting for a free request; outputs by name, copied. EdgeError as of ``Images.prepared``."""
-        inputs = self._prepared(inputs)
-        request = self._free.get()
-        try:
-            _fill(request, inputs)
-            request.infer()
-            return self._outputs(request)
-        finally:
-            self._free.put(request)
-
-    def stream(self, many: Iterable[Mapping[str, ov.Tensor]]) -> Iterator[dict[str, Any]]:
-        """Run the graph on one set of inputs after the other, as many at once as there are free requests; in order.
-
-        Plain asynchronous requests: OpenVINO's queue of them calls back into Python from threads of its own, and was
-        seen to abort the process when it went away just after its last call.
-        """
-        running: deque[ov.InferRequest] = deque()
-        try:
-            for inputs in map(self._prepared, many):
-                # Waiting while holding requests could be for another thread that does the same.
-                while (request := self._take(wait=not running)) is None:
-                    yield self._finish(running)
-                running.append(request)
-                _fill(request, inputs)
-                request.start_async()
-            while running:
-                yield self._finish(running)
-        finally:
-            while running:
-                running[0].wait()
-                self._free.put(running.popleft())
-
-    def _prepared(self, inputs: Mapping[str, ov.Tensor]) -> Mapping[str, ov.Tensor]:
-        return {**inputs, "image": self._images.prepared(inputs["image"])} if "image" in inputs else inputs
-
-    def _take(self, wait: bool) -> ov.InferRequest | None:
-        try:
-            return self._free.get(block=wait)
-        except queue.Empty:
-            return None
-
-    def _finish(self, running: deque[ov.InferRequest]) -> dict[str, Any]:
-        """Wait for the oldest request, give it back, and return its outputs."""
-        running[0].wait()
-        outputs = self._outputs(running[0])
-        self._free.put(running.popleft())
-        return outputs
-
-    def _outputs(self, request: ov.InferRequest) -> dict[str, Any]:
-        return {port.any_name: request.get_tensor(port).data.copy() for port in self._compiled.outputs}
-
-
-def _fill(request: ov.InferRequest, inputs: Mapping[str, ov.Tensor]) -> None:
-    for port in request.model_inputs:
-        request.set_tensor(port, inputs[port.any_name])

@@ -11,7 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile, was_changed
+from anomalib_nagl.bank.bank_file import BankFile, was_changed
+from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.export import openvino_graph
 from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_of
 from anomalib_nagl.export.exportable import Exportable

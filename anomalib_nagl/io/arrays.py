@@ -58,7 +58,24 @@ def as_image(given: Any, source: str = "an array (height, width, channels)") -> 
         return _to_float(read_image(given), str(given))
     if _is_pillow(given):
         return _to_float(decoder().decode_opened(given), f"a Pillow image of mode {given.mode}")
-    return _to_float(np.asarray(given), source)
+    return _to_float(_as_array(given, "an image", source), source)
+
+
+def _as_array(given: Any, what: str, source: str) -> NDArray[Any]:
+    """What was given as an array of numbers; EdgeError where that is none, such as rows of several lengths."""
+    try:
+        array = np.asarray(given)
+    except Exception as error:  # of the object itself, which may be of anybody
+        raise EdgeError(
+            f"found {what} that is no array ({source}; {type(given).__name__}: {error}), expected rows of one length "
+            "and numbers alone: hand over a NumPy array"
+        ) from error
+    if array.dtype.kind not in "buifc":
+        raise EdgeError(
+            f"found {what} of type {array.dtype} ({source}; {type(given).__name__}), expected numbers: hand over the "
+            "path of a file, or a NumPy array"
+        )
+    return array
 
 
 def _is_pillow(given: object) -> bool:
@@ -101,17 +118,25 @@ def as_mask(mask: Any, image: Any, size: tuple[int, ...], name: str) -> NDArray[
         turned = isinstance(image, str | Path) or _is_pillow(image)
         array = decoder().decode_mask(mask, image if turned else None)
     else:
-        array = np.asarray(mask) != 0
+        array = _as_array(mask, "a mask", repr(name))
     check_mask(array, size, name)
-    return array.astype(np.float32)
+    return (array != 0).astype(np.float32)
 
 
 def check_mask(mask: Any, size: tuple[int, ...], name: str) -> None:
-    """Raise EdgeError unless a mask, array or tensor, has the size (H, W) of its image and at least one pixel."""
+    """Raise EdgeError unless a mask, array or tensor, has the size (H, W) of its image and at least one pixel.
+
+    It says of every pixel whether it is marked: numbers that are none do not.
+    """
     if tuple(mask.shape) != tuple(size):
         raise EdgeError(
             f"found a mask of size {tuple(mask.shape)} for {name!r}, expected the size of its image {tuple(size)}: "
             "draw the mask on the image itself, without resizing"
+        )
+    if bool((mask != mask).any()):
+        raise EdgeError(
+            f"found a mask with values that are no numbers (NaN) for {name!r}, expected 0 where the image is good and "
+            "anything else where it is not: give every pixel a number"
         )
     if not bool((mask != 0).any()):
         raise EdgeError(

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_write_bytes, file_hash
+from anomalib_nagl.io.given_paths import read_regular
+from anomalib_nagl.io.json_values import check_keys, parse_json
+from anomalib_nagl.io.model_facts import check_facts
 
 FORMAT = 3
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "compatibility": dict, "head_trained": bool, "outputs": list, "files": dict,
+}  # fmt: skip
+_REMEDY = "copy the whole folder again, or export again"
 
 
 def companion(model: Path, part: str) -> Path:
@@ -31,20 +39,35 @@ def read_export_manifest(path: Path) -> dict[str, Any]:
             "copy the whole folder, or export again"
         )
     try:
-        content = json.loads(path.read_bytes())
-        found, files = content["format"], dict(content["files"])
-        missing = {"compatibility", "head_trained", "outputs"} - set(content)
-    except (ValueError, KeyError, TypeError) as error:
+        content = parse_json(read_regular(path))
+    except (ValueError, OSError) as error:
         raise EdgeError(
-            f"found a manifest that cannot be read: {path} ({error}), expected the exported one: copy the folder again"
+            f"found a manifest that cannot be read: {path} ({error}), expected the exported one: {_REMEDY}"
         ) from error
+    found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise EdgeError(f"found {path} of format {found}, expected {FORMAT}: export the model again")
-    if missing:
-        raise EdgeError(f"found {path} without {', '.join(sorted(missing))}, expected a whole one: export again")
-    for name, expected in files.items():
-        check_file(path.parent / name, expected)
-    return dict(content)
+        raise EdgeError(f"found {path} of format {str(found)[:40]}, expected {FORMAT}: export the model again")
+    whole = check_keys(content, _KINDS, str(path), _REMEDY)
+    check_facts(whole["compatibility"], path)
+    check_keys(whole["compatibility"], {"defects": bool}, f"facts of a model in {path}", _REMEDY)
+    if not all(isinstance(name, str) for name in whole["outputs"]):
+        raise EdgeError(f"found {path} with outputs that are no names, expected those of a model: {_REMEDY}")
+    for name, expected in whole["files"].items():
+        check_file(path.parent / _file_name(name, path), _hash(expected, path))
+    return whole
+
+
+def _file_name(name: str, manifest: Path) -> str:
+    """A name of a file beside the manifest: nothing else is looked at."""
+    if len(name) > 255 or Path(name).name != name or "\\" in name or "\0" in name:
+        raise EdgeError(f"found {manifest} with the file {name[:40]!r}, expected names of files beside it: {_REMEDY}")
+    return name
+
+
+def _hash(expected: object, manifest: Path) -> str:
+    if not isinstance(expected, str) or not re.fullmatch("[0-9a-f]{64}", expected):
+        raise EdgeError(f"found {manifest} with hash {str(expected)[:40]!r}, expected a SHA-256: {_REMEDY}")
+    return expected
 
 
 def check_file(path: Path, expected: str) -> None:

@@ -22,6 +22,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
+        _check_no_folder(path)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
@@ -46,6 +47,11 @@ def _explained(folder: Path, name: str) -> Iterator[None]:
         ) from error
 
 
+def _check_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise WriteError(f"found a folder at {path}, expected a file to write, or nothing: choose another name")
+
+
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Put a whole file at ``path`` in one step."""
     atomic_write(path, lambda file: file.write(content))
@@ -65,13 +71,14 @@ def atomic_files(folder: Path, write: Callable[[Path], Path]) -> Path:
 
     A failure leaves ``folder`` as it was; WriteError, an OSError, where it cannot be written.
     """
-    new = next(path for path in (folder, *folder.parents) if path.is_dir())
     with _explained(folder, "an export"):
+        new = next(path for path in (folder, *folder.parents) if path.is_dir())
         room = tempfile.TemporaryDirectory(dir=new, prefix=".export-")
     with room as temporary:
         written = write(Path(temporary))
         with _explained(folder, "an export"):
             folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(written.parent.iterdir(), key=lambda path: path == written):
+            _check_no_folder(folder / file.name)
             os.replace(file, folder / file.name)
     return folder / written.name

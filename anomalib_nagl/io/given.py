@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.io.arrays import as_image, as_mask
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.given_paths import read_regular
 
 ARRAY = "application/x-npy+zlib"  # NumPy's own format, packed fast
 IMAGE, MASK = "image", "mask"
@@ -55,7 +56,7 @@ def read(files: Mapping[str, File], name: str) -> Decoded:
 
 def _file(given: Any, otherwise: str) -> File:
     if isinstance(given, str | Path):
-        return File(mimetypes.guess_type(str(given))[0] or otherwise, Path(given).read_bytes())
+        return File(mimetypes.guess_type(str(given))[0] or otherwise, read_regular(given))
     stream = io.BytesIO()
     np.save(stream, np.asarray(given), allow_pickle=False)
     return File(ARRAY, zlib.compress(stream.getvalue(), 1))

@@ -1,8 +1,13 @@
-"""Image files as Pillow decodes them: upright, every kind of pixel on one scale."""
+"""Image files as Pillow decodes them: upright, every kind of pixel on one scale, and no formats but a few.
+
+Pillow knows formats that start a program (PostScript), or whose decoders have seen little use. What a file is, its
+content says and not its name: so only decoders of the listed formats are ever asked.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +16,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.given_paths import open_regular
+from anomalib_nagl.io.image_formats import FORMATS, KINDS, check_format, check_pixels, is_image_file
 from anomalib_nagl.io.values import check_range
 
+__all__ = [
+    "Header",
+    "check_format",
+    "decode_image",
+    "decode_mask",
+    "decode_opened",
+    "find_images",
+    "is_image_file",
+    "opened_image",
+    "read_header",
+]
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of EXIF and TIFF
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,23 +61,10 @@ def _header(image: Image.Image) -> Header:
     return Header(_stored_size(image), _orientation(image), image.mode)
 
 
-def is_image_file(path: str | Path) -> bool:
-    """Whether a file name ends like an image that Pillow reads."""
-    return Path(path).suffix.lower() in _extensions()
-
-
-@lru_cache(maxsize=1)
-def _extensions() -> frozenset[str]:
-    return frozenset(extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
 def read_header(path: str | Path) -> Header:
     """Look at an image without decoding it; EdgeError, a ValueError, if the file is none."""
-    try:
-        with _open(path) as image:
-            return _header(image)
-    except _BROKEN as error:
-        raise EdgeError(_unreadable(path, error)) from error
+    with _explained(path), opened_image(path) as image:
+        return _header(image)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -74,24 +78,15 @@ def find_images(folder: Path) -> list[Path]:
 
 def decode_image(path: str | Path) -> NDArray[Any]:
     """Read an image upright, as ``rgb`` returns it; EdgeError if the file is no image, or missing."""
-    try:
-        with _open(path) as image:
-            return rgb(ImageOps.exif_transpose(image), str(path))
-    except EdgeError:
-        raise
-    except _BROKEN as error:
-        raise EdgeError(_unreadable(path, error)) from error
+    with _explained(path), opened_image(path) as image:
+        return rgb(ImageOps.exif_transpose(image), str(path))
 
 
 def decode_opened(image: Image.Image) -> NDArray[Any]:
     """The same of an image that somebody opened; what was turned already has no orientation any more."""
     source = f"a Pillow image of mode {image.mode}"
-    try:
+    with _explained(getattr(image, "filename", "") or source):
         return rgb(ImageOps.exif_transpose(_loaded(image)), source)
-    except EdgeError:
-        raise
-    except _BROKEN as error:
-        raise EdgeError(_unreadable(getattr(image, "filename", "") or source, error)) from error
 
 
 def rgb(image: Image.Image, name: str) -> NDArray[Any]:
@@ -118,17 +113,11 @@ def decode_mask(path: str | Path | Image.Image, image: str | Path | Image.Image 
     It is turned as its image is: by its own EXIF orientation or, without one, by that of the image when it has the size
     at which the image is stored. Both may be files or opened images.
     """
-    try:
+    with _explained(path, mask=True):
         if isinstance(path, Image.Image):
             return _marked(_turn_mask(_loaded(path), image))
-        with _open(path) as opened:
+        with opened_image(path) as opened:
             return _marked(_turn_mask(opened, image))
-    except EdgeError:  # of the image
-        raise
-    except _BROKEN as error:
-        raise EdgeError(
-            f"found a mask that cannot be read as an image: {path} ({error}); expected a grey image: replace it"
-        ) from error
 
 
 def _marked(mask: Image.Image) -> NDArray[np.bool_]:
@@ -142,17 +131,26 @@ def _marked(mask: Image.Image) -> NDArray[np.bool_]:
     return np.asarray(mask) != 0 if mask.mode == "P" and not coloured.any() else coloured
 
 
-def _open(path: str | Path) -> ImageFile.ImageFile:
-    image = Image.open(path)
-    if image.format == "TIFF":
-        image.filename = ""  # mapped into memory, Pillow 13 scrambles grey ones that are to be turned by 90 degrees
-    return image
+@contextmanager
+def opened_image(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+    """An image file of one of the formats, its pixels not decoded yet; whatever Pillow raises if it is none."""
+    # Of an opened file Pillow does not know the name. One that it maps into memory it scrambles (Pillow 13), where it
+    # is a grey TIFF that is to be turned by 90 degrees.
+    with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
+        check_pixels(image.size, path)
+        yield image
 
 
 def _loaded(image: Image.Image) -> Image.Image:
-    """An image with its pixels in memory; not mapped, as in ``_open``."""
+    """An image with its pixels in memory; not mapped, as in ``opened_image``."""
     name = getattr(image, "filename", None)
-    if image.format != "TIFF" or not name:
+    kind = image.format or "none"
+    if isinstance(image, ImageFile.ImageFile) and kind not in (*FORMATS, "MPO"):
+        raise EdgeError(
+            f"found a Pillow image of format {kind}, expected {KINDS}, or pixels alone: hand over image.convert('RGB')"
+        )
+    check_pixels(image.size, name or "a Pillow image")
+    if kind != "TIFF" or not name:
         image.load()
         return image
     image.filename = ""  # type: ignore[attr-defined]
@@ -182,8 +180,20 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return tags.get(_WIDTH, image.width), tags.get(_HEIGHT, image.height)
 
 
-def _unreadable(path: object, error: Exception) -> str:
-    return (
-        f"found a file that cannot be read as an image: {path} ({error}); expected an image such as PNG or JPEG: "
-        "replace or remove the file"
-    )
+@contextmanager
+def _explained(source: object, mask: bool = False) -> Iterator[None]:
+    """Say of which file a decoder speaks: broken files make them raise nearly anything."""
+    try:
+        yield
+    except EdgeError:
+        raise
+    except Exception as error:
+        reason = f"its content is none of {KINDS}" if isinstance(error, UnidentifiedImageError) else error
+        if mask:
+            raise EdgeError(
+                f"found a mask that cannot be read as an image: {source} ({reason}); expected a grey image: replace it"
+            ) from error
+        raise EdgeError(
+            f"found a file that cannot be read as an image: {source} ({reason}); expected an image such as PNG or "
+            "JPEG: replace or remove the file"
+        ) from error

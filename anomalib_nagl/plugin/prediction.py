@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,13 +42,14 @@ class Prediction:
 def predict_image(nagl: Nagl, image: Any) -> Prediction:
     """Score an image: a path, a Pillow image, an array or a tensor, see ``references.images.as_image``.
 
-    Raises RuntimeError when no references were set, ValueError when it is no image.
+    Raises RuntimeError when no references were set, ValueError when it is no image or its score is no number.
     """
     picture = as_image(image)
     batch = picture[None].to(nagl.device)
     tokens = nagl.model.encode(nagl.pre_processor(batch) if nagl.pre_processor else batch)
     score = nagl.model.score(tokens).score
     raw: Any = inference_batch(nagl.model.predictions(score))
+    _check_finite(raw, [str(image)[:200] if isinstance(image, str | Path) else "the image"])
     post: Any = nagl.post_processor
     shown: Any = post_process(post, raw)
     size = (picture.shape[-2], picture.shape[-1])
@@ -70,11 +73,24 @@ def predict_batch(nagl: Nagl, batch: Any) -> Any:
     tokens = nagl.model.encode(batch.image)
     score = nagl.model.score(tokens).score
     batch = batch.update(**nagl.model.predictions(score)._asdict())
+    _check_finite(batch, batch.image_path)
     batch.reference_similarity = nagl.model.similarity(tokens, score)
     batch.reference_types = [record["defect_type"] for record in nagl.references]
     batch.nearest_reference = nearest_references(batch.reference_similarity, nagl.references)
     batch.explanation = [str(nearest) for nearest in batch.nearest_reference]
     return batch
+
+
+def _check_finite(raw: Any, names: Sequence[str] | None) -> None:
+    """Raise ValueError where a score or a map is no number: normalising it would make a good image of it."""
+    finite = torch.isfinite(raw.pred_score).reshape(-1) & torch.isfinite(raw.anomaly_map).flatten(1).all(dim=1)
+    if bool(finite.all()):
+        return
+    first = int((~finite).nonzero()[0, 0])
+    raise ValueError(
+        f"found a score that is no number for {names[first] if names else 'an image'}, expected a finite one: compute "
+        "in 32 bits, or load a head and references that are whole"
+    )
 
 
 def inference_batch(scores: ImageScores) -> InferenceBatch:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, MVTecLOCODataset
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, MVTecLOCODataset, PredictDataset
 from anomalib.data.utils import LabelName
 from torchvision.tv_tensors import Image, Mask
 
+from anomalib_nagl.io.image_formats import check_format
 from anomalib_nagl.references.images import is_image_file, load_image, load_mask
 from anomalib_nagl.references.sample import mask_files
 
@@ -66,6 +68,53 @@ class ImageFileDataset(AnomalibDataset):
         )
 
 
+class CheckedReader(AnomalibDataset):
+    """What a copy of a dataset with a reader of its own is as well: files are looked at before the reader has them."""
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """One sample as its reader reads it; ValueError names a file that no reader may have."""
+        sample = self.samples.iloc[index]
+        for path in (str(sample.get("image_path", "")), *mask_files(sample.get("mask_path"))):
+            if path and not Path(path).is_dir():  # that of a film has its pictures in it
+                check_format(path)
+        item: Any = super().__getitem__(index)
+        return item
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes that read: a class that was made here has no name there."""
+        return _with_reader, (type(self).__mro__[2], vars(self))
+
+
+@cache
+def _checked(reader: type[AnomalibDataset]) -> type[AnomalibDataset]:
+    return type(f"Checked{reader.__name__}", (CheckedReader, reader), {})
+
+
+def _with_reader(reader: type[AnomalibDataset], content: dict[str, Any]) -> AnomalibDataset:
+    kind = _checked(reader)
+    found: AnomalibDataset = kind.__new__(kind)
+    vars(found).update(content)
+    return found
+
+
+class ImagesToPredict(PredictDataset):
+    """anomalib's dataset of a folder or file to predict, its images read as references are read."""
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Image of a file; ValueError names one that will not do."""
+        path = str(self.image_filenames[index])
+        image = Image(load_image(path))
+        return ImageItem(image=self.transform(image) if self.transform else image, image_path=path)
+
+
+def read_alike(loaders: Any) -> None:
+    """Let loaders that were given to a run read files as references are read, where anomalib would read them."""
+    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+        dataset = getattr(loader, "dataset", None)
+        if type(dataset) is PredictDataset:  # a loader takes no other dataset once it is made
+            dataset.__class__ = ImagesToPredict
+
+
 def reads_plainly(dataset: AnomalibDataset) -> bool:
     """Whether a dataset reads files as anomalib does, and not with a reader of its own."""
     readers = (AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__, ImageFileDataset.__getitem__)
@@ -74,7 +123,11 @@ def reads_plainly(dataset: AnomalibDataset) -> bool:
 
 def served(dataset: AnomalibDataset) -> AnomalibDataset:
     """A copy with a table of its own, which reads as references are read unless it has a reader of its own."""
-    return ImageFileDataset.like(dataset) if reads_plainly(dataset) else copy.copy(dataset)
+    if reads_plainly(dataset):
+        return ImageFileDataset.like(dataset)
+    if isinstance(dataset, CheckedReader):
+        return copy.copy(dataset)
+    return _with_reader(type(dataset), vars(dataset))
 
 
 def first_of(dataset: AnomalibDataset) -> AnomalibDataset:

@@ -16,6 +16,7 @@ from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_o
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.pre_processing import transform_of
+from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_callback import RunCallback
 from anomalib_nagl.plugin.sample_reader import SampleReader, steady_reader
@@ -106,7 +107,7 @@ class ReferenceAdapter(RunCallback):
         if isinstance(data, ReferenceData):
             self._leave_out_known(data, stage)
         elif not isinstance(data, AnomalibDataModule):
-            self._check_loaders(nagl, stage)
+            self._check_loaders(trainer, nagl, stage)
         else:
             self._setup_plain(nagl, data, stage)
 
@@ -114,7 +115,10 @@ class ReferenceAdapter(RunCallback):
         if stage != "fit" and self.references:
             data.use_recorded(self.references)
 
-    def _check_loaders(self, nagl: Nagl, stage: str) -> None:
+    def _check_loaders(self, trainer: Trainer, nagl: Nagl, stage: str) -> None:
+        if stage == "predict":
+            # The only place where they are before processes that read have started.
+            read_alike(trainer.predict_loop._data_source.instance)
         if stage == "fit" and (nagl.trains or not nagl.model.has_references):
             raise ValueError(
                 "found loaders without a datamodule of anomalib, from which neither references nor episodes can be "

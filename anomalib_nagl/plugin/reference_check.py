@@ -12,6 +12,7 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.io.errors import printable
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.pre_processing import transform_of
@@ -69,7 +70,9 @@ def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:
         if i >= n:
             colour = FOUND_COLOUR if references.mask_sources[i - n] == DEVIATING else GIVEN_COLOUR
             tile = _outline(tile, model.reference_masks[i - n].cpu(), colour)
-        tiles.append(add_text_to_image(tile, f"{captions[i]}: {Path(names[i]).name}", size=14).convert("RGB"))
+        tiles.append(
+            add_text_to_image(tile, printable(f"{captions[i]}: {Path(names[i]).name}"), size=14).convert("RGB")
+        )
     return _arrange(tiles)
 
 

@@ -61,8 +61,18 @@ def scan(folder: str | Path) -> ReferenceFiles:
     same name. Several masks of an image together are its mask.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"found no folder {root}, expected references there: make it, with {LAYOUT}")
+    try:
+        if not root.is_dir():
+            raise ValueError(f"found no folder {root}, expected references there: make it, with {LAYOUT}")
+        return _scan(root)
+    except OSError as error:
+        raise ValueError(
+            f"found a folder that cannot be read: {error.filename or root} ({error.strerror or error}), expected "
+            "references that this user may look at: give the right to read them, or use a copy"
+        ) from error
+
+
+def _scan(root: Path) -> ReferenceFiles:
     problems: list[Problem] = []
     normal = [Sample(path.as_posix()) for name in NORMAL_NAMES for path in _images(root / name, problems)]
     abnormal = [

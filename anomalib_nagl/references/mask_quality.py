@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from anomalib_nagl.io.image_files import opened_image
 from anomalib_nagl.references.images import check_mask, load_mask, read_header
 from anomalib_nagl.references.problem import Problem
 
@@ -37,7 +37,7 @@ def _of_pixels(name: str, pixels: Tensor) -> list[Problem]:
 
 def _of_file(mask: str, image: str) -> list[Problem]:
     problems = []
-    with Image.open(mask) as opened:
+    with opened_image(mask) as opened:
         values = np.asarray(opened.convert("L"))
         turned = opened.getexif().get(0x0112, 1) == 1 and read_header(image).orientation in (2, 3, 4)
     if float(((values > 0) & (values < values.max())).mean()) > SOFT:

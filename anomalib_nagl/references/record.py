@@ -14,6 +14,8 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from anomalib_nagl.io.files import atomic_write_bytes
+from anomalib_nagl.io.given_paths import read_regular
+from anomalib_nagl.io.json_values import check_keys, parse_json
 from anomalib_nagl.references.folders import ReferenceFiles
 from anomalib_nagl.references.images import content_hash, image_hash, load_mask
 from anomalib_nagl.references.sample import Sample
@@ -21,6 +23,11 @@ from anomalib_nagl.references.sample import Sample
 FORMAT = "anomalib-nagl references 1"
 FILE_NAME = "references.json"
 _SHOWN = 5
+_REMEDY = "use the file as the run wrote it, or choose references anew"
+# Parts of a selection that are used again, where they are there.
+_SELECTION: dict[str, type | tuple[type, ...]] = {
+    "strategy": str, "masks": str, "synthetic": str, "synthetic_abnormal": int, "seed": int,
+}  # fmt: skip
 
 
 class Recorded(NamedTuple):
@@ -89,17 +96,8 @@ def read_record(path: str | Path) -> Recorded:
     They are looked for below its ``root`` as seen from the file, then beside the file, then below the working folder.
     """
     path = Path(path)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        entries = [dict(entry) for entry in record["references"]]
-        selection, written = dict(record["selection"]), record["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"found a file that is no record of references: {path} ({error!r}); expected the references.json of a run, "
-            "or a folder of images"
-        ) from error
-    if written != FORMAT:
-        raise ValueError(f"found {path} of format {written!r}, expected {FORMAT!r}: use the version that wrote it")
+    record = _read(path)
+    entries, selection = record["references"], record["selection"]
     places = [path.parent / record["root"], path.parent, Path.cwd()]
     problems: list[str] = []
     # Synthetic references are made anew.
@@ -125,6 +123,42 @@ def read_record(path: str | Path) -> Recorded:
     )
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """What a record says, all of it of the types that were written; ValueError otherwise."""
+    try:
+        record = parse_json(read_regular(path).decode("utf-8"))
+        written = record["format"] if isinstance(record, dict) else None
+        if not isinstance(written, str):
+            raise ValueError("it has no format")
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"found a file that is no record of references: {path} ({error!r}); expected the references.json of a run, "
+            "or a folder of images"
+        ) from error
+    if written != FORMAT:
+        raise ValueError(f"found {path} of format {written[:40]!r}, expected {FORMAT!r}: use the version that wrote it")
+    found = check_keys(record, {"root": str, "selection": dict, "references": list}, str(path), _REMEDY)
+    for number, entry in enumerate(found["references"]):
+        what = f"reference {number} of {path}"
+        texts = check_keys(entry, {"kind": str, "defect_type": str, "sha256": str}, what, _REMEDY)
+        if texts.get("mask_path"):
+            check_keys(entry, {"mask_path": str, "mask_sha256": str}, what, _REMEDY)
+        wrong = [key for key, value in entry.items() if not isinstance(value, str)]
+        if wrong or texts["kind"] not in ("normal", "abnormal"):
+            raise ValueError(
+                f"found {what} with {', '.join(wrong) or 'kind'} that cannot be, expected text as a run writes it: "
+                f"{_REMEDY}"
+            )
+    given = {key: kind for key, kind in _SELECTION.items() if key in found["selection"]}
+    check_keys(found["selection"], given, f"the selection of {path}", _REMEDY)
+    return found
+
+
+def _numbered(entry: Mapping[str, str]) -> list[str]:
+    """Keys of masks."""
+    return sorted((key for key in entry if key.startswith("mask_path")), key=lambda key: (len(key), key))
+
+
 def _find(
     entry: dict[str, str], places: list[Path], problems: list[str]
 ) -> tuple[str, tuple[str, ...], dict[str, str]]:
@@ -136,8 +170,7 @@ def _find(
         return "", (), entry
     if image_hash(image) != entry["sha256"]:
         problems.append(f"{image} has changed")
-    keys = sorted((key for key in entry if key.startswith("mask_path")), key=lambda key: (len(key), key))
-    named = [entry[key] for key in keys if entry[key]]
+    named = [entry[key] for key in _numbered(entry) if entry[key]]
     found = {name: _locate(name, places) for name in named}
     masks = tuple(path for path in found.values() if path is not None)
     problems += [f"mask {name} is missing" for name, path in found.items() if path is None]
@@ -154,4 +187,11 @@ def _locate(relative: str, places: list[Path]) -> str | None:
     if not relative:
         return None
     paths = [place / relative for place in places]
-    return next((Path(os.path.normpath(path)).as_posix() for path in paths if path.is_file()), None)
+    return next((Path(os.path.normpath(path)).as_posix() for path in paths if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return False

@@ -14,7 +14,8 @@ import pytest
 from support.environments import ROOT
 
 from anomalib_nagl.bank.adapted import assemble
-from anomalib_nagl.bank.bank_file import THRESHOLDS, BankFile, read_model
+from anomalib_nagl.bank.bank_file import BankFile, read_model
+from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.old_formats import read_format_2
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.io.errors import EdgeError
@@ -222,6 +223,7 @@ def spoil(statement: str) -> Callable[[Path], None]:
     [
         (Path.unlink, "found no reference bank at"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or edited"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "1 bytes are missing; truncated or edited"),
         (lambda path: path.write_bytes(b"nothing of the kind" * 99), "truncated or edited"),
         (spoil("PRAGMA application_id = 7"), "a database that is no reference bank"),
         (spoil("PRAGMA user_version = 4"), "a reference bank of format 4.*expected 3"),
@@ -234,7 +236,8 @@ def spoil(statement: str) -> Callable[[Path], None]:
         (spoil("UPDATE reference SET kind = 'odd' WHERE id = 1"), "of kind 'odd', expected one of normal"),
         (spoil("UPDATE pool SET tokens = zeroblob(length(tokens))"), "not as they were written"),
         (spoil("UPDATE pool SET tokens = x'00'"), "not as they were written"),
-        (spoil("UPDATE pool SET size = 3 WHERE role = 'marked'"), "not as they were written"),
+        (spoil("UPDATE pool SET size = 3 WHERE role = 'marked'"), "3 marked, .*20 at most"),
+        (spoil("UPDATE pool SET size = 1 WHERE role = 'marked'"), "not as they were written"),
     ],
 )
 def test_a_file_that_is_not_as_written_is_refused(path: Path, change: Callable[[Path], None], message: str) -> None:
