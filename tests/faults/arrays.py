@@ -58,7 +58,7 @@ MASKS: dict[str, tuple[Any, str]] = {
     "zeros": (np.zeros((9, 9)), REFUSED),
     "all NaN": (np.full((9, 9), np.nan), REFUSED),
     "one NaN": (np.where(np.eye(9), np.nan, 1.0), REFUSED),
-    "infinity": (np.full((9, 9), np.inf), REFUSED),
+    "infinity": (np.full((9, 9), np.inf), EITHER),
     "another size": (np.ones((9, 8)), REFUSED),
     "one dimension": (np.ones(81), REFUSED),
     "text": (np.full((9, 9), "a"), REFUSED),

@@ -70,6 +70,9 @@ STATEMENTS: dict[str, str] = {
 # A word that may be read and answered, as long as nothing else is said of an image than before.
 HARMLESS = {"a column more", "no history", "proxies cut", "proxies of another shape", "proxies of NaN",
             "proxies of a shape that is no JSON", "no reference", "no active reference"}  # fmt: skip
+# Read when a bank is larger than its limit alone.
+UNSEEN = {"a column more", "gains of NaN", "gains cut"}
+HARMLESS |= UNSEEN
 SPECIAL = {"nan": np.nan, "inf": np.inf, "big": 1e38}
 
 
@@ -162,7 +165,7 @@ def _export(change: Callable[[Path], object]) -> Callable[[World], Path]:
 def cases() -> Iterator[Case]:
     for what, statement in STATEMENTS.items():
         expected = EITHER if what in HARMLESS else REFUSED
-        like = entries.shared_bank if what in ("a column more", "no history") else None
+        like = entries.shared_bank if what in UNSEEN else None
         yield Case("banks", what, _spoilt(statement), entries.open_bank, expected, like)
     for what, change in MANIFESTS.items():
         yield Case("manifests", what, _manifest(change), entries.open_detector)

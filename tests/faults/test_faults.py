@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
+
+
+@contextmanager
+def allowing_refusal() -> Iterator[None]:
+    """An answer, or a sentence of ours."""
+    try:
+        yield
+    except EdgeError as error:
+        if "\n" in str(error) or not re.search("expected|copy", str(error)):
+            raise AssertionError(f"no sentence: {error}") from error
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +88,8 @@ def test_any_array_is_scored_or_refused(shared: World, data: st.DataObject) -> N
     shape = data.draw(array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6))
     values = st.none() if kind == "O" else None
     image = data.draw(arrays(kind, shape, elements=values))
-    try:
+    with allowing_refusal():
         assert 0 <= entries.predict(shared, image) <= 1
-    except EdgeError as error:
-        assert "expected" in str(error)
 
 
 @PROPERTY
@@ -89,10 +99,8 @@ def test_any_file_is_read_or_refused(shared: World, head: bytes, rest: bytes) ->
     path = shared.room / "any.png"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(head + rest)
-    try:
+    with allowing_refusal():
         entries.predict(shared, path)
-    except EdgeError as error:
-        assert "expected" in str(error)
 
 
 @PROPERTY
@@ -109,10 +117,8 @@ def test_any_value_in_a_bank_is_read_or_refused(shared: World, name: str, value:
             connection.execute(f"UPDATE pool SET {name} = ? WHERE id = 1", (value,))
     except sqlite3.IntegrityError:
         return  # no such file can be made
-    try:
+    with allowing_refusal():
         entries.open_bank(room, path)
-    except EdgeError as error:
-        assert "\n" not in str(error)
 
 
 @PROPERTY
@@ -124,10 +130,8 @@ def test_any_manifest_is_read_or_refused(shared: World, key: str, value: object)
     path = shared.room / "model.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**content, "files": {}, key: value}))
-    try:
+    with allowing_refusal():
         read_export_manifest(path)
-    except EdgeError as error:
-        assert "expected" in str(error)
 
 
 @PROPERTY
