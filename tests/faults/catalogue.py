@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from faults import arrays, banks, images, kills, torch_side
+from faults import arrays, banks, images, interrupts, kills, torch_side
 from faults.case import Case
 
 
 def cases() -> Iterator[Case]:
-    for kind in (images, arrays, banks, torch_side, kills):
+    for kind in (images, arrays, banks, torch_side, kills, interrupts):
         yield from kind.cases()

@@ -87,8 +87,8 @@ def open_bank(world: World, path: Path) -> dict[str, Any]:
         arrays = {name: np.asarray(array) for name, array in assemble(found.patches).items()}
     assert all(np.isfinite(array).all() for array in arrays.values())
     known = [(one.kind, one.name, one.defect_type, one.active, one.localized) for one in found.references]
-    mined = [] if found.proxies is None else [found.proxies]  # others are mined anew: the same
-    return {**arrays, "thresholds": found.thresholds, "known": known, "mined": mined}
+    assert found.proxies is None or (found.proxies == 1).all()  # as they were written; others are mined anew
+    return {**arrays, "thresholds": found.thresholds, "known": known}
 
 
 @lru_cache(maxsize=1)

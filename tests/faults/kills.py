@@ -1,12 +1,10 @@
-"""Programs that are killed, interrupted or left without room in the midst of a write."""
+"""Programs that are killed or left without room in the midst of a write."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +73,7 @@ sys.addaudithook(due)
 write_record(make_record([]), room)
 """,
 }
-MOMENTS = dict.fromkeys(PROGRAMS, range(1, 6)) | {"a bank": range(1, 40, 2), "a saved bank": range(1, 120, 8)}
+MOMENTS = dict.fromkeys(PROGRAMS, range(1, 6)) | {"a bank": range(1, 40, 3), "a saved bank": range(1, 120, 12)}
 READERS: dict[str, Callable[[World, Path], Any]] = {
     "a token file": bits.read_tokens,
     "a cell": lambda world, path: bits.read_cells(world, path) if (world.room / "cells").is_dir() else 0,
@@ -135,51 +133,6 @@ def _no_room(program: str) -> Callable[[World], Path]:
     return make
 
 
-def _signalled(sign: int) -> Callable[[World], Path]:
-    """``edge predict`` of many images gets a signal after its first overlay."""
-
-    def make(world: World) -> Path:
-        (world.room / "many").mkdir()
-        for i in range(300):
-            os.link(world.references / "normal/0.png", world.room / f"many/{i}.png")
-        out = world.room / "out"
-        command = [
-            sys.executable,
-            "-m",
-            "anomalib_nagl.cli",
-            "edge",
-            "predict",
-            str(world.model),
-            "many",
-            "--out",
-            "out",
-        ]
-        running = subprocess.Popen(command, cwd=world.room, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + 60
-        while not (out.is_dir() and any(out.iterdir())) and running.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
-        running.send_signal(sign)
-        said, err = running.communicate(timeout=60)
-        (world.room / "said").write_text(f"{running.returncode}\n{said}\n{err}")
-        return world.room / "said"
-
-    return make
-
-
-def _ended_well(world: World, path: Path) -> str:
-    """A status that tells of the signal, no traceback, the cursor shown again, and no half of a file."""
-    from PIL import Image
-
-    status, said = path.read_text().split("\n", 1)
-    assert status in ("130", "143"), f"status {status}: {said[-300:]!r}"
-    assert "Traceback" not in said
-    assert said.count("\x1b[?25l") == said.count("\x1b[?25h")
-    for overlay in (world.room / "out").glob("*.png"):
-        with Image.open(overlay) as image:
-            image.load()
-    return said[-200:]
-
-
 def cases() -> Iterator[Case]:
     if sys.platform == "win32":
         return
@@ -192,5 +145,3 @@ def cases() -> Iterator[Case]:
         yield Case(
             "kills", f"{program}, no room", _no_room(program), READERS[program], ANSWER, quick=program == "a bank"
         )
-    for name, sign in (("Ctrl-C", signal.SIGINT), ("SIGTERM", signal.SIGTERM)):
-        yield Case("interrupts", f"{name} in edge predict", _signalled(sign), _ended_well, ANSWER, quick=False)

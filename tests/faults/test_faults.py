@@ -149,7 +149,7 @@ def test_any_record_is_read_or_refused(shared: World, key: str, value: object) -
 
 
 @PROPERTY
-@given(value=st.floats() | st.integers() | st.text(max_size=5) | st.none())
+@given(value=st.floats() | st.integers() | st.text(max_size=5) | st.binary(max_size=5))
 def test_any_threshold_is_taken_or_refused(shared: World, value: Any) -> None:
     detector = entries.detector(shared.model)
     if isinstance(value, (int, float)) and np.isfinite(np.float32(np.clip(float(value), -1e300, 1e300))):
