@@ -11,7 +11,7 @@ SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoloa
 # share once; files with slow tests come first (tests/conftest.py).
 PARALLEL = --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick docs lint clean
+.PHONY: demo test quick faults docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,10 @@ test: $(VENV)/.installed-test
 # What is left out is marked: tests that take longer than ten seconds.
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+# The whole campaign of bad and hostile inputs: about twenty minutes. It writes docs/faults.md.
+faults: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python -m faults
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
+from types import FrameType
 from typing import NamedTuple
 
 import anomalib_nagl
@@ -50,9 +52,29 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command line and end the program with its exit status."""
+    """Run the command line and end the program with its exit status.
+
+    That is 130 after Ctrl-C, and 143 after SIGTERM, which ends a program in the same good order: what is written in one
+    step is written or not, and the terminal is given back. Lightning ends an interrupted run with 1.
+    """
     tell_conflict()
-    sys.exit(run(sys.argv[1:]))
+    received: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):  # not where a parent ignores it
+            signal.signal(number, interrupt)
+    try:
+        status: object = run(sys.argv[1:])
+    except SystemExit as stop:
+        status = stop.code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(128 + received[0] if received and status else status)  # type: ignore[arg-type]  # a status, or words
 
 
 def run(arguments: Sequence[str]) -> int:

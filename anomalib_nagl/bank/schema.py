@@ -163,7 +163,7 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
     running = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall()
     if missing or running:
         what = ", ".join([*missing, *(name for (name,) in running)])
-        raise EdgeError(f"found a reference bank whose tables are not as written ({what}): {path}, copy the file again")
+        raise EdgeError(f"found a reference bank with other tables than expected ({what}): {path}, copy the file again")
     for name, part_version in connection.execute("SELECT name, version FROM part WHERE needed"):
         if PARTS.get(name) != part_version:
             raise EdgeError(

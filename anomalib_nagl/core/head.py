@@ -19,6 +19,7 @@ from anomalib_nagl.core.functional import (
 from anomalib_nagl.core.fusion import Fusion, Similarities
 from anomalib_nagl.core.layers import CrossAttention, SelfAttention
 from anomalib_nagl.core.variants import Variant, visible
+from anomalib_nagl.core.weights import check_weights
 
 
 class NaglMaps(NamedTuple):
@@ -86,7 +87,7 @@ class NaglHead(nn.Module):
 
         Raises ValueError that names every tensor that is missing, of another shape, or unknown; nothing is loaded then.
         """
-        given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+        given = {str(name).removeprefix("module."): tensor for name, tensor in state_dict.items()}
         given.pop("mask_downsample.weight", None)  # a constant of the published code
         wanted = self.state_dict()
         problems = [f"{name} is missing" for name in wanted if name not in given]
@@ -99,8 +100,9 @@ class NaglHead(nn.Module):
         if problems:
             raise ValueError(
                 f"found a head that does not fit {self.learnable_proxies.num_embeddings} proxies of width {self.dim}: "
-                f"{'; '.join(problems)}. Use the backbone and num_proxies that it was trained with"
+                f"{'; '.join(problems)}; expected one of these: use the backbone and num_proxies it was trained with"
             )
+        check_weights(given, "a head")
         self.load_state_dict(given)
 
     def forward(

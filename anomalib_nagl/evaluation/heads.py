@@ -82,9 +82,10 @@ def _train(settings: Settings, head: TrainingJob, work: Path, final: Path, callb
         enable_model_summary=False, devices=1,
     )  # fmt: skip
     killed = sorted(work.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-    engine.fit(model=model, datamodule=data, ckpt_path=killed[-1] if killed else None)
-    if engine.trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        engine.fit(model=model, datamodule=data, ckpt_path=killed[-1] if killed else None)
+    except SystemExit:  # Lightning's answer to an interrupt; who called this has a line for people
+        raise KeyboardInterrupt from None
     trained = Path(getattr(engine.trainer.checkpoint_callback, "best_model_path", ""))
     atomic_write_bytes(final, trained.read_bytes())
 

@@ -86,12 +86,26 @@ def _read_cells(folder: Path) -> pd.DataFrame:
     rows = []
     for path in sorted((folder / CELLS).glob("*.json")):
         try:
-            rows.append(dict(json.loads(path.read_bytes())))
-        except ValueError as error:
+            rows.append(_row(json.loads(path.read_bytes())))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"found {path} that cannot be read ({error}): delete it, and its cell is computed again"
+                f"found {path} that cannot be read ({reason}), expected a finished cell: delete it, and it is computed "
+                "again"
             ) from error
     return _frame(rows)
+
+
+def _row(given: Any) -> dict[str, Any]:
+    """A finished cell as it is read from its file; KeyError, TypeError or ValueError say what is wrong with it."""
+    row = dict(given)
+    for name in COLUMNS:
+        value = row[name]
+        undefined = value is None and name in METRICS
+        kinds = (int,) if name in _NUMBERS else (int, float) if name in (*METRICS, "seconds") else (str,)
+        if not undefined and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise TypeError(f"{name} is {value!r}")
+    return row
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import build_model
 from anomalib_nagl.encoders import parse_image_size
+from anomalib_nagl.plugin.checkpoint_check import STRUCTURE, check_content, check_state
 from anomalib_nagl.plugin.checkpoints import check_settings, read_head
 
 if TYPE_CHECKING:
     from anomalib_nagl.plugin.lightning_model import Nagl
 
 logger = logging.getLogger(__name__)
-STRUCTURE = ("backbone", "layers", "num_proxies", "num_heads", "variant")  # settings that weights depend on
 
 
 def load_head(nagl: Nagl, path: str) -> None:
@@ -45,12 +45,16 @@ def save_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
 
 
 def load_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
-    """Rebuild the model as it was saved, weights to follow; only a training goes on with the head that was kept."""
-    saved = checkpoint["nagl"]
+    """Rebuild the model as it was saved, weights to follow; only a training goes on with the head that was kept.
+
+    ValueError when it cannot be, or when the weights are not those of such a model.
+    """
+    saved = check_content(checkpoint["nagl"])
     settings = saved["settings"]
     nagl.image_size = parse_image_size(settings["image_size"])
     structure = {name: settings[name] for name in STRUCTURE}
     nagl.model = build_model(**structure, image_size=nagl.image_size, config=saved["backbone"], seed=nagl.seed)
+    check_state(checkpoint["state_dict"], nagl.model)
     nagl.head_trainer.remember_first(nagl.model.head)
     nagl.loss = NaglLoss(settings["variant"])
     nagl.statistics = nagl.model.encoder.mean, nagl.model.encoder.std, settings["variant"].startswith("paper")
