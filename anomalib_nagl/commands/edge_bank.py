@@ -23,6 +23,7 @@ COMMANDS = (
     ("calibrate", "find both thresholds anew from the references"),
     ("undo", "take back a change: the last one of yours, or that of a number"),
     ("history", "list all changes of the references"),
+    ("bake", "write what was taught into a file for any OpenVINO program"),
     ("migrate", "take over what was taught to another model, or to an earlier version"),
 )
 
@@ -30,15 +31,29 @@ COMMANDS = (
 def describe(parsers: Sequence[Parser]) -> None:
     """Give the parsers of ``COMMANDS`` their arguments."""
     named = dict(zip((name for name, _ in COMMANDS), parsers, strict=True))
-    runs = (show, add_defect, add_normal, remove, rename, switch_off, switch_on, calibrate, undo, history, take_over)
+    runs = (
+        show,
+        add_defect,
+        add_normal,
+        remove,
+        rename,
+        switch_off,
+        switch_on,
+        calibrate,
+        undo,
+        history,
+        bake,
+        take_over,
+    )
     for (name, parser), run in zip(named.items(), runs, strict=True):
         parser.set_defaults(run=run)
         if name == "migrate":
             parser.add_argument("old", type=Path, metavar="OLD_BANK", help="bank to take over")
         parser.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
         parser.add_argument("--bank", type=Path, metavar="FILE", help="another reference bank than NAME.bank")
-        if name not in ("list", "history"):
+        if name not in ("list", "history", "bake"):
             parser.add_argument("--by", metavar="NAME", help="who makes the change, your user name if left out")
+    named["bake"].add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="the .xml to write")
     for name in ("add-defect", "add-normal"):
         _either(named[name], "image", "image file", Path)
         named[name].add_argument("--name", help="name of the reference, that of the file if left out")
@@ -148,6 +163,12 @@ def history(options: argparse.Namespace) -> None:
     for one in _detector(options).history():
         undoes = "" if one.undoes is None else str(one.undoes)
         print("\t".join((str(one.revision), one.at, one.author, one.action, one.summary, undoes)))
+
+
+def bake(options: argparse.Namespace) -> None:
+    """Write what was taught into a file for any program."""
+    detector = _detector(options)
+    _tell(detector, f"wrote {detector.bake(options.out)}")
 
 
 def take_over(options: argparse.Namespace) -> None:

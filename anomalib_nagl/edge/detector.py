@@ -18,6 +18,7 @@ from anomalib_nagl.bank.bank_file import BankFile, Snapshot
 from anomalib_nagl.bank.calibration import Detector, calibrate
 from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
 from anomalib_nagl.bank.reference import Reference, check_text
+from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.infer_requests import Requests
 from anomalib_nagl.edge.lessons import Lessons
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
@@ -87,7 +88,7 @@ class NaglEdge(Lessons):
         author: str | None = None,
     ) -> None:
         _check_arguments(device, precision, requests, author)
-        path = as_path(model, "a model")
+        self._path = path = as_path(model, "a model")
         self._manifest = read_export_manifest(path.with_suffix(".json"))
         given = path.with_suffix(".bank") if bank is None else as_path(bank, "a reference bank")
         self._bank = BankFile(given, self.compatibility, author)
@@ -102,7 +103,9 @@ class NaglEdge(Lessons):
             Requests(compile_graph(core, read_graph(core, graph), device, config), requests)
             for graph in (encoder, companion(path, "scorer"))
         )
-        self._encoder = ReferenceEncoder(core, encoder, companion(path, "references"), cached, self.compatibility)
+        self._encoder = ReferenceEncoder(
+            core, encoder, companion(path, "references"), cached, self.compatibility, self._manifest["files"]
+        )
         self._change = threading.Lock()
         self._follow = follow
         self.reload()
@@ -212,6 +215,13 @@ class NaglEdge(Lessons):
             return found
 
         return Detector(score, lambda scores: anomaly_map(scores, down, right), bool(self.compatibility["defects"]))
+
+    def bake(self, out: str | Path) -> Path:
+        """Write the exported graph with what the bank holds now to ``out`` (``.xml``), for programs that read it alone.
+
+        Returns its path. EdgeError for another ending, or a file that does not hold the references of an export.
+        """
+        return bake(self._path, Path(out), {name: tensor.data for name, tensor in self._state.tensors.items()})
 
     def changed(self) -> bool:
         """Whether the bank was changed by somebody else since it was read."""

@@ -17,6 +17,7 @@ from anomalib_nagl.bank.pools import heads
 from anomalib_nagl.edge.infer_requests import Requests
 from anomalib_nagl.edge.runtime import compile_graph, part_of, read_graph
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.export_manifest import check_file
 
 ENCODE = (("image",), ("tokens",))
 MINE = (("normal_bank", "abnormal_tokens", "abnormal_patch_mask"), ("residual_proxies",))
@@ -27,13 +28,21 @@ class ReferenceEncoder:
     """Encodes references exactly: in f32 on the CPU, whatever the detector does, as an export does.
 
     ``references`` is the graph of residual mining. It holds an encoder too where that of queries, ``encoder``, is
-    compressed. Graphs are read and compiled at first use. ``facts`` are those of the model.
+    compressed. Graphs are read and compiled at first use, if they still have the hashes ``files`` of the manifest by
+    then: another export may have taken their place. ``facts`` are those of the model.
     """
 
     def __init__(
-        self, core: ov.Core, encoder: Path, references: Path, config: dict[str, Any], facts: Mapping[str, Any]
+        self,
+        core: ov.Core,
+        encoder: Path,
+        references: Path,
+        config: dict[str, Any],
+        facts: Mapping[str, Any],
+        files: Mapping[str, str],
     ) -> None:
-        self._core, self._encoder, self._references, self._facts = core, encoder, references, facts
+        self._core, self._encoder, self._references = core, encoder, references
+        self._facts, self._files = facts, files
         self._config = {**config, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         self._lock = threading.Lock()
         self._parts: dict[str, Requests] = {}
@@ -81,9 +90,16 @@ class ReferenceEncoder:
     def _part(self, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Requests:
         with self._lock:
             if name not in self._parts:
-                graph = read_graph(self._core, self._references)
+                graph = self._read(self._references)
                 if name == "encode" and not any("image" in port.get_names() for port in graph.inputs):
-                    graph = read_graph(self._core, self._encoder)
+                    graph = self._read(self._encoder)
                 graph = part_of(graph, inputs, outputs)
                 self._parts[name] = Requests(compile_graph(self._core, graph, "CPU", self._config), 1)
             return self._parts[name]
+
+    def _read(self, path: Path) -> ov.Model:
+        """A graph, if it is still the one that was exported with the others."""
+        for part in (path, path.with_suffix(".bin")):
+            if part.name in self._files:
+                check_file(part, self._files[part.name])
+        return read_graph(self._core, path)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.export.graphs import MARKERS, RAW
+from anomalib_nagl.io.precise_layers import mark_precise
 
 Arrays = Mapping[str, NDArray[Any]]
 CALIBRATION = 300  # images; what anomalib and NNCF recommend
@@ -217,20 +217,8 @@ def _quiet() -> Iterator[None]:
 
 
 def save(model: Any, path: Path, exact: Iterable[str] = ()) -> None:
-    """Write an OpenVINO graph; operators named ``exact`` compute in f32 even where the device prefers less.
-
-    OpenVINO has no Python call for that: it reads the wish from an attribute of the layer in the file.
-    """
+    """Write an OpenVINO graph; operators named ``exact`` compute in f32 even where the device prefers less."""
     import openvino as ov
 
     ov.save_model(model, path, compress_to_fp16=False)
-    names = set(exact)
-    if not names:
-        return
-    tree = ElementTree.parse(path)
-    for layer in tree.getroot().iter("layer"):
-        if layer.get("name") in names and layer.get("type") not in ("Const", "Parameter", "Result"):
-            notes = layer.find("rt_info")
-            notes = ElementTree.SubElement(layer, "rt_info") if notes is None else notes
-            ElementTree.SubElement(notes, "attribute", name="precise", version="0")
-    tree.write(path, encoding="utf-8", xml_declaration=True)
+    mark_precise(path, exact)

@@ -31,6 +31,13 @@ def write_export_manifest(path: Path, files: list[Path], facts: dict[str, Any]) 
     atomic_write_bytes(path, json.dumps(content, indent=1).encode())
 
 
+def renew_files(path: Path, files: list[Path]) -> None:
+    """Put the present hashes of some files into a manifest."""
+    content = json.loads(path.read_bytes())
+    content["files"] |= {file.name: file_hash(file) for file in files}
+    atomic_write_bytes(path, json.dumps(content, indent=1).encode())
+
+
 def read_export_manifest(path: Path) -> dict[str, Any]:
     """Read a manifest and compare every file it lists; EdgeError names the first that is missing or was changed."""
     if not path.is_file():

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import pytest
+import torch
 from PIL import Image
 from support.commands import nagl
 from support.exported import (
@@ -27,6 +29,7 @@ from anomalib_nagl.bank.patch_masks import resize_mask
 from anomalib_nagl.core.calibration import calibrate
 from anomalib_nagl.core.model import ReferenceTokens
 from anomalib_nagl.edge import EdgeError
+from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.migration import migrate
 
 
@@ -179,3 +182,49 @@ def test_two_models_in_one_folder_have_a_bank_each(edge_model: Nagl, exported: P
     assert [one.name for one in NaglEdge(second).references] == ["normal 0", "normal 1"]
     with pytest.raises(EdgeError, match="no change 1 to take back"):
         NaglEdge(second).undo(1)  # what was exported
+
+
+def test_what_was_taught_is_baked_for_any_program(exported: Path, tmp_path: Path) -> None:
+    detector = NaglEdge(exported)
+    teach(detector, "abnormal", 1)
+    teach(detector, "normal", 1)
+    assert nagl("edge", "bake", str(exported), "-o", str(tmp_path / "taught.xml")) == 0
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    plain, before = (ov.Core().compile_model(path, "CPU", exact) for path in (tmp_path / "taught.xml", exported))
+    for seed in (70, 71):
+        image = picture((300, 190), seed, seed % 2 == 1)
+        found, expected = plain(image[None].numpy()), detector.predict(pixels(image))
+        assert float(found["pred_score"][0]) == pytest.approx(expected.score, abs=1e-5)
+        assert np.abs(found["anomaly_map"][0, 0] - expected.map).max() < 1e-5
+        assert np.abs(before(image[None].numpy())["anomaly_map"] - found["anomaly_map"]).max() > 1e-3
+    precise = [path.read_text().count("precise") for path in (tmp_path / "taught.xml", exported)]
+    assert precise[0] == precise[1] > 0
+    detector.bake(exported)  # in place: the folder stays whole
+    assert NaglEdge(exported).predict(pixels(image)).score == pytest.approx(expected.score, abs=1e-6)
+    with pytest.raises(EdgeError, match=r"expected a name that ends in \.xml"):
+        detector.bake(tmp_path / "taught.bin")
+    with pytest.raises(EdgeError, match="found no constants"):
+        bake(
+            exported.with_name("model.encoder.xml"), tmp_path / "x.xml", {"normal_bank": np.zeros((1, 48), np.float32)}
+        )
+
+
+def test_graphs_of_another_export_teach_nothing(edge_model: Nagl, exported: Path, tmp_path: Path) -> None:
+    """Another one took their place after the detector had started."""
+    detector = NaglEdge(exported)
+    before = detector.predict(pixels(picture(PICTURE, 71, True))).score
+    edge_model.set_references(reference_set(1, 1))
+    with torch.no_grad():
+        edge_model.model.head.learnable_proxies.weight.add_(1)
+    try:
+        other = Path(edge_model.to_openvino(tmp_path))
+    finally:
+        with torch.no_grad():
+            edge_model.model.head.learnable_proxies.weight.sub_(1)
+    for file in other.parent.iterdir():
+        if file.suffix != ".bank":
+            shutil.copy(file, exported.parent)
+    with pytest.raises(EdgeError, match="another content than was exported"):
+        teach(detector, "abnormal", 1)
+    assert [one.name for one in detector.references] == ["normal 0", "abnormal 0"]
+    assert detector.predict(pixels(picture(PICTURE, 71, True))).score == before

@@ -17,7 +17,7 @@ SNAPSHOT = Path(__file__).parents[1] / "public_names.txt"
 COMMANDS = (
     ("edge", "predict"), ("edge", "list"), ("edge", "add-defect"), ("edge", "add-normal"), ("edge", "remove"),
     ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"), ("edge", "undo"), ("edge", "history"),
-    ("edge", "migrate"), ("evaluate",), ("references", "check"),
+    ("edge", "bake"), ("edge", "migrate"), ("evaluate",), ("references", "check"),
 )  # fmt: skip
 
 
