@@ -263,7 +263,7 @@ def _check_arguments(device: Any, precision: Any, requests: Any, author: Any) ->
         check_text("author", author)
 
 
-def _prediction(outputs: dict[str, Any], labelled: bool, masked: bool) -> Prediction:
+def _prediction(outputs: dict[str, Any], labelled: bool = True, masked: bool = True) -> Prediction:
     """Outputs of the scorer; without a threshold there is no label, or no mask."""
     label = outputs.get("pred_label") if labelled else None
     mask = outputs.get("pred_mask") if masked else None
