@@ -164,28 +164,22 @@ class Payload:
 
 
 def _head(change: Callable[[dict[str, Any]], Any]) -> Callable[[World], Path]:
-    def write(world: World) -> Path:
-        import torch
-
-        content = torch.load(world.head, weights_only=True)
-        changed = change(content)
-        path = world.room / "given.pt"
-        if isinstance(changed, bytes):
-            path.write_bytes(changed)
-        else:
-            torch.save(content if changed is None else changed, path)
-        return path
-
-    return write
+    return _changed("head", "given.pt", change)
 
 
 def _checkpoint(change: Callable[[dict[str, Any]], Any]) -> Callable[[World], Path]:
+    return _changed("checkpoint", "given.ckpt", change)
+
+
+def _changed(kind: str, name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[World], Path]:
+    """Write a changed copy of a file of the world: bytes as they are, all else as torch saves it."""
+
     def write(world: World) -> Path:
         import torch
 
-        content = torch.load(world.checkpoint, weights_only=False)
+        content = torch.load(getattr(world, kind), weights_only=kind == "head")
         changed = change(content)
-        path = world.room / "given.ckpt"
+        path = world.room / name
         if isinstance(changed, bytes):
             path.write_bytes(changed)
         else:
