@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_nagl.bank.discriminant import directions, inner_spread, spread
+from anomalib_nagl.bank.moments import Moments
 from anomalib_nagl.bank.patch_masks import away_from_mask
 from anomalib_nagl.bank.pools import ArrayPool, Pool, counts, heads
+from anomalib_nagl.bank.views import origins
 from anomalib_nagl.io.errors import EdgeError
 
 Floats = NDArray[np.float32]
+FEWEST = 16  # patches around a defect that tell a spread
 BANK_LIMIT = 4096  # patches of each kind that a query is compared with, see Limits
-MINED = 4  # images that residual mining reads each on a grid of its own
-MINED_TOGETHER = 2  # grids on which the marked patches of more images are put together
-MINED_ALONE = 32  # images that it reads where they cannot be put together
 
 
 class Limits(NamedTuple):
@@ -52,7 +53,7 @@ class AbnormalPools(NamedTuple):
 
     ``marked`` ones are abnormal, those ``away`` from them and not next to one are normal, and so are all that are
     ``unmarked``. ``localized`` are references whose mask was given and is not the full image: they alone tell where a
-    defect and its surroundings are.
+    defect and its surroundings are. Patches of all views are numbered through, one view after the other.
     """
 
     marked: Pool
@@ -60,13 +61,19 @@ class AbnormalPools(NamedTuple):
     unmarked: Pool
     localized: bool
 
+    @property
+    def shown(self) -> bool:
+        """Whether some patches are known or guessed to be the defect: not where all of the image are."""
+        return len(self.marked) > 0 and len(self.unmarked) > 0
+
 
 class ReferencePatches(NamedTuple):
     """Patch tokens of a set of references, all that the rules read.
 
     ``normal`` has a pool for each normal reference. With ``context`` the surroundings of defects count as normal.
     ``shared`` lets residual mining put the marked patches of several images on one grid, which the published code's
-    positions (Q2, Q3) do not allow.
+    positions (Q2, Q3) do not allow. ``views`` are those that every pool has (``bank.views``). ``sums`` adds up those of pools
+    where they are kept, under a name for each use; they are computed otherwise.
     """
 
     normal: tuple[Pool, ...]
@@ -76,6 +83,8 @@ class ReferencePatches(NamedTuple):
     context: bool
     limits: Limits = UNLIMITED
     shared: bool = True
+    views: tuple[int, ...] = (0,)
+    sums: Callable[[str, Sequence[Pool]], Moments] | None = None
 
     @classmethod
     def of(
@@ -89,31 +98,49 @@ class ReferencePatches(NamedTuple):
         limits: Limits = UNLIMITED,
         shared: bool = True,
         keys: Sequence[str] = (),
+        views: tuple[int, ...] = (0,),
     ) -> ReferencePatches:
-        """Pools of arrays: patches (P, C) of each normal reference, (a, M, C) of abnormal ones marked 0/1 (a, M).
+        """Pools of arrays: patches (V * M, C) of each normal reference, (a, V * M, C) of abnormal ones.
 
-        ``keys`` of all of them, normal ones first, are made of their images and masks (``pools.ArrayPool``).
+        Of these, ``patch_mask`` (a, M) marks with 0/1 which are abnormal in the image as it is. ``keys`` of all of
+        them, normal ones first, are made of their images and masks (``pools.ArrayPool``).
         """
         keys = keys or [""] * (len(normal) + len(abnormal))
         given = zip(abnormal, patch_mask, localized.tolist(), keys[len(normal) :], strict=True)
-        pools = tuple(abnormal_pools(tokens, marked, known, grid, key) for tokens, marked, known, key in given)
+        pools = tuple(abnormal_pools(tokens, marked, known, grid, key, views) for tokens, marked, known, key in given)
         known = tuple(ArrayPool(tokens, key=key) for tokens, key in zip(normal, keys, strict=False))
-        return cls(known, pools, grid, abnormal.shape[-1], context, limits, shared)
+        return cls(known, pools, grid, abnormal.shape[-1], context, limits, shared, views)
+
+    @property
+    def cells(self) -> int:
+        """Number of patches of an image."""
+        return self.grid[0] * self.grid[1]
 
 
 def abnormal_pools(
-    tokens: Floats, marked: Floats, localized: bool, grid: tuple[int, int], key: str = ""
+    tokens: Floats,
+    marked: Floats,
+    localized: bool,
+    grid: tuple[int, int],
+    key: str = "",
+    views: tuple[int, ...] = (0,),
 ) -> AbnormalPools:
-    """Take the patches (M, C) of an abnormal reference apart by which of them are abnormal, 0/1 (M,)."""
-    apart, normal = take_apart(tokens, marked, grid, key), np.asarray(marked) <= 0
+    """Take the patches (V * M, C) of an abnormal reference apart by which of them are abnormal, 0/1 (M,)."""
+    apart, normal = take_apart(tokens, marked, grid, key, views), (np.asarray(marked) <= 0)[origins(grid, views)]
     return AbnormalPools(
         apart["marked"], apart["away"], ArrayPool(tokens[normal], np.flatnonzero(normal), key), localized
     )
 
 
-def take_apart(tokens: Floats, marked: Floats, grid: tuple[int, int], key: str = "") -> dict[str, ArrayPool]:
-    """Patches (M, C) that are ``marked`` (M,) as abnormal, ``near`` one of these, and ``away`` from them."""
-    abnormal, away = np.asarray(marked) > 0, away_from_mask(marked, grid)
+def take_apart(
+    tokens: Floats, marked: Floats, grid: tuple[int, int], key: str = "", views: tuple[int, ...] = (0,)
+) -> dict[str, ArrayPool]:
+    """Patches (V * M, C) of all views that are abnormal, ``near`` one of these, and ``away`` from them.
+
+    ``marked`` (M,) are the abnormal ones of the image as it is.
+    """
+    where = origins(grid, views)
+    abnormal, away = (np.asarray(marked) > 0)[where], away_from_mask(marked, grid)[where]
     parts = {"marked": abnormal, "near": ~(abnormal | away), "away": away}
     return {name: ArrayPool(tokens[part], np.flatnonzero(part), key) for name, part in parts.items()}
 
@@ -185,6 +212,55 @@ def defect_bank(patches: ReferencePatches) -> Floats:
     return bank if len(bank) else np.zeros((1, patches.width), np.float32)
 
 
+def normal_mean(patches: ReferencePatches) -> Floats:
+    """Mean (C,) of all unit patches that count as normal, kept or not."""
+    return background(patches).mean.astype(np.float32)
+
+
+def defect_directions(patches: ReferencePatches) -> Floats:
+    """Where known defects lie, seen from what is normal (1, C): see ``discriminant.directions``; zero without any.
+
+    What a deviation is worth is told by the surroundings of defects, compared with the normal images.
+    """
+    found = np.zeros((1, patches.width), np.float32)
+    known = [one.marked for one in patches.abnormal if one.shown]
+    if known:
+        defects = _added(patches, "defects", known)
+        found = directions(background(patches), [defects.mean], deviation_spread(patches))
+    return found
+
+
+def deviation_spread(patches: ReferencePatches) -> float:
+    """What a deviation from normal is worth on this part: how far deviations of normal patches are spread.
+
+    Those of the surroundings of defects from the normal images or, where one of both is missing, those of normal
+    patches from each other. It is told by what is compared with, a selection.
+    """
+    around = heads([one.away for one in patches.abnormal if one.shown], patches.limits.surroundings, patches.width)
+    bank = heads(patches.normal, patches.limits.normal, patches.width)
+    if len(bank) and len(around) >= FEWEST:
+        return spread(around, bank)
+    return inner_spread(bank if len(bank) else normal_bank(patches))
+
+
+def background(patches: ReferencePatches) -> Moments:
+    """Sums over all patches that count as normal, whatever of them is compared with.
+
+    Normal references and the surroundings of localized defects; all that is unmarked where there are no normal ones.
+    """
+    pools = [one.unmarked for one in patches.abnormal]
+    if patches.normal:
+        around = [one.away for one in patches.abnormal if patches.context and one.localized]
+        pools = [*patches.normal, *around]
+    return _added(patches, "normal", pools)
+
+
+def _added(patches: ReferencePatches, name: str, pools: Sequence[Pool]) -> Moments:
+    if patches.sums is not None:
+        return patches.sums(name, pools)
+    return Moments.sum((pool.moments for pool in pools), patches.width)
+
+
 def reference_kinds(patches: ReferencePatches) -> Floats:
     """0/1 (2,): are there normal, and abnormal references."""
     return np.array([len(patches.normal) > 0, len(patches.abnormal) > 0], np.float32)
@@ -194,6 +270,8 @@ TENSORS: list[ReferenceTensor] = [
     ReferenceTensor("normal_bank", lambda sizes: (None, sizes.width), normal_bank),
     ReferenceTensor("residual_proxies", lambda sizes: (sizes.proxies, sizes.width), None),
     ReferenceTensor("defect_bank", lambda sizes: (None, sizes.width), defect_bank),
+    ReferenceTensor("defect_directions", lambda sizes: (1, sizes.width), defect_directions),
+    ReferenceTensor("normal_mean", lambda sizes: (sizes.width,), normal_mean),
     ReferenceTensor("reference_kinds", lambda sizes: (2,), reference_kinds),
 ]
 
@@ -205,44 +283,3 @@ def assemble(patches: ReferencePatches) -> dict[str, Floats]:
         for tensor in TENSORS
         if tensor.rule is not None
     }
-
-
-class Mined(NamedTuple):
-    """What residual mining reads: tokens (v, M, C), and which of them are abnormal, 0/1 (v, M)."""
-
-    tokens: Floats
-    patch_mask: Floats
-
-
-def mined(patches: ReferencePatches) -> Mined:
-    """The marked patches of all abnormal references, each at its place of a grid; the rest is zero and not looked at.
-
-    Every reference has a grid of its own. More than ``MINED`` share ``MINED_TOGETHER``: a patch takes the first of them
-    on which its place is free, and is left out where none is. Where they may not share, the first ``MINED_ALONE`` by
-    key stand for all.
-    """
-    pools: list[Pool] = [one.marked for one in patches.abnormal]
-    if not patches.shared and len(pools) > MINED_ALONE:
-        pools = sorted(pools, key=lambda pool: pool.key)[:MINED_ALONE]
-    few = len(pools) <= MINED or not patches.shared
-    kept = counts(pools, None if few else patches.limits.mined)
-    grids, cells = (len(pools) if few else MINED_TOGETHER), patches.grid[0] * patches.grid[1]
-    tokens = np.zeros((grids, cells, patches.width), np.float32)
-    marked = np.zeros((grids, cells), np.float32)
-    order = [i for i in sorted(range(len(pools)), key=lambda i: pools[i].key) if kept[i]]
-    if order:
-        places = np.concatenate([pools[i].places(kept[i]) for i in order])
-        grid = np.repeat(order, [kept[i] for i in order]) if few else _earlier(places)
-        free = grid < grids
-        tokens[grid[free], places[free]] = np.concatenate([pools[i].head(kept[i]) for i in order])[free]
-        marked[grid[free], places[free]] = 1
-    return Mined(tokens, marked)
-
-
-def _earlier(places: NDArray[Any]) -> NDArray[np.intp]:
-    """How many patches before each one (P,) have its place."""
-    order = np.argsort(places, kind="stable")
-    ordered = places[order]
-    count = np.empty(len(places), np.intp)
-    count[order] = np.arange(len(places)) - np.searchsorted(ordered, ordered)
-    return count

@@ -20,10 +20,12 @@ from anomalib_nagl.bank import derived, history, schema
 from anomalib_nagl.bank.adapted import AbnormalPools, Limits, ReferencePatches
 from anomalib_nagl.bank.border import THRESHOLDS, check_lesson, check_pools
 from anomalib_nagl.bank.history import Author, Change, Edit
+from anomalib_nagl.bank.moment_rows import RunningSums
 from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader
 from anomalib_nagl.bank.reference import Lesson, Reference, check_text
-from anomalib_nagl.bank.reference_rows import cells_of, insert, lesson_of, named, pools_of, references_of
+from anomalib_nagl.bank.reference_rows import insert, lesson_of, named, pools_of, references_of
 from anomalib_nagl.bank.setting_rows import model_of, settings_of, texts_of, write_settings
+from anomalib_nagl.bank.views import cells_of, views_of
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_files
 from anomalib_nagl.io.model_facts import check_facts
@@ -58,6 +60,7 @@ class BankFile:
         self.path, self._compatibility = Path(path), dict(compatibility)
         self.author = Author(author or _whoever(), uuid.uuid4().hex)
         self._reader = PoolReader(lambda: schema.reading(self.path), int(compatibility["dim"]), cells_of(compatibility))
+        self._sums = RunningSums(lambda: schema.reading(self.path), int(compatibility["dim"]))
         with schema.reading(self.path) as connection:
             _check_model(connection, self.path, self._compatibility)
 
@@ -221,6 +224,8 @@ class BankFile:
             bool(facts["context"]),
             Limits.of(facts["bank_limit"]),
             bool(facts["shared_mining"]),
+            views_of(facts),
+            self._sums.over,
         )
 
     @contextlib.contextmanager

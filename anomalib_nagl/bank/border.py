@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.reference import ROLES, Lesson, Reference
+from anomalib_nagl.bank.views import cells_of
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.json_values import is_number
 from anomalib_nagl.io.model_facts import MOST
@@ -77,7 +78,7 @@ def check_names(references: Iterable[Reference], taken: Collection[str] = ()) ->
 
 def check_lesson(lesson: Lesson, facts: Mapping[str, Any]) -> None:
     """Raise EdgeError unless a reference fits a model of these facts and can be compared with."""
-    one, cells = lesson.reference, int(facts["grid"][0]) * int(facts["grid"][1])
+    one, cells = lesson.reference, cells_of(facts)
     check_pools(one, {role: len(pool) for role, pool in lesson.pools.items()}, bool(facts.get("shifted_grid")), cells)
     for pool in lesson.pools.values():
         tokens, places, source = pool.head(len(pool)), pool.places(len(pool)), f"reference {one.name!r}"

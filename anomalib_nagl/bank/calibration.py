@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from anomalib_nagl.bank.adapted import AbnormalPools, ReferencePatches, surroundings
 from anomalib_nagl.bank.maps import image_score
 from anomalib_nagl.bank.pools import Pool, counts, heads
+from anomalib_nagl.bank.views import origins
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -60,11 +61,11 @@ class _Bank(NamedTuple):
     place: Indices
 
     @classmethod
-    def of(cls, pools: Sequence[Pool], limit: int | None, others: Floats) -> _Bank:
-        """What is kept of pools, then patches of nobody (P, C)."""
+    def of(cls, pools: Sequence[Pool], limit: int | None, others: Floats, origin: Indices) -> _Bank:
+        """What is kept of pools, then patches of nobody (P, C); ``origin`` are the places of all views (V * M,)."""
         kept = counts(pools, limit)
         owner = np.repeat(np.arange(len(pools)), kept)
-        place = [pool.places(count) for pool, count in zip(pools, kept, strict=True)]
+        place = [origin[pool.places(count)] for pool, count in zip(pools, kept, strict=True)]
         return cls(
             np.concatenate([heads(pools, limit, others.shape[-1]), others]),
             np.append(owner, np.full(len(others), -1)),
@@ -90,28 +91,28 @@ def held_out_scores(patches: ReferencePatches, state: State, detector: Detector)
     other marked patch is held out, and then the rest, as far as known defects are compared with at all. Normal regions
     are compared with and not scored.
     """
-    cells, limits = patches.grid[0] * patches.grid[1], patches.limits
+    cells, limits, origin = patches.cells, patches.limits, origins(patches.grid, patches.views)
     nothing = np.empty((0, patches.width), np.float32)
     shown = sample([one.marked.key for one in patches.abnormal])
     images = {i: _whole([patches.abnormal[i].marked, patches.abnormal[i].unmarked], cells) for i in shown}
     side = BLOCKS if patches.abnormal else BLOCKS_ALONE
     block = _blocks(patches.grid, side)
     if patches.normal:
-        full = [i for i, pool in enumerate(patches.normal) if len(pool) == cells]
+        full = [i for i, pool in enumerate(patches.normal) if len(pool) == len(origin)]
         chosen = sample([patches.normal[i].key for i in full])
-        bank = _Bank.of(patches.normal, limits.normal, surroundings(patches))
+        bank = _Bank.of(patches.normal, limits.normal, surroundings(patches), origin)
         scored = {full[i]: _whole([patches.normal[full[i]]], cells) for i in chosen}
         hidden: dict[int, Places] = {}
     else:
-        bank = _Bank.of([one.unmarked for one in patches.abnormal], limits.normal, nothing)
-        scored, hidden = images, {i: _places(patches.abnormal[i].marked) for i in shown}
+        bank = _Bank.of([one.unmarked for one in patches.abnormal], limits.normal, nothing, origin)
+        scored, hidden = images, {i: origin[_places(patches.abnormal[i].marked)] for i in shown}
     normal = [_score_blocks(i, tokens, bank, state, detector, block, side * side) for i, tokens in scored.items()]
     for found, places in zip(normal, hidden.values(), strict=False):
         found[places] = found.min()
     known = [i for i, one in enumerate(patches.abnormal) if one.localized]
-    defects = _Bank.of([patches.abnormal[i].marked for i in known], limits.defects, nothing)
+    defects = _Bank.of([patches.abnormal[i].marked for i in known], limits.defects, nothing, origin)
     defects = defects._replace(owner=np.array(known, np.int64)[defects.owner])
-    abnormal = [_score_abnormal(i, image, patches.abnormal[i], defects, state, detector) for i, image in images.items()]
+    abnormal = [_score_abnormal(i, image, patches.abnormal[i], defects, state, detector, origin) for i, image in images.items()]
     return HeldOut(_stacked(normal, cells), _stacked(abnormal, cells))
 
 
@@ -120,10 +121,12 @@ def _places(pool: Pool) -> Places:
 
 
 def _whole(pools: Sequence[Pool], cells: int) -> Floats:
-    """All patches (M, C) of an image in their places."""
+    """All patches (M, C) of an image as it is, in their places."""
     tokens = np.concatenate([pool.head(len(pool)) for pool in pools])
+    places = np.concatenate([_places(pool) for pool in pools])
+    upright = places < cells
     found = np.zeros((cells, tokens.shape[-1]), np.float32)
-    found[np.concatenate([_places(pool) for pool in pools])] = tokens
+    found[places[upright]] = tokens[upright]
     return found
 
 
@@ -148,11 +151,17 @@ def _score_blocks(
 
 
 def _score_abnormal(
-    index: int, tokens: Floats, pools: AbnormalPools, defects: _Bank, state: State, detector: Detector
+    index: int,
+    tokens: Floats,
+    pools: AbnormalPools,
+    defects: _Bank,
+    state: State,
+    detector: Detector,
+    origin: Indices,
 ) -> Floats:
     """Patch scores (M,) of an abnormal reference: none of its marked patches is compared with itself."""
     score = np.array(detector.score(tokens[None], state)[0])
-    places = np.sort(_places(pools.marked)) if detector.defects and pools.localized else np.empty(0, np.int64)
+    places = np.unique(origin[_places(pools.marked)]) if detector.defects and pools.localized else np.empty(0, np.int64)
     for part in (places[::2], places[1::2]):
         others = (defects.owner != index) | ~np.isin(defects.place, part)
         if len(part) and others.any():

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.border import check_gains, check_places, check_tokens
+from anomalib_nagl.bank.moments import Moments
 from anomalib_nagl.bank.pools import ArrayPool, Floats
 from anomalib_nagl.io.errors import EdgeError
 
@@ -134,6 +135,11 @@ class StoredPool:
         """Their places."""
         return self._reader.head(self, min(count, self._size)).places
 
+    @property
+    def moments(self) -> Moments:
+        """Sums over all its patches."""
+        return Moments.of(self.head(self._size))
+
     def whole(self) -> ArrayPool:
         """All patches, as they lie on the grid."""
         tokens, places = self._reader.head(self, self._size)
@@ -158,6 +164,16 @@ class JoinedPool:
         first, then = self._first.gain, self._then.gain
         return np.concatenate([first, np.minimum(then, first[-1:].min(initial=np.inf))])
 
+    @property
+    def moments(self) -> Moments:
+        """Sums over both."""
+        return self._first.moments.plus(self._then.moments)
+
+    @property
+    def parts(self) -> tuple[StoredPool, StoredPool]:
+        """Both pools."""
+        return self._first, self._then
+
     def head(self, count: int) -> Floats:
         """The first tokens."""
         return np.concatenate([self._first.head(count), self._then.head(max(count - len(self._first), 0))])
@@ -167,8 +183,8 @@ class JoinedPool:
         return np.concatenate([self._first.places(count), self._then.places(max(count - len(self._first), 0))])
 
 
-def insert_pool(connection: sqlite3.Connection, reference: int, area: str, role: str, pool: ArrayPool) -> None:
-    """Write a pool, the most telling patches first."""
+def insert_pool(connection: sqlite3.Connection, reference: int, area: str, role: str, pool: ArrayPool) -> int:
+    """Write a pool, the most telling patches first; returns the number of its row."""
     tokens, places = pool.head(len(pool)), pool.places(len(pool))
     ranked = pool.ranking.order
     order = np.concatenate([ranked, np.setdiff1d(np.arange(len(pool)), ranked)])
@@ -178,7 +194,7 @@ def insert_pool(connection: sqlite3.Connection, reference: int, area: str, role:
     checks = checksums(stored, where, len(pool)) + _checksum(gain.tobytes())
     row = (reference, area, role, len(pool), pool.key, where, gain.tobytes(), checks, stored)
     columns = "reference, area, role, size, content, places, gains, checks, tokens"
-    connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return int(connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid or 0)
 
 
 def _bytes(part: object) -> bytes:

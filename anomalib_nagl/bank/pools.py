@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_nagl.bank.moments import Moments
 from anomalib_nagl.bank.selection import Ranking, rank, shares
 
 Floats = NDArray[np.float32]
@@ -30,6 +31,10 @@ class Pool(Protocol):
     @property
     def gain(self) -> Floats:
         """What each patch adds to those before it (``selection.Ranking``)."""
+
+    @property
+    def moments(self) -> Moments:
+        """Sums over all its patches."""
 
     def __len__(self) -> int:
         """Number of patches."""
@@ -64,6 +69,11 @@ class ArrayPool:
     def ranking(self) -> Ranking:
         """Its patches, the one that adds most first."""
         return rank(self._tokens, in_order=True)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Sums over all patches."""
+        return Moments.of(self._tokens)
 
     @property
     def gain(self) -> Floats:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import take_apart
 from anomalib_nagl.bank.pools import ArrayPool
+from anomalib_nagl.bank.views import origins
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import File
 
@@ -83,17 +84,19 @@ class Lesson:
         marked: NDArray[np.float32],
         grid: tuple[int, int],
         files: dict[str, File] | None = None,
+        views: tuple[int, ...] = (0,),
     ) -> Lesson:
-        """Take the patches (M, C) of an image apart.
+        """Take the patches (V * M, C) of all ``views`` of an image apart.
 
-        ``marked`` 0/1 (M,) are the abnormal ones or, of a region, those that are shown to be normal.
+        ``marked`` 0/1 (M,) are the abnormal ones of the image as it is or, of a region, those that are shown to be
+        normal.
         """
         key = reference.sha256 and reference.sha256 + reference.mask_sha256
         if reference.kind == "normal":
             pools = {"normal": ArrayPool(tokens, key=key)}
         elif reference.kind == "region":
-            shown = np.flatnonzero(marked > 0)
+            shown = np.flatnonzero((marked > 0)[origins(grid, views)])
             pools = {"normal": ArrayPool(tokens[shown], shown, key)}
         else:
-            pools = take_apart(tokens, marked, grid, key)
+            pools = take_apart(tokens, marked, grid, key, views)
         return cls(reference, pools, files or {})

@@ -11,8 +11,10 @@ from typing import Any
 from anomalib_nagl.bank import history
 from anomalib_nagl.bank.border import check_lesson, check_names
 from anomalib_nagl.bank.history import Author
+from anomalib_nagl.bank.moment_rows import insert_moments
 from anomalib_nagl.bank.pool_rows import PoolReader, StoredPool, insert_pool
 from anomalib_nagl.bank.reference import WHOLE, Lesson, Reference, check_text
+from anomalib_nagl.bank.views import cells_of
 from anomalib_nagl.io.errors import EdgeError, suggest
 from anomalib_nagl.io.given import IMAGE, MASK, File
 
@@ -57,7 +59,7 @@ def insert(connection: sqlite3.Connection, lesson: Lesson, author: Author) -> Re
     cursor = connection.execute(f"INSERT INTO reference ({_FACTS}, removed) VALUES ({places}, 0)", row)
     number = int(cursor.lastrowid or 0)
     for role, pool in lesson.pools.items():
-        insert_pool(connection, number, WHOLE, role, pool)
+        insert_moments(connection, insert_pool(connection, number, WHOLE, role, pool), pool.moments)
     files = [(number, role, file.media, file.data) for role, file in lesson.files.items()]
     connection.executemany("INSERT INTO image VALUES (?, ?, ?, ?)", files)
     return _reference(*row)
@@ -89,11 +91,6 @@ def lesson_of(connection: sqlite3.Connection, one: Reference, facts: Mapping[str
     lesson = Lesson(one, pools, {role: _file(one, role, media, data) for role, media, data in rows})
     check_lesson(lesson, facts)
     return lesson
-
-
-def cells_of(facts: Mapping[str, Any]) -> int:
-    """Number of patches of an image."""
-    return int(facts["grid"][0]) * int(facts["grid"][1])
 
 
 def _file(one: Reference, role: object, media: object, data: object) -> File:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,7 +24,7 @@ class Similarities(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """Abnormal similarity and score (B, M) in [0, 1]; a large score is anomalous."""
+    """Abnormal similarity (B, M) in [0, 1] and score (B, M), not below 0; a large score is anomalous."""
 
     abnormal: Tensor
     score: Tensor
@@ -60,6 +61,31 @@ class WeightedFusion:
         total = sum(weight for weight, _ in parts)
         abnormal = torch.stack([weight * similarity for weight, similarity in parts]).sum(dim=0) / total
         return Fused(abnormal, (total * abnormal + 1 - found.normal) / (total + 1))
+
+
+@dataclass(frozen=True)
+class DiscriminantFusion:
+    """A score, and what a patch has beyond it in the direction of known defects (``bank.discriminant``).
+
+    ``score`` is made by another rule or, without one, is the deviation 1 - normal similarity. Of several directions the
+    one counts along which a patch lies farthest; nothing is taken off a patch that lies on the other side. The sum has
+    no upper end. A head is trained without it: episodes have no direction.
+    """
+
+    rule: Fusion | None = None
+
+    def __call__(self, query: Tensor, found: Similarities, state: Mapping[str, Tensor]) -> Fused:
+        """Fuse; the abnormal similarity of the discriminant alone is its part of the score, as far as 1."""
+        usual = None if self.rule is None else self.rule(query, found, state)
+        if "defect_directions" not in state and usual is not None:
+            return usual
+        directions, mean = state["defect_directions"], state["normal_mean"]
+        # Centred first: what all tokens have in common would cost digits.
+        centred = F.normalize(query, dim=-1, eps=1e-12) - mean[:, None]
+        beyond = (centred @ directions.transpose(1, 2)).amax(dim=-1).clamp(min=0)
+        if usual is None:
+            return Fused(beyond.clamp(max=1), 1 - found.normal + beyond)
+        return Fused(usual.abnormal, usual.score + beyond)
 
 
 PUBLISHED = WeightedFusion(defect_weight=0.0, proxy_weight=1.0)

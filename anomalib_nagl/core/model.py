@@ -12,20 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomalib_nagl.bank import adapted
-from anomalib_nagl.bank.adapted import Dimensions, Limits, ReferencePatches, mined, normal_owners
+from anomalib_nagl.bank.adapted import Dimensions, Limits, ReferencePatches, normal_owners
 from anomalib_nagl.bank.maps import smoothing_sigma
+from anomalib_nagl.bank.mining import mined
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask
+from anomalib_nagl.bank.views import symmetries
 from anomalib_nagl.core.functional import anomaly_map, image_score, patches_to_pixels, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
+from anomalib_nagl.core.views import in_views, stack_views
 from anomalib_nagl.encoders import Encoder, build_encoder
 
 ENCODE_BATCH = 8
 
 
 class ReferenceTokens(NamedTuple):
-    """Tokens (n, M, C) and (a, M, C) of references, and which patches (a, M) of the abnormal ones are abnormal.
+    """Tokens (n, V * M, C) and (a, V * M, C) of the V views of references, one view after the other.
 
+    Which patches of the abnormal ones are abnormal, (a, M), is said of the image as it is.
     ``localized`` (a,) are those whose mask was given and tells where the defect is. ``keys`` of the n + a references,
     made of their images and masks, decide which of many come first; without any their tokens do.
     """
@@ -75,14 +79,16 @@ class NaglModel(nn.Module):
     checkpoints and exported files. Images of references are kept for people alone.
     """
 
-    def __init__(self, encoder: Encoder, head: NaglHead) -> None:
+    def __init__(self, encoder: Encoder, head: NaglHead, views: str = "none") -> None:
         super().__init__()
         if encoder.dim != head.dim:
             raise ValueError(
                 f"found a head of width {head.dim} for an encoder of width {encoder.dim}, expected the same"
             )
         self.encoder, self.head = encoder, head
+        self.views, self.symmetries = views, symmetries(views, encoder.image_size)
         (height, width), (rows, cols) = encoder.image_size, encoder.grid
+        patches = len(self.symmetries) * rows * cols
         sigma = smoothing_sigma((height, width))
         self.register_buffer("smooth_down", smoothing_matrix(rows, height, sigma), persistent=False)
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
@@ -92,8 +98,8 @@ class NaglModel(nn.Module):
         # What the state was made of: to show, to add a reference on a box, to say which one a query is like.
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
         self.register_buffer("reference_masks", torch.empty(0, height, width, dtype=torch.bool))
-        self.register_buffer("normal_tokens", torch.empty(0, rows * cols, head.dim))
-        self.register_buffer("abnormal_tokens", torch.empty(0, rows * cols, head.dim))
+        self.register_buffer("normal_tokens", torch.empty(0, patches, head.dim))
+        self.register_buffer("abnormal_tokens", torch.empty(0, patches, head.dim))
         self.register_buffer("abnormal_patch_mask", torch.empty(0, rows * cols))
         self.register_buffer("abnormal_localized", torch.empty(0, dtype=torch.bool))
         self.smooth_down: Tensor
@@ -154,12 +160,16 @@ class NaglModel(nn.Module):
         For those that are ``unmasked`` (a,) the abnormal patches are guessed (``bank.patch_masks``). Raises ValueError
         if one is, and no normal reference is there to compare with.
         """
-        return self.reference_tokens(self.encode(normal), self.encode(abnormal), masks, unmasked)
+        return self.reference_tokens(self.encode_views(normal), self.encode_views(abnormal), masks, unmasked)
+
+    def encode_views(self, images: Tensor) -> Tensor:
+        """Tokens (n, V * M, C) of all views of normalised reference images (n, 3, H, W), one view after the other."""
+        return self.encode(stack_views(images, self.symmetries)).flatten(1, 2)
 
     def reference_tokens(
         self, normal: Tensor, abnormal: Tensor, masks: Tensor, unmasked: Tensor | None = None
     ) -> ReferenceTokens:
-        """The same for tokens (n, M, C) and (a, M, C) that are there already."""
+        """The same for tokens (n, V * M, C) and (a, V * M, C) that are there already."""
         guessed = [False] * len(abnormal) if unmasked is None else unmasked.tolist()
         if any(guessed) and not len(normal):
             raise ValueError(
@@ -167,8 +177,9 @@ class NaglModel(nn.Module):
                 "add masks or a normal image"
             )
         grid, shifted, known = self.encoder.grid, self.head.variant.shifted_grid, as_array(normal.flatten(0, 1))
+        upright = grid[0] * grid[1]
         marked = [
-            guess_patch_mask(as_array(tokens), known) if guess else patch_mask(mask.cpu().numpy(), grid, shifted)
+            guess_patch_mask(as_array(tokens[:upright]), known) if guess else patch_mask(mask.cpu().numpy(), grid, shifted)
             for tokens, mask, guess in zip(abnormal, masks, guessed, strict=True)
         ]
         stacked = np.stack(marked) if marked else np.zeros((0, grid[0] * grid[1]), np.float32)
@@ -204,6 +215,7 @@ class NaglModel(nn.Module):
             Limits.of(limit),
             variant.shared_mining,
             tokens.keys,
+            self.symmetries,
         )
 
     def use(self, state: AdaptedState, tokens: ReferenceTokens, images: Tensor, masks: Tensor) -> None:
@@ -261,7 +273,7 @@ class NaglModel(nn.Module):
     def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
         """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
         normal = OwnedPatches(self.normal_bank[: len(self.normal_owners)], self.normal_owners, self.n_normal)
-        marked = self.abnormal_patch_mask > 0
+        marked = in_views(self.abnormal_patch_mask, self.encoder.grid, self.symmetries) > 0
         abnormal = OwnedPatches(self.abnormal_tokens[marked], marked.nonzero()[:, 0], len(self.reference_masks))
         return reference_similarity(tokens, score, normal, abnormal)
 
@@ -289,9 +301,13 @@ def build_model(
     backbone_weights: str | None = None,
     seed: int = 0,
     config: dict[str, Any] | None = None,
+    views: str = "none",
 ) -> NaglModel:
-    """Encoder and a fresh head, which ``seed`` decides; ``config`` stands in for a ``local-dir:`` folder."""
+    """Encoder and a fresh head, which ``seed`` decides; ``config`` stands in for a ``local-dir:`` folder.
+
+    ``views`` are those in which references are encoded (``bank.views``).
+    """
     encoder = build_encoder(backbone, image_size, layers, backbone_weights, config)
     with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
         torch.manual_seed(seed)
-        return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant))
+        return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant), views)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anomalib_nagl.core.functional import l2_normalize, mask_to_grid, nearest, sine_position
-from anomalib_nagl.core.fusion import PUBLISHED, Fusion, WeightedFusion
+from anomalib_nagl.core.fusion import PUBLISHED, DiscriminantFusion, Fusion, WeightedFusion
 
 _SWITCHES = {
     "Q1": "mixed_masks",
@@ -31,17 +31,26 @@ _SWITCHES = {
     "Q30": "decay_all",
     "context": "context",
     "defects": "defects",
+    "discriminant": "discriminant",
     "proxies": "proxies",
 }
-_OURS = {"context", "defects"}  # neither a quirk of the published code nor a correction of one
-_BASES = ("paper", "corrected", "extended")
+# Of each base, what it has beyond the corrected code: neither quirks of the published one nor corrections of them.
+_BASES = {
+    "paper": {"proxies"},
+    "corrected": {"proxies"},
+    "extended": {"proxies", "context", "defects"},
+    "discriminant": {"context", "discriminant"},
+}
+_OURS = {"context", "defects", "discriminant", "proxies"}
+HEAD_FREE = "discriminant"  # what runs where no head was trained
 
 
 @dataclass(frozen=True)
 class Variant:
     """Switches of behaviour: ``paper`` has every quirk (specification, 15), ``corrected`` none.
 
-    ``extended`` is ``corrected`` with our own two additions. All three have the learned proxies.
+    ``extended`` is ``corrected`` with the surroundings of known defects and their nearest patch. These three have the
+    learned proxies. ``discriminant`` has none and needs no head: surroundings, and the direction of known defects.
     """
 
     mixed_masks: bool  # Q1: residual mining reads the masks of other samples of the batch
@@ -58,7 +67,8 @@ class Variant:
     decay_all: bool  # Q30: weight decay on biases, norms and proxies too
     context: bool  # patches of abnormal references that lie clear of the mask count as normal ones
     defects: bool  # the nearest patch of a known defect is part of the abnormal map
-    proxies: bool  # the learned proxies are; without them nothing is trained
+    discriminant: bool  # a patch scores more the farther it lies in the direction of known defects
+    proxies: bool  # the learned proxies are part of the abnormal map; without them nothing is trained
 
     @classmethod
     def parse(cls, variant: str) -> Variant:
@@ -70,19 +80,20 @@ class Variant:
         unknown = [c for c in changes if c[1:] not in _SWITCHES]
         if base not in _BASES or unknown:
             raise ValueError(
-                f"found variant {variant!r}, expected 'paper', 'corrected' or 'extended', optionally followed by + or "
-                f"- and one of {', '.join(_SWITCHES)}"
+                f"found variant {variant!r}, expected one of {', '.join(_BASES)}, optionally followed by + or - and one "
+                f"of {', '.join(_SWITCHES)}"
             )
-        on = {name: base == ("extended" if name in _OURS else "paper") for name in _SWITCHES.values()}
-        switches = cls(**{**on, "proxies": True})
+        quirks = {name: base == "paper" for name in _SWITCHES.values() if name not in _OURS}
+        switches = cls(**quirks, **{name: name in _BASES[base] for name in _OURS})
         changed = replace(switches, **{_SWITCHES[c[1:]]: c[0] == "+" for c in changes})
         if changed.context and changed.zero_masked:
             raise ValueError(
                 f"found variant {variant!r}, expected no context with Q11, by which masked patches compete: add -Q11"
             )
-        if not (changed.proxies or changed.defects):
+        if not (changed.proxies or changed.defects or changed.discriminant):
             raise ValueError(
-                f"found variant {variant!r}, expected proxies, defects or both in the abnormal map: add +defects"
+                f"found variant {variant!r}, expected proxies, defects, discriminant or several of them, by which known "
+                "defects count: add one"
             )
         return changed
 
@@ -92,8 +103,11 @@ class Variant:
         return not (self.interleaved_positions or self.normal_positions)
 
     def fusion(self) -> Fusion:
-        """The rule that scores patches: the published one, or ours when known defects are compared with."""
-        return WeightedFusion() if self.defects else PUBLISHED
+        """The rule that scores patches: the published one, or ours with what is switched on."""
+        similarities = WeightedFusion() if self.defects else PUBLISHED
+        if not self.discriminant:
+            return similarities
+        return DiscriminantFusion(similarities if self.defects or self.proxies else None)
 
     def grid_mask(self, mask: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mark the patches that hold an abnormal pixel: masks (B, k, H, W) -> (B, k, M) (Q5)."""
@@ -131,6 +145,13 @@ class Variant:
         else:
             bias = torch.zeros_like(marked).masked_fill(~visible(marked), -math.inf)
         return bias[samples][:, None].expand(-1, proxies, -1)
+
+
+def resolve_views(views: str, variant: str) -> str:
+    """The views of references that "auto" stands for: none in the published code, else what measured best."""
+    if views != "auto":
+        return views
+    return "none" if variant.strip().startswith(("paper", "corrected")) else "turns"
 
 
 def visible(marked: Tensor) -> Tensor:

@@ -11,11 +11,14 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anomalib_nagl.bank.adapted import ReferencePatches
 from anomalib_nagl.bank.bank_file import BankFile
 from anomalib_nagl.bank.border import LARGEST, THRESHOLDS
 from anomalib_nagl.bank.history import Change
 from anomalib_nagl.bank.reference import Lesson, Reference
+from anomalib_nagl.bank.views import view, views_of
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
 from anomalib_nagl.io import given
 from anomalib_nagl.io.arrays import as_image, as_mask, content_hash
@@ -162,9 +165,10 @@ class Lessons(ABC):
     def _lesson(self, reference: Reference, decoded: given.Decoded, files: Mapping[str, given.File]) -> Lesson:
         """Encode an image for the bank; nobody waits for that."""
         picture, marks = decoded
-        tokens = self._encoder.encode(picture)
+        views = views_of(self.compatibility)
+        seen = [self._encoder.encode(np.ascontiguousarray(view(picture, number))) for number in views]
         with self._change, self._bank.read_at_once():
-            marked = self._encoder.patch_mask(reference.kind, tokens, marks, self.patches)
+            marked = self._encoder.patch_mask(reference.kind, seen[0], marks, self.patches)
         described = replace(
             reference,
             sha256=content_hash(picture),
@@ -172,7 +176,7 @@ class Lessons(ABC):
             localized=reference.kind == "abnormal" and marks is not None and not marked.all(),
         )
         grid = self.compatibility["grid"]
-        return Lesson.of(described, tokens, marked, (int(grid[0]), int(grid[1])), dict(files))
+        return Lesson.of(described, np.concatenate(seen), marked, (int(grid[0]), int(grid[1])), dict(files), views)
 
     def _named(self, name: str | None, image: Any) -> str:
         if name is not None:

@@ -11,7 +11,8 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.adapted import ReferencePatches, mined
+from anomalib_nagl.bank.adapted import ReferencePatches
+from anomalib_nagl.bank.mining import mined
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask, region_patches, resize_mask
 from anomalib_nagl.bank.pools import heads
 from anomalib_nagl.edge.infer_requests import Requests

@@ -15,14 +15,15 @@ MASKS = ("given", "guessed", "whole")
 
 # NAGL without training: heads that everybody has, and that read no other abnormal reference than real ones.
 UNTRAINED_HEADS: dict[str, dict[str, object]] = {
-    "normal_only": {"variant": "extended-proxies"},
+    "normal_only": {"variant": "extended-proxies", "views": "none"},
     # (similarity to the nearest defect patch + 1 - similarity to the nearest normal patch) / 2
-    "naive": {"variant": "extended-context-proxies", "fusion": [1.0, 0.0]},
+    "naive": {"variant": "extended-context-proxies", "fusion": [1.0, 0.0], "views": "none"},
+    "head_free": {"variant": "discriminant"},
 }
 
 # What a head may be given: arguments of Nagl, of the episodes that ReferenceDataModule makes, and of scoring.
 NAGL_ARGUMENTS = (
-    "layers", "backbone_weights", "num_proxies", "num_heads", "variant", "bank_limit", "epochs", "learning_rate",
+    "layers", "backbone_weights", "num_proxies", "num_heads", "variant", "bank_limit", "views", "epochs", "learning_rate",
     "token_precision", "selection",
 )  # fmt: skip
 EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
@@ -32,4 +33,6 @@ HEAD_ARGUMENTS = NAGL_ARGUMENTS + EPISODE_ARGUMENTS + SCORING_ARGUMENTS
 
 def has_proxies(variant: str) -> bool:
     """Whether a variant of the head has learned proxies, all that is trained; its spelling is checked elsewhere."""
-    return re.findall(r"[+-]proxies", variant.replace(" ", ""))[-1:] != ["-proxies"]
+    text = variant.replace(" ", "")
+    last = re.findall(r"[+-]proxies", text)[-1:]
+    return last == ["+proxies"] or (not last and not text.startswith("discriminant"))

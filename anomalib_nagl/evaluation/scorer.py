@@ -15,6 +15,7 @@ from torch import Tensor
 from anomalib_nagl.bank.patch_masks import resize_mask
 from anomalib_nagl.core.fusion import WeightedFusion
 from anomalib_nagl.core.model import ReferenceTokens
+from anomalib_nagl.core.views import stack_views
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.evaluation.categories import Category, load_category
 from anomalib_nagl.evaluation.names import NAGL_ARGUMENTS
@@ -32,6 +33,7 @@ from anomalib_nagl.references.sampling import SupportSet
 from anomalib_nagl.references.synthetic import with_synthetic
 
 BATCH = 8
+KEPT = 64  # references whose other views are kept
 Size = tuple[int, int]
 
 
@@ -45,6 +47,7 @@ class Scorer:
         self._models: dict[str, Nagl] = {}
         self._tables: dict[tuple[str, str], TokenTable] = {}
         self._masks: dict[tuple[str, Size], Tensor] = {}
+        self._views: dict[tuple[str, str, str], Tensor] = {}
 
     def category(self, name: str) -> Category:
         """The images of a category."""
@@ -99,13 +102,13 @@ class Scorer:
         ``masks`` as in the settings. ``synthetic`` is a method, number and seed of abnormal references to make of the
         normal ones; these alone are encoded here.
         """
-        core, normal = model.model, self.tokens(model, category, draw.normal)
+        core, normal = model.model, self.viewed(model, category, draw.normal)
         if synthetic is not None:
             method, count, seed = synthetic
             made = with_synthetic(SupportSet(draw.normal).load(), count, method, seed)
             prepared = prepare_references(made, model.pre_processor.transform, core.encoder.image_size)
-            return core.reference_tokens(normal, core.encode(prepared.abnormal.to(device())), prepared.masks)
-        abnormal = self.tokens(model, category, draw.abnormal)
+            return core.reference_tokens(normal, core.encode_views(prepared.abnormal.to(device())), prepared.masks)
+        abnormal = self.viewed(model, category, draw.abnormal)
         known = [masks == "given" and sample.mask is not None for sample in draw.abnormal]
         size = core.encoder.image_size
         pixels = [
@@ -138,6 +141,28 @@ class Scorer:
             self._tables[key] = encode_category(self.settings, model, category.name, paths, torch.float32)
         rows = [category.rows[sample.image] for sample in samples]
         return self._tables[key][torch.tensor(rows, dtype=torch.long)].to(device())
+
+    def viewed(self, model: Nagl, category: Category, samples: Sequence[Sample]) -> Tensor:
+        """Tokens (P, V * M, C) of references in all views of a model, those of the image as it is from the table.
+
+        Draws share many references: the latest ``KEPT`` are kept.
+        """
+        core, upright = model.model, self.tokens(model, category, samples)
+        if len(core.symmetries) == 1:
+            return upright
+        others = core.symmetries[1:]
+        for sample in samples:
+            key = recipe(model, torch.float32), core.views, sample.image
+            if key not in self._views:
+                image = model.pre_processor.transform(load_image(sample.image))
+                self._views[key] = core.encode(stack_views(image[None].to(device()), others))[0].flatten(0, 1)
+            self._views[key] = self._views.pop(key)  # the latest last
+        turned = [self._views[recipe(model, torch.float32), core.views, sample.image] for sample in samples]
+        for key in list(self._views)[:-KEPT]:
+            del self._views[key]
+        return torch.cat([upright, torch.stack(turned)], dim=1) if turned else upright.new_empty(
+            0, len(core.symmetries) * upright.shape[1], upright.shape[2]
+        )
 
     def _mask(self, sample: Sample, size: Size) -> Tensor:
         """The mask of an abnormal image at a size (height, width), 0/1."""

@@ -44,6 +44,7 @@ def compatibility_of(exportable: Exportable) -> dict[str, Any]:
         "num_proxies": model.head.learnable_proxies.num_embeddings,
         "shared_mining": variant.shared_mining,
         "bank_limit": exportable.bank_limit,
+        "views": model.views,
     }
 
 
@@ -70,6 +71,7 @@ def lessons_of(exportable: Exportable) -> list[Lesson]:
             marked.float().cpu().numpy(),
             model.encoder.grid,
             _files(model, i, entry, known),
+            model.symmetries,
         )
         for i, (entry, patches, marked, known) in enumerate(zip(entries, tokens, masks, localized, strict=True))
     ]

@@ -12,6 +12,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "shifted_grid": bool, "proxies": bool, "shared_mining": bool, "bank_limit": (int, type(None)),
 }  # fmt: skip
 MOST = 65_535  # places on a grid, as banks number them; other sizes are smaller
+VIEWS = ("none", "turns", "all")
 OLD = ("grid", "dim")  # of banks of earlier formats, whose numbers are taken for the same model alone
 
 
@@ -30,6 +31,8 @@ def check_facts(facts: object, source: object, needed: tuple[str, ...] = tuple(_
             raise EdgeError(f"found {what} with {key} {found[key]!r}, expected a number from 1 to {MOST}: {remedy}")
     if found["grid"][0] * found["grid"][1] > MOST or found.get("bank_limit") in range(-MOST, 1):
         raise EdgeError(f"found {what} with a grid or limit that cannot be, expected those of an export: {remedy}")
+    if found.get("views", "none") not in VIEWS:
+        raise EdgeError(f"found {what} with views {found['views']!r}, expected one of {', '.join(VIEWS)}: {remedy}")
     return found
 
 

@@ -40,7 +40,7 @@ def save_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
         "backbone": encoder.config,
         "fingerprint": encoder.fingerprint() if encoder.weights_ready else None,
         # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
-        "settings": {name: settings[name] for name in (*STRUCTURE, "image_size")},
+        "settings": {name: settings[name] for name in (*STRUCTURE, "image_size", "views")},
     }
 
 
@@ -53,7 +53,10 @@ def load_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
     settings = saved["settings"]
     nagl.image_size = parse_image_size(settings["image_size"])
     structure = {name: settings[name] for name in STRUCTURE}
-    nagl.model = build_model(**structure, image_size=nagl.image_size, config=saved["backbone"], seed=nagl.seed)
+    views = settings.setdefault("views", "none")  # of checkpoints from before there were any
+    nagl.model = build_model(
+        **structure, image_size=nagl.image_size, config=saved["backbone"], seed=nagl.seed, views=views
+    )
     check_state(checkpoint["state_dict"], nagl.model)
     nagl.head_trainer.remember_first(nagl.model.head)
     nagl.loss = NaglLoss(settings["variant"])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from anomalib_nagl.bank.adapted import BANK_LIMIT
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
-from anomalib_nagl.core.variants import Variant
+from anomalib_nagl.core.variants import Variant, resolve_views
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.export.exporter import Options
 from anomalib_nagl.plugin import exporting
@@ -57,7 +57,9 @@ class Nagl(AnomalibModule):
     patches only and needs no head. ``seed`` decides the head's first weights, and with ``n_normal``, ``n_abnormal``
     and ``strategy`` (``sampling``) the references when the data is not a ``ReferenceDataModule``. ``bank_limit``
     is the number of normal patches that a query is compared with, and half of it that of surroundings of defects and of
-    known defects each (``bank.adapted.Limits``); None keeps all.
+    known defects each (``bank.adapted.Limits``); None keeps all. References are encoded in several ``views``: "none"
+    takes the image as it is, "turns" adds quarter turns, "all" the mirrored image too, for parts that may lie any way;
+    "auto" is "turns", and "none" for the published behaviour.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
@@ -84,6 +86,7 @@ class Nagl(AnomalibModule):
         n_normal: int = 1,
         n_abnormal: int = 1,
         bank_limit: int | None = BANK_LIMIT,
+        views: str = "auto",
         seed: int = 0,
         strategy: str = "uniform",
         epochs: int = 20,
@@ -107,7 +110,10 @@ class Nagl(AnomalibModule):
         self.adapts = self.head_trained = head is not None or not Variant.parse(variant).proxies
         self.image_size = image_size
         self.threshold: str | float = parse_threshold(threshold)
-        model = build_model(backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed)
+        model = build_model(
+            backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed,
+            views=resolve_views(views, variant),
+        )  # fmt: skip
         self.statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         check_size(self.pre_processor, image_size)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_nagl.bank.adapted import Limits, ReferencePatches, assemble, mined, normal_bank
+from anomalib_nagl.bank.adapted import Limits, ReferencePatches, assemble, normal_bank
+from anomalib_nagl.bank.mining import mined
 from anomalib_nagl.bank.patch_masks import away_from_mask, guess_patch_mask, patch_mask, resize_mask
 from anomalib_nagl.core import functional
 
