@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.discriminant import directions, inner_spread, spread
+from anomalib_nagl.bank.discriminant import defect_share, directions, inner_spread, spread
 from anomalib_nagl.bank.moments import Moments
 from anomalib_nagl.bank.patch_masks import away_from_mask
 from anomalib_nagl.bank.pools import ArrayPool, Pool, counts, heads
@@ -21,7 +21,7 @@ from anomalib_nagl.bank.views import origins
 from anomalib_nagl.io.errors import EdgeError
 
 Floats = NDArray[np.float32]
-FEWEST = 16  # patches around a defect that tell a spread
+FEWEST, SAMPLED = 16, 1024  # patches around defects that tell a spread: at least, and at most
 BANK_LIMIT = 4096  # patches of each kind that a query is compared with, see Limits
 
 
@@ -72,8 +72,8 @@ class ReferencePatches(NamedTuple):
 
     ``normal`` has a pool for each normal reference. With ``context`` the surroundings of defects count as normal.
     ``shared`` lets residual mining put the marked patches of several images on one grid, which the published code's
-    positions (Q2, Q3) do not allow. ``views`` are those that every pool has (``bank.views``). ``sums`` adds up those of pools
-    where they are kept, under a name for each use; they are computed otherwise.
+    positions (Q2, Q3) do not allow. ``views`` are those that every pool has (``bank.views``). ``sums``
+    adds up those of pools where they are kept, under a name for each use; they are computed otherwise.
     """
 
     normal: tuple[Pool, ...]
@@ -230,17 +230,34 @@ def defect_directions(patches: ReferencePatches) -> Floats:
     return found
 
 
+def defect_weight(patches: ReferencePatches) -> Floats:
+    """Weight (1,) of the similarity to the nearest known defect (``discriminant.defect_share``); 0 without any."""
+    known = [one.marked for one in patches.abnormal if one.localized]
+    bank = heads(known, patches.limits.defects, patches.width)
+    patches_around = _around(patches)
+    if not len(bank):
+        return np.zeros(1, np.float32)
+    around = patches_around if len(patches_around) >= FEWEST else normal_bank(patches)[:SAMPLED]
+    return np.array([defect_share(deviation_spread(patches), spread(around, bank))], np.float32)
+
+
 def deviation_spread(patches: ReferencePatches) -> float:
     """What a deviation from normal is worth on this part: how far deviations of normal patches are spread.
 
     Those of the surroundings of defects from the normal images or, where one of both is missing, those of normal
     patches from each other. It is told by what is compared with, a selection.
     """
-    around = heads([one.away for one in patches.abnormal if one.shown], patches.limits.surroundings, patches.width)
-    bank = heads(patches.normal, patches.limits.normal, patches.width)
+    around, bank = _around(patches), heads(patches.normal, patches.limits.normal, patches.width)
     if len(bank) and len(around) >= FEWEST:
         return spread(around, bank)
-    return inner_spread(bank if len(bank) else normal_bank(patches))
+    return inner_spread((bank if len(bank) else normal_bank(patches))[:SAMPLED])
+
+
+def _around(patches: ReferencePatches) -> Floats:
+    """Some of the surroundings of defects, and not always all: spreads need no more."""
+    pools = [one.away for one in patches.abnormal if one.shown]
+    limit = SAMPLED if patches.limits.surroundings is None else min(SAMPLED, patches.limits.surroundings)
+    return heads(pools, limit, patches.width)
 
 
 def background(patches: ReferencePatches) -> Moments:
@@ -271,6 +288,7 @@ TENSORS: list[ReferenceTensor] = [
     ReferenceTensor("residual_proxies", lambda sizes: (sizes.proxies, sizes.width), None),
     ReferenceTensor("defect_bank", lambda sizes: (None, sizes.width), defect_bank),
     ReferenceTensor("defect_directions", lambda sizes: (1, sizes.width), defect_directions),
+    ReferenceTensor("defect_weight", lambda sizes: (1,), defect_weight),
     ReferenceTensor("normal_mean", lambda sizes: (sizes.width,), normal_mean),
     ReferenceTensor("reference_kinds", lambda sizes: (2,), reference_kinds),
 ]

@@ -112,7 +112,9 @@ def held_out_scores(patches: ReferencePatches, state: State, detector: Detector)
     known = [i for i, one in enumerate(patches.abnormal) if one.localized]
     defects = _Bank.of([patches.abnormal[i].marked for i in known], limits.defects, nothing, origin)
     defects = defects._replace(owner=np.array(known, np.int64)[defects.owner])
-    abnormal = [_score_abnormal(i, image, patches.abnormal[i], defects, state, detector, origin) for i, image in images.items()]
+    abnormal = [
+        _score_abnormal(i, image, patches.abnormal[i], defects, state, detector, origin) for i, image in images.items()
+    ]
     return HeldOut(_stacked(normal, cells), _stacked(abnormal, cells))
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from anomalib_nagl.bank.moments import Doubles, Moments
 from anomalib_nagl.bank.patch_masks import l2_normalize
 
+WEIGHT = 0.5  # of a deviation along the direction, in units of what deviations are worth on this part
+DEFECT_WEIGHT = 0.25  # of the similarity to the nearest patch of a known defect
 SHRINKAGE = 0.1  # share of a sphere in the covariance: any from 0.02 to 0.2 gives the same scores
 BLOCK = 1024  # patches that are compared at once
 FLAT = 1e-12  # variance below which normal patches are all alike
@@ -25,7 +27,7 @@ def directions(normal: Moments, defects: Sequence[Doubles], spread: float) -> Fl
     """A row (T, C) for each mean (C,) of the unit patches of some known defects.
 
     Its product with a unit token less the mean of normal patches is how far the token lies from them towards the
-    defects, in standard deviations of the normal ones, times ``spread``. Zeros where normal patches are all alike or
+    defects, in standard deviations of the normal ones, times ``WEIGHT`` and ``spread``. Zeros where normal patches are all alike or
     there are none: nothing can be told then.
     """
     covariance, width = normal.covariance, len(normal.total)
@@ -38,7 +40,16 @@ def directions(normal: Moments, defects: Sequence[Doubles], spread: float) -> Fl
     found = np.linalg.solve(shrunk, (np.stack(defects) - normal.mean).T).T
     deviations = np.sqrt(np.maximum(((found @ covariance) * found).sum(axis=1, keepdims=True), 0))
     scaled = np.divide(found, deviations, out=np.zeros_like(found), where=deviations > FLAT)
-    return (spread * scaled).astype(np.float32)
+    return (WEIGHT * spread * scaled).astype(np.float32)
+
+
+def defect_share(spread: float, similarity_spread: float) -> float:
+    """Weight of the similarity to the nearest known defect, given its own spread among normal patches.
+
+    Where that scatters more than deviations do, it says less of a patch than these: weak features liken everything to
+    a defect. It counts as much less then.
+    """
+    return DEFECT_WEIGHT * min(1.0, spread / similarity_spread) if similarity_spread > 0 else 0.0
 
 
 def spread(patches: Floats, bank: Floats) -> float:

@@ -26,7 +26,8 @@ class Mined(NamedTuple):
 def mined(patches: ReferencePatches) -> Mined:
     """The marked patches of all abnormal references, each at its place of a grid; the rest is zero and not looked at.
 
-    Views of an image count for nothing here: positions are those of the image as it is. Every reference has a grid of its own. More than ``MINED`` share ``MINED_TOGETHER``: a patch takes the first of them
+    Views of an image count for nothing here: positions are those of the image as it is. Every reference has a grid of
+    its own. More than ``MINED`` share ``MINED_TOGETHER``: a patch takes the first of them
     on which its place is free, and is left out where none is. Where they may not share, the first ``MINED_ALONE`` by
     key stand for all.
     """

@@ -26,7 +26,7 @@ def read_moments(connection: sqlite3.Connection, pool: StoredPool, width: int) -
     known = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'moment'").fetchone()
     found = known and connection.execute("SELECT data FROM moment WHERE pool = ?", (pool.row,)).fetchone()
     kept = Moments.unpack(found[0], width) if found else None
-    return kept if kept is not None and kept.count == len(pool) else Moments.of(pool.head(len(pool)))
+    return kept if kept is not None and kept.number == len(pool) else Moments.of(pool.head(len(pool)))
 
 
 class RunningSums:

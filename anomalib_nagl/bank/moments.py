@@ -18,7 +18,7 @@ Doubles = NDArray[np.float64]
 class Moments(NamedTuple):
     """Number of unit tokens, their sum (C,), and the sum of their outer products (C, C), in float64."""
 
-    count: int
+    number: int
     total: Doubles
     outer: Doubles
 
@@ -36,20 +36,20 @@ class Moments(NamedTuple):
     @property
     def mean(self) -> Doubles:
         """Mean (C,); zeros of no tokens."""
-        return self.total / max(self.count, 1)
+        return self.total / max(self.number, 1)
 
     @property
     def covariance(self) -> Doubles:
         """Covariance (C, C) about the mean; zeros of no tokens."""
-        return self.outer / max(self.count, 1) - np.outer(self.mean, self.mean)
+        return self.outer / max(self.number, 1) - np.outer(self.mean, self.mean)
 
     def plus(self, other: Moments) -> Moments:
         """Sums over both sets."""
-        return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
+        return Moments(self.number + other.number, self.total + other.total, self.outer + other.outer)
 
     def minus(self, other: Moments) -> Moments:
         """Sums without those of a part."""
-        return Moments(self.count - other.count, self.total - other.total, self.outer - other.outer)
+        return Moments(self.number - other.number, self.total - other.total, self.outer - other.outer)
 
     @classmethod
     def sum(cls, parts: Iterable[Moments], width: int) -> Moments:
@@ -59,7 +59,7 @@ class Moments(NamedTuple):
     def pack(self) -> bytes:
         """As bytes, with a checksum: the outer products by their upper triangle."""
         upper = self.outer[np.triu_indices(len(self.total))]
-        data = np.concatenate([[float(self.count)], self.total, upper]).astype("<f8").tobytes()
+        data = np.concatenate([[float(self.number)], self.total, upper]).astype("<f8").tobytes()
         return data + zlib.crc32(data).to_bytes(4, "little")
 
     @classmethod

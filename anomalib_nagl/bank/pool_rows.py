@@ -194,7 +194,9 @@ def insert_pool(connection: sqlite3.Connection, reference: int, area: str, role:
     checks = checksums(stored, where, len(pool)) + _checksum(gain.tobytes())
     row = (reference, area, role, len(pool), pool.key, where, gain.tobytes(), checks, stored)
     columns = "reference, area, role, size, content, places, gains, checks, tokens"
-    return int(connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid or 0)
+    return int(
+        connection.execute(f"INSERT INTO pool ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid or 0
+    )
 
 
 def _bytes(part: object) -> bytes:

@@ -10,7 +10,8 @@ from torch import Tensor
 from anomalib_nagl.bank import calibration
 from anomalib_nagl.bank.calibration import Calibration, Detector, State
 from anomalib_nagl.bank.maps import anomaly_map
-from anomalib_nagl.core.model import AdaptedState, NaglModel, ReferenceTokens, as_array
+from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.core.state import AdaptedState, ReferenceTokens, as_array
 
 Floats = NDArray[np.float32]
 

@@ -67,9 +67,10 @@ class WeightedFusion:
 class DiscriminantFusion:
     """A score, and what a patch has beyond it in the direction of known defects (``bank.discriminant``).
 
-    ``score`` is made by another rule or, without one, is the deviation 1 - normal similarity. Of several directions the
-    one counts along which a patch lies farthest; nothing is taken off a patch that lies on the other side. The sum has
-    no upper end. A head is trained without it: episodes have no direction.
+    The score is made by another rule or, without one, is the deviation 1 - normal similarity, with the similarity to
+    the nearest known defect as far as that says something on this part. Of several directions the one counts along
+    which a patch lies farthest; nothing is taken off a patch that lies on the other side. The sum has no upper end. A
+    head is trained without it: episodes have no direction.
     """
 
     rule: Fusion | None = None
@@ -84,7 +85,10 @@ class DiscriminantFusion:
         centred = F.normalize(query, dim=-1, eps=1e-12) - mean[:, None]
         beyond = (centred @ directions.transpose(1, 2)).amax(dim=-1).clamp(min=0)
         if usual is None:
-            return Fused(beyond.clamp(max=1), 1 - found.normal + beyond)
+            known = beyond
+            if found.defects is not None:
+                known = known + state["defect_weight"] * found.defects
+            return Fused(known.clamp(max=1), 1 - found.normal + known)
         return Fused(usual.abnormal, usual.score + beyond)
 
 

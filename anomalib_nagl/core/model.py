@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomalib_nagl.bank import adapted
@@ -20,25 +17,11 @@ from anomalib_nagl.bank.views import symmetries
 from anomalib_nagl.core.functional import anomaly_map, image_score, patches_to_pixels, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
+from anomalib_nagl.core.state import AdaptedState, ReferenceTokens, as_array
 from anomalib_nagl.core.views import in_views, stack_views
 from anomalib_nagl.encoders import Encoder, build_encoder
 
 ENCODE_BATCH = 8
-
-
-class ReferenceTokens(NamedTuple):
-    """Tokens (n, V * M, C) and (a, V * M, C) of the V views of references, one view after the other.
-
-    Which patches of the abnormal ones are abnormal, (a, M), is said of the image as it is.
-    ``localized`` (a,) are those whose mask was given and tells where the defect is. ``keys`` of the n + a references,
-    made of their images and masks, decide which of many come first; without any their tokens do.
-    """
-
-    normal: Tensor
-    abnormal: Tensor
-    patch_mask: Tensor
-    localized: Tensor
-    keys: tuple[str, ...] = ()
 
 
 class ImageScores(NamedTuple):
@@ -46,29 +29,6 @@ class ImageScores(NamedTuple):
 
     pred_score: Tensor
     anomaly_map: Tensor
-
-
-@dataclass(frozen=True)
-class AdaptedState:
-    """All that a query is compared with: the tensors of ``bank.adapted.TENSORS`` by name.
-
-    ``owners`` (P,) says whose the first patches of the normal bank are, those of normal references.
-    """
-
-    tensors: Mapping[str, Tensor]
-    owners: Tensor
-
-    def __getitem__(self, name: str) -> Tensor:
-        """One of the tensors."""
-        return self.tensors[name]
-
-    def replace(self, **tensors: Tensor) -> AdaptedState:
-        """The same with other tensors in place of some."""
-        return AdaptedState({**self.tensors, **tensors}, self.owners)
-
-    def batched(self) -> dict[str, Tensor]:
-        """The tensors with a first side of 1, as the head takes them."""
-        return {name: tensor[None] for name, tensor in self.tensors.items()}
 
 
 class NaglModel(nn.Module):
@@ -179,7 +139,7 @@ class NaglModel(nn.Module):
         grid, shifted, known = self.encoder.grid, self.head.variant.shifted_grid, as_array(normal.flatten(0, 1))
         upright = grid[0] * grid[1]
         marked = [
-            guess_patch_mask(as_array(tokens[:upright]), known) if guess else patch_mask(mask.cpu().numpy(), grid, shifted)
+            guess_patch_mask(as_array(tokens[:upright]), known) if guess else patch_mask(as_array(mask), grid, shifted)
             for tokens, mask, guess in zip(abnormal, masks, guessed, strict=True)
         ]
         stacked = np.stack(marked) if marked else np.zeros((0, grid[0] * grid[1]), np.float32)
@@ -284,11 +244,6 @@ class NaglModel(nn.Module):
             if saved is not None and saved.shape != buffer.shape:
                 setattr(self, name, buffer.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def as_array(tensor: Tensor) -> NDArray[np.float32]:
-    """A tensor as float32 on the CPU, in which everything is computed that is decided once."""
-    return tensor.detach().float().cpu().numpy()
 
 
 def build_model(

@@ -39,7 +39,7 @@ _BASES = {
     "paper": {"proxies"},
     "corrected": {"proxies"},
     "extended": {"proxies", "context", "defects"},
-    "discriminant": {"context", "discriminant"},
+    "discriminant": {"context", "defects", "discriminant"},
 }
 _OURS = {"context", "defects", "discriminant", "proxies"}
 HEAD_FREE = "discriminant"  # what runs where no head was trained
@@ -50,7 +50,7 @@ class Variant:
     """Switches of behaviour: ``paper`` has every quirk (specification, 15), ``corrected`` none.
 
     ``extended`` is ``corrected`` with the surroundings of known defects and their nearest patch. These three have the
-    learned proxies. ``discriminant`` has none and needs no head: surroundings, and the direction of known defects.
+    learned proxies. ``discriminant`` has none and needs no head: the direction of known defects is in their place.
     """
 
     mixed_masks: bool  # Q1: residual mining reads the masks of other samples of the batch
@@ -80,8 +80,8 @@ class Variant:
         unknown = [c for c in changes if c[1:] not in _SWITCHES]
         if base not in _BASES or unknown:
             raise ValueError(
-                f"found variant {variant!r}, expected one of {', '.join(_BASES)}, optionally followed by + or - and one "
-                f"of {', '.join(_SWITCHES)}"
+                f"found variant {variant!r}, expected one of {', '.join(_BASES)}, optionally followed by + or - and "
+                f"one of {', '.join(_SWITCHES)}"
             )
         quirks = {name: base == "paper" for name in _SWITCHES.values() if name not in _OURS}
         switches = cls(**quirks, **{name: name in _BASES[base] for name in _OURS})
@@ -92,8 +92,8 @@ class Variant:
             )
         if not (changed.proxies or changed.defects or changed.discriminant):
             raise ValueError(
-                f"found variant {variant!r}, expected proxies, defects, discriminant or several of them, by which known "
-                "defects count: add one"
+                f"found variant {variant!r}, expected proxies, defects or discriminant, by which known defects count: "
+                "add +discriminant"
             )
         return changed
 
@@ -107,7 +107,7 @@ class Variant:
         similarities = WeightedFusion() if self.defects else PUBLISHED
         if not self.discriminant:
             return similarities
-        return DiscriminantFusion(similarities if self.defects or self.proxies else None)
+        return DiscriminantFusion(similarities if self.proxies else None)
 
     def grid_mask(self, mask: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mark the patches that hold an abnormal pixel: masks (B, k, H, W) -> (B, k, M) (Q5)."""

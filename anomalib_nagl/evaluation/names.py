@@ -23,8 +23,8 @@ UNTRAINED_HEADS: dict[str, dict[str, object]] = {
 
 # What a head may be given: arguments of Nagl, of the episodes that ReferenceDataModule makes, and of scoring.
 NAGL_ARGUMENTS = (
-    "layers", "backbone_weights", "num_proxies", "num_heads", "variant", "bank_limit", "views", "epochs", "learning_rate",
-    "token_precision", "selection",
+    "layers", "backbone_weights", "num_proxies", "num_heads", "variant", "bank_limit", "views", "epochs",
+    "learning_rate", "token_precision", "selection",
 )  # fmt: skip
 EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
 SCORING_ARGUMENTS = ("trained_as", "masks", "fusion")

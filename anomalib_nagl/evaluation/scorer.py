@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anomalib_nagl.bank.patch_masks import resize_mask
 from anomalib_nagl.core.fusion import WeightedFusion
-from anomalib_nagl.core.model import ReferenceTokens
+from anomalib_nagl.core.state import ReferenceTokens
 from anomalib_nagl.core.views import stack_views
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.evaluation.categories import Category, load_category
@@ -160,8 +160,10 @@ class Scorer:
         turned = [self._views[recipe(model, torch.float32), core.views, sample.image] for sample in samples]
         for key in list(self._views)[:-KEPT]:
             del self._views[key]
-        return torch.cat([upright, torch.stack(turned)], dim=1) if turned else upright.new_empty(
-            0, len(core.symmetries) * upright.shape[1], upright.shape[2]
+        return (
+            torch.cat([upright, torch.stack(turned)], dim=1)
+            if turned
+            else upright.new_empty(0, len(core.symmetries) * upright.shape[1], upright.shape[2])
         )
 
     def _mask(self, sample: Sample, size: Size) -> Tensor:

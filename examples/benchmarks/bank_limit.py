@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from anomalib_nagl import Nagl
-from anomalib_nagl.core.model import AdaptedState
+from anomalib_nagl.core.state import AdaptedState
 from anomalib_nagl.evaluation import protocols
 from anomalib_nagl.evaluation.categories import Category
 from anomalib_nagl.evaluation.metrics import measure

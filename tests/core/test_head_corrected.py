@@ -20,7 +20,7 @@ from anomalib_nagl.core.functional import (
 )
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.losses import NaglLoss
-from anomalib_nagl.core.model import ReferenceTokens
+from anomalib_nagl.core.state import ReferenceTokens
 from anomalib_nagl.core.variants import Variant
 
 GRID, DIM, PATCH = (3, 5), 24, 4

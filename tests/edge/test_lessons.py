@@ -27,7 +27,7 @@ from support.exported import (
 from anomalib_nagl import Nagl, NaglEdge
 from anomalib_nagl.bank.patch_masks import resize_mask
 from anomalib_nagl.core.calibration import calibrate
-from anomalib_nagl.core.model import ReferenceTokens
+from anomalib_nagl.core.state import ReferenceTokens
 from anomalib_nagl.edge import EdgeError
 from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.migration import migrate

@@ -17,7 +17,8 @@ from anomalib_nagl import Nagl, ReferenceSet
 from anomalib_nagl.bank.calibration import SAMPLE, HeldOut, held_out_scores
 from anomalib_nagl.core.calibration import calibrate, detector_of
 from anomalib_nagl.core.head import NaglHead
-from anomalib_nagl.core.model import NaglModel, ReferenceTokens
+from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.core.state import ReferenceTokens
 from anomalib_nagl.references.images import load_image
 
 GRID = (8, 8)

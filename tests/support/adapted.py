@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from anomalib_nagl.core.head import NaglHead
-from anomalib_nagl.core.model import AdaptedState, NaglModel, ReferenceTokens
+from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.core.state import AdaptedState, ReferenceTokens
 from anomalib_nagl.encoders.base import Encoder
 
 
