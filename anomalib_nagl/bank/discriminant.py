@@ -27,8 +27,8 @@ def directions(normal: Moments, defects: Sequence[Doubles], spread: float) -> Fl
     """A row (T, C) for each mean (C,) of the unit patches of some known defects.
 
     Its product with a unit token less the mean of normal patches is how far the token lies from them towards the
-    defects, in standard deviations of the normal ones, times ``WEIGHT`` and ``spread``. Zeros where normal patches are all alike or
-    there are none: nothing can be told then.
+    defects, in standard deviations of the normal ones, times ``WEIGHT`` and ``spread``. Zeros where normal patches are
+    all alike or there are none: nothing can be told then.
     """
     covariance, width = normal.covariance, len(normal.total)
     variance = float(np.trace(covariance)) / width
