@@ -181,7 +181,7 @@ def test_any_width_that_the_heads_divide(dim: int) -> None:
     ("build", "message"),
     [
         (lambda: NaglHead(384, num_heads=5), "384 and 5 attention heads"),
-        (lambda: NaglHead(variant="exact"), "'exact', expected 'paper', 'corrected' or 'extended'"),
+        (lambda: NaglHead(variant="exact"), "'exact', expected one of paper, corrected, extended, discriminant"),
         (lambda: NaglHead(variant="paper-Q99"), "Q13"),
         (lambda: head()(**episode(n=0, a=0), grid=GRID), "no references at all"),
         (lambda: head()(**episode(), grid=(5, 5)), r"expected \(..., 25, 24\)"),
@@ -208,7 +208,7 @@ def test_variants_switch_single_quirks() -> None:
     assert Variant.parse("corrected+context+defects") == Variant.parse("extended")
     with pytest.raises(ValueError, match="add -Q11"):
         Variant.parse("paper+context")
-    with pytest.raises(ValueError, match="add \\+defects"):
+    with pytest.raises(ValueError, match="add \\+discriminant"):
         Variant.parse("corrected-proxies")
 
 

@@ -94,7 +94,7 @@ def test_baked_and_changeable_are_the_same(exported: Path) -> None:
     image = picture((190, 210), 80)
     plain = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(image[None].numpy())
     found = NaglEdge(exported).predict(pixels(image))
-    assert float(plain["pred_score"][0]) == pytest.approx(found.score, abs=1e-6)
+    assert float(plain["pred_score"][0]) == pytest.approx(found.score, abs=1e-5)
 
 
 def test_thresholds_are_those_of_torch(edge_model: Nagl, exported: Path, tmp_path: Path) -> None:
@@ -119,7 +119,8 @@ def test_only_masks_that_tell_where_teach_defects(edge_model: Nagl, exported: Pa
     edge_model.set_references(given)
     patches = core.abnormal_tokens.shape[1]
     assert len(core.normal_bank) > patches
-    assert len(core.defect_bank) == int(core.abnormal_patch_mask.sum()) > 1
+    views = len(core.symmetries)
+    assert len(core.defect_bank) == views * int(core.abnormal_patch_mask.sum()) > views
     edge_model.set_references(ReferenceSet(given.normal, given.abnormal, (mask,)))
     assert len(core.normal_bank) == patches
     assert len(core.residual_proxies)
