@@ -125,13 +125,21 @@ def as_planned(
     return TokenEpisodes(episodes, paths, plan.resize), rows
 
 
-def training_loader(data: Episodes, batch_size: int, num_workers: int, process: tuple[int, int]) -> DataLoader[Any]:
-    """Batches of training episodes; a ``process`` (which, of how many) has its share of every batch."""
+def training_loader(
+    data: Episodes, batch_size: int, num_workers: int, process: tuple[int, int], epoch: int = 0
+) -> DataLoader[Any]:
+    """Batches of training episodes, from those of ``epoch`` on.
+
+    A ``process`` (which, of how many) has its share of every batch.
+    """
     rank, processes = process
+    sampler = EpochSampler(len(data), rank, processes)
+    # Lightning says it too, but to the loader of a resumed training only after its workers began to read ahead.
+    sampler.set_epoch(epoch)
     return DataLoader(
         data,
         batch_size=max(1, batch_size // processes),  # a step sees the same episodes on any number
-        sampler=EpochSampler(len(data), rank, processes),
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=_collate(data),
     )
