@@ -16,6 +16,7 @@ from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.files import atomic_write
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
+from anomalib_nagl.references.advice import threshold_advice
 from anomalib_nagl.references.folders import Problem, ReferenceFiles, scan
 from anomalib_nagl.references.names import MASK_POLICIES
 from anomalib_nagl.references.quality import file_problems
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     references = load_references(files.normal, files.abnormal, options.masks)
     checked = check_references(references, _model(options))
     _print_quality(console, checked)
+    if advice := threshold_advice(len(files.normal)):
+        console.print("[yellow]note[/]", end=" ")
+        console.print(f"{advice}.", soft_wrap=True, highlight=False, markup=False)
     atomic_write(options.sheet, lambda file: checked.sheet.save(file, format="PNG"))
     console.print(f"Contact sheet: {options.sheet}", soft_wrap=True, highlight=False, markup=False)
     if options.checkpoint is None and options.backbone in (None, "gabor"):
@@ -106,8 +110,6 @@ def _print_quality(console: Console, checked: CheckedReferences) -> None:
     if spread:
         mean = sum(spread) / len(spread)
         console.print(f"Mean {mean:.4f}, from {min(spread):.4f} to {max(spread):.4f}.")
-    else:
-        console.print("The spread of normal images is unknown with fewer than two: add another.")
     if not checked.abnormal:
         return
     table = Table(title="Abnormal references: how far they stand out (above 1: further than normal ones do)")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from anomalib_nagl.plugin.datasets import expand_sources
 from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.plugin.fit_plan import FitPlan
+from anomalib_nagl.plugin.head_settings import HEAD_FREE
 from anomalib_nagl.plugin.sources import apart, as_steady, category_pool, check_masks, split_categories, without_target
 from anomalib_nagl.plugin.token_cache import TokenEpisodes
 
@@ -72,7 +73,8 @@ class EpisodeSource:
         if not self.datamodules:
             raise ValueError(
                 "found an untrained head and no source to train it on, expected one of them: give --data.source (other "
-                "parts with known defects), or a trained head with --model.head, or --data.n_abnormal 0"
+                f"parts with known defects), a trained head with --model.head, --model.variant {HEAD_FREE}, which "
+                "needs no head, or --data.n_abnormal 0"
             )
         selection, resize = (plan.selection, plan.resize) if plan else ("best", None)
         training, validation = self._pools(target, selection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
@@ -293,7 +294,7 @@ def _as_target(
         if pictures is not None:
             raise ValueError("found both a target and pictures, expected one of them to inspect: leave one out")
         return as_datamodule(given)
-    known: list[str] = []
-    if plan.files is not None:
-        known = [sample.image for sample in plan.files.normal or plan.files.abnormal]
-    return ImageFolder(pictures, known)
+    if plan.files is None:
+        return ImageFolder(pictures, ())
+    known = [sample.image for sample in plan.files.normal or plan.files.abnormal]
+    return ImageFolder(pictures, known, Path(plan.files.root).resolve().name or "references")
