@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"{advice}.", soft_wrap=True, highlight=False, markup=False)
     atomic_write(options.sheet, lambda file: checked.sheet.save(file, format="PNG"))
     console.print(f"Contact sheet: {options.sheet}", soft_wrap=True, highlight=False, markup=False)
+    used = shlex.join(["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(options.folder)])
+    console.print(f"Next, make a model of these references: {used}", soft_wrap=True, highlight=False, markup=False)
     if options.checkpoint is None and options.backbone in (None, "gabor"):
         console.print(
             "Compared by gabor, which knows textures only: --checkpoint or --backbone for the features in use."
@@ -61,7 +64,12 @@ def _parser() -> Parser:
     check.add_argument("--layers", help="stages of a CNN backbone")
     check.add_argument("--backbone_weights", metavar="FILE", help="weight file of the backbone")
     check.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the network input; 256 unless given")
-    check.add_argument("--masks", default="auto", choices=MASK_POLICIES, help="as of ReferenceDataModule")
+    check.add_argument(
+        "--masks",
+        default="auto",
+        choices=MASK_POLICIES,
+        help="what an abnormal image without a mask teaches: auto guesses it, whole takes the image, required refuses",
+    )
     check.add_argument(
         "--sheet", type=Path, default=Path("references_check.png"), metavar="FILE", help="contact sheet to write, a PNG"
     )

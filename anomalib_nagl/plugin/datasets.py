@@ -99,10 +99,12 @@ def hold_out(datamodule: AnomalibDataModule, support: SupportSet) -> int:
     removed = exclude(datamodule, support.paths)
     copies = exclude(datamodule, copies_of(datamodule, support.paths))
     left = len(datamodule.test_data)
-    logger.info(
-        "References of %s: %s. %d of them left the test set, and %d copies; it keeps %d images.",
-        describe(datamodule), support, removed, copies, left,
-    )  # fmt: skip
+    if support.paths:
+        logger.info("References of %s: %s.", describe(datamodule), support)
+    if before:
+        logger.info(
+            "%d references and %d copies of them left the test set, which keeps %d images.", removed, copies, left
+        )
     if not left and before:
         raise ValueError(
             f"found no test image of {describe(datamodule)} besides the references, expected at least one: "

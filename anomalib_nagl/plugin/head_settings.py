@@ -17,7 +17,7 @@ from anomalib_nagl.core.model import NaglModel, build_model
 from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.core.weights import check_weights
 from anomalib_nagl.encoders import parse_image_size
-from anomalib_nagl.plugin.checkpoints import TrainedHead, comparable
+from anomalib_nagl.plugin.checkpoints import TrainedHead, comparable, read_head
 
 if TYPE_CHECKING:
     from anomalib_nagl.plugin.lightning_model import Nagl
@@ -63,15 +63,20 @@ def settle(given: Mapping[str, Any], head: TrainedHead | None, path: str | None)
 
 
 def build(
-    settled: Mapping[str, Any], given: Mapping[str, Any], head: TrainedHead | None, weights: str | None, seed: int
-) -> NaglModel:
-    """A model of these settings, its head fresh; the backbone is that of the head's file unless one is given."""
-    own = head is not None and bool(head.encoder) and given["backbone"] is None and weights is None
-    model = build_model(**settled, backbone_weights=weights, seed=seed, config=head.backbone if head and own else None)
-    if head is not None and own:
-        check_weights(head.encoder, "a backbone beside a head")
-        model.encoder.load_state_dict(head.encoder)
-    return model
+    given: Mapping[str, Any], path: str | None, weights: str | None, seed: int
+) -> tuple[NaglModel, dict[str, Any], TrainedHead | None]:
+    """A model with a fresh head, its settled settings, and the trained head of the file at ``path``.
+
+    The backbone is that of the head's file unless one is given. Raises ValueError as ``settle`` and ``read_head`` do.
+    """
+    head = None if path is None else read_head(path)
+    settled = settle(given, head, path)
+    if head is None or not head.encoder or given["backbone"] is not None or weights is not None:
+        return build_model(**settled, backbone_weights=weights, seed=seed), settled, head
+    model = build_model(**settled, seed=seed, config=head.backbone)
+    check_weights(head.encoder, "a backbone beside a head")
+    model.encoder.load_state_dict(head.encoder)
+    return model, settled, head
 
 
 def settle_variant(nagl: Nagl, abnormal_shots: int, has_source: bool) -> None:
