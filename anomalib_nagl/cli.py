@@ -175,14 +175,15 @@ def _help() -> int:
 
 def _anomalib(arguments: Sequence[str], verbose: bool = False) -> int:
     """Run anomalib's command line; errors of ours are told in a sentence, unless ``verbose``."""
-    terminal = import_module("anomalib_nagl.plugin.terminal") if _is_there("lightning") else None
-    if terminal is not None and not verbose:
+    from anomalib_nagl.commands import terminal  # boxes are without it
+
+    if not verbose:
         terminal.quiet_warnings()
     anomalib_nagl.register()
     # Imported late: registration must come before anything of anomalib parses a name.
     from anomalib.cli import cli as anomalib_cli
 
-    if terminal is not None and not verbose:
+    if not verbose:
         anomalib_cli.configure_logger = terminal.configure_logger
     sys.argv[1:] = arguments  # where it looks
     try:

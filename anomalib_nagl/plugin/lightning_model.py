@@ -27,6 +27,7 @@ from anomalib_nagl.plugin import exporting
 from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
+from anomalib_nagl.plugin.error_hook import tell_errors
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_settings import DEFAULTS, build
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
@@ -99,6 +100,7 @@ class Nagl(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        tell_errors()
         head = str(head) if head is not None else None
         given = dict(zip(DEFAULTS, (backbone, layers, num_proxies, num_heads, variant, image_size), strict=True))
         model, settled, trained = build(given, head, backbone_weights, seed)

@@ -21,6 +21,7 @@ from anomalib_nagl.plugin.episode_source import (
     validation_loaders,
 )
 from anomalib_nagl.plugin.episodes import EpisodeDataset
+from anomalib_nagl.plugin.error_hook import tell_errors
 from anomalib_nagl.plugin.fit_plan import FitPlan
 from anomalib_nagl.plugin.randomness import seeded
 from anomalib_nagl.plugin.reading import ImageFolder, first_of, served
@@ -39,8 +40,7 @@ class ReferenceDataModule(AnomalibDataModule):
 
     ``references`` is a folder of images (``folders.scan``) or the ``references.json`` of an earlier run; without it
     they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
-    from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones, by
-    ``strategy`` (``sampling``). References and copies of them are taken out of validation and test. ``masks`` is read
+    from its test split (one each unless said otherwise; of a folder all), by ``seed`` and ``strategy`` (``sampling``). References and copies of them are taken out of validation and test. ``masks`` is read
     as in ``ReferenceSet.from_folder``; ``synthetic_abnormal`` more references are made of the normal ones
     (``synthetic.with_synthetic``). With ``references``, ``pictures`` to inspect, a folder or a file, may stand in for
     the target. The source is one datamodule or several, each with its own category, or with those in
@@ -50,7 +50,7 @@ class ReferenceDataModule(AnomalibDataModule):
     them. ``sampling`` "paper" draws episodes by the published rule, where a query may be its own reference. Other
     anomalib models train on the target's normal images.
 
-    Raises ValueError on counts that make no sense, when the target lacks images, or when it is its own source.
+    ValueError on counts that make no sense, when the target lacks images, or when it is its own source.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class ReferenceDataModule(AnomalibDataModule):
         synthetic_abnormal: int = 0,
         synthetic: str = "cut_paste",
     ) -> None:
+        tell_errors()
         self.plan = ReferencePlan.make(
             references,
             n_normal=n_normal,
@@ -294,7 +295,7 @@ def _as_target(
         if pictures is not None:
             raise ValueError("found both a target and pictures, expected one of them to inspect: leave one out")
         return as_datamodule(given)
-    if plan.files is None:
-        return ImageFolder(pictures, ())
-    known = [sample.image for sample in plan.files.normal or plan.files.abnormal]
-    return ImageFolder(pictures, known, Path(plan.files.root).resolve().name or "references")
+    files = plan.files
+    known = [] if files is None else [sample.image for sample in files.normal or files.abnormal]
+    part = Path(files.root).resolve().name if files is not None and Path(files.root).is_dir() else "references"
+    return ImageFolder(pictures, known, part)

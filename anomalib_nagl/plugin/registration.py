@@ -22,7 +22,6 @@ def register() -> None:
         foreign = import_module(place)
         for name, home in names.items():
             _show(foreign, name, getattr(import_module(f"anomalib_nagl.plugin.{home}"), name))
-    import_module("anomalib_nagl.plugin.terminal").tell_errors()
     import_module("anomalib_nagl.plugin.perlin")  # joins the methods of references.synthetic
     # get_model() takes dotted class paths from this list of modules only.
     import_module("anomalib.models").ALLOWED_MODULES.add("anomalib_nagl")

@@ -1,19 +1,15 @@
-"""What a person sees in a terminal: each line once, none that misleads, and errors of ours as one sentence."""
+"""What a person sees of anomalib's commands in a terminal: each line once, and none that misleads.
+
+Imported before anomalib is, whose imports warn already.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 import warnings
-from pathlib import Path
-from types import TracebackType
 
-from anomalib_nagl.io.error_sentences import sentence_of
-
-FAILED = 2
-SWITCH = "ANOMALIB_NAGL_TRACEBACK"  # set to 1, errors of ours keep their traceback under anomalib's own command
 # Lines of anomalib and Lightning that are wrong of a Nagl, or that nobody asked for.
 _MISLEADING = re.compile(
     r"ckpt_path is not provided\. Model weights will not be loaded"
@@ -71,23 +67,3 @@ def quiet_warnings() -> None:
         warnings.simplefilter("ignore", category)
     for words in _WARNINGS:
         warnings.filterwarnings("ignore", message=words)
-
-
-def tell_errors() -> None:
-    """In the program ``anomalib``, let errors of ours end it with one sentence and status 2; all others as before."""
-    if not sys.argv or Path(sys.argv[0]).name != "anomalib" or os.environ.get(SWITCH, "0") not in ("", "0"):
-        return
-    before = sys.excepthook
-    if getattr(before, "of_nagl", False):
-        return
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        told = sentence_of(error)
-        if told is None:
-            before(kind, error, trace)
-            return
-        print(f"anomalib: {told} ({SWITCH}=1 shows the traceback)", file=sys.stderr)
-        raise SystemExit(FAILED)  # what Python makes of the exit of a hook
-
-    hook.of_nagl = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
