@@ -79,9 +79,8 @@ class EpisodeSource:
         selection, resize = (plan.selection, plan.resize) if plan else ("best", None)
         training, validation = self._pools(target, selection)
         logger.info("Training on %s.", ", ".join(pool.name for pool in training))
-        logger.info(
-            "Validating on %s.", ", ".join(pool.name for pool in validation) or "nothing: name other categories"
-        )
+        nothing = "nothing: none is held out of fewer than five, unless --data.validation_categories names it"
+        logger.info("Validating on %s.", ", ".join(pool.name for pool in validation) or nothing)
         check_masks([*training, *validation])
         validation = [as_steady(pool) for pool in validation]
         published = self.sampling == "paper"

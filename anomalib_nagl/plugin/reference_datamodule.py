@@ -40,8 +40,9 @@ class ReferenceDataModule(AnomalibDataModule):
 
     ``references`` is a folder of images (``folders.scan``) or the ``references.json`` of an earlier run; without it
     they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
-    from its test split (one each unless said otherwise; of a folder all), by ``seed`` and ``strategy`` (``sampling``). References and copies of them are taken out of validation and test. ``masks`` is read
-    as in ``ReferenceSet.from_folder``; ``synthetic_abnormal`` more references are made of the normal ones
+    from its test split (one each unless said otherwise; of a folder all), by ``seed`` and ``strategy`` (``sampling``).
+    References and copies of them are taken out of validation and test. ``masks`` is read as in
+    ``ReferenceSet.from_folder``; ``synthetic_abnormal`` more references are made of the normal ones
     (``synthetic.with_synthetic``). With ``references``, ``pictures`` to inspect, a folder or a file, may stand in for
     the target. The source is one datamodule or several, each with its own category, or with those in
     ``source_categories`` ("all" for every one); a model with an untrained head learns from ``episodes`` of it per
@@ -50,7 +51,7 @@ class ReferenceDataModule(AnomalibDataModule):
     them. ``sampling`` "paper" draws episodes by the published rule, where a query may be its own reference. Other
     anomalib models train on the target's normal images.
 
-    ValueError on counts that make no sense, when the target lacks images, or when it is its own source.
+    Raises ValueError on counts that make no sense, when the target lacks images, or when it is its own source.
     """
 
     def __init__(

@@ -127,3 +127,4 @@ def test_new_images_are_inspected_by_references_alone(parts: Path, caplog: pytes
     image = parts / "a/test/dent/0.png"
     assert nagl.predict(image).score == pytest.approx(by_hand.predict(image).score)
     assert caplog.text.count(SAID) == 2
+    assert caplog.text.count("The threshold is a guess: it rests on 3 normal references") == 2
