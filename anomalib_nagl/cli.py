@@ -184,7 +184,7 @@ def _anomalib(arguments: Sequence[str], verbose: bool = False) -> int:
     from anomalib.cli import cli as anomalib_cli
 
     if not verbose:
-        anomalib_cli.configure_logger = terminal.configure_logger
+        anomalib_cli.configure_logger = terminal.configure_logger  # type: ignore[attr-defined]
     sys.argv[1:] = arguments  # where it looks
     try:
         anomalib_cli.main()

@@ -10,29 +10,22 @@ import re
 import sys
 import warnings
 
-# Lines of anomalib and Lightning that are wrong of a Nagl, or that nobody asked for.
-_MISLEADING = re.compile(
-    r"ckpt_path is not provided\. Model weights will not be loaded"
-    r"|(?:GPU|TPU|HPU) available: "
-    r"|Tip: For seamless cloud"
-    r"|Initializing distributed|`Trainer\.fit` stopped: "
-    r"|(?:Restor|Load)(?:ing|ed) (?:states|model weights|all states)"
-    r"|litlogger"
-    r"|Exported model to "
-    r"|Overriding max_epochs"
-)
+# A line of anomalib that is wrong of a Nagl, which may have references without a checkpoint.
+_MISLEADING = re.compile(r"ckpt_path is not provided\. Model weights will not be loaded")
 _WARNINGS = (
     r".*`max_epochs` was not set",
     r".*this fit will run with no optimizer",
     r".*The dirpath has changed from",
     r".*does not have many workers",
+    r".*module\(s\) in eval mode at the start of training",
     r".*number of training batches",
     r".*Checkpoint directory .* exists and is not empty",
     r".*`training_step` returned `None`",
     r".*tensorboardX",
     r".*lightning\.pytorch\.utilities\.model_summary",
 )
-_SHOWN = ("anomalib", "anomalib_nagl", "lightning.pytorch")  # whose INFO lines are of interest
+_OURS = "anomalib_nagl"  # whose INFO lines are of interest
+_TALKATIVE = ("anomalib", "lightning")  # they bring handlers of their own, which would print lines twice
 
 
 class Lines(logging.Handler):
@@ -49,16 +42,18 @@ class Lines(logging.Handler):
 
 
 def configure_logger(level: int | str = logging.INFO) -> None:
-    """Stand in for anomalib's function of this name: one handler for all, INFO of few."""
+    """Stand in for anomalib's function of this name: one handler for all, INFO of this package alone."""
     root = logging.getLogger()
     if not any(isinstance(handler, Lines) for handler in root.handlers):
         root.addHandler(Lines())
     root.setLevel(logging.WARNING)
-    for name in _SHOWN:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(level)
+    for name in (*logging.root.manager.loggerDict, *_TALKATIVE):
+        if name.partition(".")[0] in _TALKATIVE:
+            logger = logging.getLogger(name)
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+    logging.getLogger(_OURS).setLevel(level)
 
 
 def quiet_warnings() -> None:

@@ -105,7 +105,7 @@ def _use(nagl: Nagl, variant: str) -> None:
         torch.manual_seed(nagl.seed)
         encoder = nagl.model.encoder
         head = NaglHead(encoder.dim, nagl.hparams["num_proxies"], nagl.hparams["num_heads"], variant)
-        nagl.model = NaglModel(encoder, head).to(nagl.device, nagl.dtype)
+        nagl.model = NaglModel(encoder, head).to(nagl.device, nagl.dtype)  # type: ignore[arg-type]  # Lightning says str
     nagl.loss = NaglLoss(variant)
     nagl.head_trainer.remember_first(nagl.model.head)
     nagl.adapts = nagl.head_trained = not Variant.parse(variant).proxies

@@ -243,7 +243,8 @@ class ReferenceDataModule(AnomalibDataModule):
         if self.fit_plan.mode == "references":
             return self._one_of(self.train_data)
         episodes, self.validation_data = as_planned(*self.episode_datasets(), self.fit_plan)
-        epoch = self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+        progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
+        epoch = progress.processed if progress else 0
         return training_loader(episodes, self.train_batch_size, self.num_workers, self._process, epoch)
 
     def _one_of(self, preferred: AnomalibDataset) -> DataLoader[Any]:

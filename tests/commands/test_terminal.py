@@ -28,8 +28,8 @@ RUN = Path("results/Nagl/my_part")
 def terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to run our program in, whose changes to logging end with the test."""
     monkeypatch.setattr(sys, "argv", ["anomalib-nagl"])
-    names = ("", "anomalib", "anomalib_nagl", "lightning.pytorch")
-    before = [(logger, [*logger.handlers], logger.level, logger.propagate) for logger in map(logging.getLogger, names)]
+    loggers = [logging.getLogger(name) for name in ("", "anomalib", "anomalib_nagl", *logging.root.manager.loggerDict)]
+    before = [(logger, [*logger.handlers], logger.level, logger.propagate) for logger in loggers]
     with warnings.catch_warnings():
         yield folder
     for logger, handlers, level, propagate in before:
