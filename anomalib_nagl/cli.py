@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import anomalib_nagl
 from anomalib_nagl.io.distributions import tell_conflict
+from anomalib_nagl.io.error_sentences import sentence_of
 from anomalib_nagl.io.errors import suggest
+from anomalib_nagl.io.shipped_configs import with_shipped
 
 FULL, BOX = "anomalib-nagl", "anomalib-nagl-edge"
 # Modules by which a distribution is known to be there with what it needs.
@@ -21,6 +23,7 @@ MODULES = {FULL: ("anomalib", "torch"), BOX: ("numpy", "openvino")}
 # Of anomalib, to tell a misspelt command of ours from one of those; anomalib itself decides what it takes.
 ANOMALIB_COMMANDS = ("train", "test", "predict", "export", "fit", "validate", "benchmark", "install")
 FAILED, INTERRUPTED = 2, 130
+VERBOSE = "--verbose"  # anywhere in a command line: errors keep their traceback, and nothing is left out
 
 
 class Command(NamedTuple):
@@ -83,20 +86,29 @@ def run(arguments: Sequence[str]) -> int:
     0 for success, 1 when a command found a problem, 2 with a line on stderr when it cannot do what was asked, 130 when
     it was interrupted.
     """
-    name = arguments[0] if arguments else "--help"
+    name = next(iter(arguments), "--help")
+    verbose = VERBOSE in arguments and name != "install"  # anomalib's command has an option of this name
+    if verbose:
+        arguments = [argument for argument in arguments if argument != VERBOSE]
+        name = next(iter(arguments), "--help")
     try:
         if name in ("-h", "--help"):
             return _help()
+        if name == "--version":
+            print(f"anomalib-nagl {anomalib_nagl.__version__}")
+            return 0
         if name in COMMANDS:
-            return load(name)(arguments[1:])
+            return load(name)(with_shipped(arguments[1:], name))
         _check_anomalib(name)
     except (ValueError, OSError) as error:
+        if verbose:
+            raise
         print(f"anomalib-nagl{f' {name}' if name in COMMANDS else ''}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    return _anomalib(arguments)
+    return _anomalib(with_shipped(arguments), verbose)
 
 
 def load(name: str) -> Callable[[Sequence[str]], int]:
@@ -143,26 +155,45 @@ def _check_anomalib(name: str) -> None:
 
 
 def _help() -> int:
-    """Print our commands, then anomalib's help where it is installed."""
-    print("usage: anomalib-nagl COMMAND ...\n\nCommands of anomalib-nagl, each with a --help of its own:\n")
-    for name, command in COMMANDS.items():
-        missing = _missing(command.needs)
-        print(f"  {name:<12}{command.help}{f' (needs {command.needs})' if missing else ''}")
-    print(f"\nEverything else goes to anomalib's command line: {', '.join(ANOMALIB_COMMANDS)}.")
+    """Print our commands, as far as what they need is installed, and name anomalib's."""
+    here = {name: command for name, command in COMMANDS.items() if not _missing(command.needs)}
+    print("usage: anomalib-nagl [--version] [--verbose] COMMAND ...\n")
+    print("Finds defects with a few good and a few defective pictures.\n\nCommands, each with a --help of its own:\n")
+    for name, command in here.items():
+        print(f"  {name:<12}{command.help}")
+    print(
+        "\n  --version   print the version and exit\n  --verbose   show whole tracebacks and every line of libraries\n"
+    )
     if _missing(FULL):
-        print(f"It is not installed here: pip install {FULL}, in an environment without {BOX}.")
+        left = [name for name in COMMANDS if name not in here]
+        print(f"{', '.join([*left, *ANOMALIB_COMMANDS])} need {FULL}, in an environment without {BOX}.")
         return 0
-    print("\nanomalib's own help:\n", flush=True)
-    return _anomalib(["--help"])
+    print(f"anomalib's commands: {', '.join(ANOMALIB_COMMANDS)}. `anomalib-nagl train --help` lists their options.")
+    print("--config takes a file, or the name of one that comes along: own_parts, references, quickstart.")
+    return 0
 
 
-def _anomalib(arguments: Sequence[str]) -> int:
+def _anomalib(arguments: Sequence[str], verbose: bool = False) -> int:
+    """Run anomalib's command line; errors of ours are told in a sentence, unless ``verbose``."""
+    from anomalib_nagl.commands import terminal  # boxes are without it
+
+    if not verbose:
+        terminal.quiet_warnings()
     anomalib_nagl.register()
     # Imported late: registration must come before anything of anomalib parses a name.
-    from anomalib.cli.cli import main as anomalib_main
+    from anomalib.cli import cli as anomalib_cli
 
+    if not verbose:
+        anomalib_cli.configure_logger = terminal.configure_logger  # type: ignore[attr-defined]
     sys.argv[1:] = arguments  # where it looks
-    anomalib_main()
+    try:
+        anomalib_cli.main()
+    except Exception as error:
+        told = str(error) if isinstance(error, FileNotFoundError) else sentence_of(error)
+        if verbose or not told:
+            raise
+        print(f"anomalib-nagl {' '.join(arguments[:1])}: {told}", file=sys.stderr)
+        return FAILED
     return 0
 
 

@@ -14,6 +14,36 @@ from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.io.errors import suggest
 
 COMMAND_OPTIONS = ("config", "dry_run", "report")
+DESCRIPTION = (
+    "Measure models on categories they were not trained on: every model on every category with every draw of "
+    "references, into tables, plots and sheets of one folder."
+)
+HELP = {
+    "data": "root folder of the data set, a folder for each category",
+    "domains": "categories that are held out together, by domain: {boards: [pcb1, pcb2], tiles: [tile]}",
+    "format": "anomalib's datamodule that reads the data set",
+    "targets": "categories to evaluate; all of every domain unless given",
+    "models": "what to measure: normal_only, naive, a key of heads, or a model of anomalib (patchcore, padim, ...)",
+    "heads": "heads to train: a name, and what differs from the other settings, such as {nagl: {epochs: 10}}",
+    "shots": "numbers of normal and abnormal references, such as [1+0, 1+1, 4+4]",
+    "reference_seeds": "draws of references for each category and shots",
+    "training_seeds": "trainings of each head",
+    "protocols": "fixed: all defects are tested; unseen: only types that no reference shows; paper: as published",
+    "sources": "what heads are trained on: other_domains, same_domain (its other categories), same_object (half of it)",
+    "abnormal": "abnormal references: real ones, or synthetic ones made of normal images",
+    "strategy": "how references are drawn: uniform, per_type or published",
+    "backbone": "backbone of all heads and baselines, as of Nagl",
+    "layers": "stages of a CNN backbone, such as 2,3",
+    "image_size": "side of the network input in pixels, or height and width",
+    "epochs": "epochs of a training",
+    "episodes": "episodes of an epoch",
+    "learning_rate": "learning rate of a training",
+    "metric_size": "side at which pixel metrics are computed; that of the network input unless given",
+    "costs": "measure time and memory of each model too, a few minutes for each",
+    "compare_to": "model that tables show differences from",
+    "processes": "jobs computed at once",
+    "out": "folder for everything that is written; the same folder goes on where it was",
+}
 INTERRUPTED = 130
 
 
@@ -57,9 +87,17 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="anomalib-nagl evaluate", description=__doc__, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action=ActionConfigFile, help="file of settings, such as configs/evaluate/*.yaml")
+    parser = ArgumentParser(
+        prog="anomalib-nagl evaluate", description=DESCRIPTION, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="file of settings, or a name that comes along: quickstart, real_small, mvtec, visa, ...",
+    )
     parser.add_class_arguments(Settings, as_group=False)
+    for action in parser._actions:  # docstrings of settings are for readers of the code
+        action.help = HELP.get(action.dest, action.help)
     parser.add_argument("--dry_run", action="store_true", help="list what would be computed, and compute nothing")
     parser.add_argument("--report", metavar="FOLDER", help="only write tables and plots of a folder's results anew")
     return parser

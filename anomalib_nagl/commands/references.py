@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.files import atomic_write
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
+from anomalib_nagl.references.advice import threshold_advice
 from anomalib_nagl.references.folders import Problem, ReferenceFiles, scan
 from anomalib_nagl.references.names import MASK_POLICIES
 from anomalib_nagl.references.quality import file_problems
@@ -39,8 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     references = load_references(files.normal, files.abnormal, options.masks)
     checked = check_references(references, _model(options))
     _print_quality(console, checked)
+    if advice := threshold_advice(len(files.normal)):
+        console.print("[yellow]note[/]", end=" ")
+        console.print(f"{advice}.", soft_wrap=True, highlight=False, markup=False)
     atomic_write(options.sheet, lambda file: checked.sheet.save(file, format="PNG"))
     console.print(f"Contact sheet: {options.sheet}", soft_wrap=True, highlight=False, markup=False)
+    used = shlex.join(["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(options.folder)])
+    console.print(f"Next, make a model of these references: {used}", soft_wrap=True, highlight=False, markup=False)
     if options.checkpoint is None and options.backbone in (None, "gabor"):
         console.print(
             "Compared by gabor, which knows textures only: --checkpoint or --backbone for the features in use."
@@ -57,7 +64,12 @@ def _parser() -> Parser:
     check.add_argument("--layers", help="stages of a CNN backbone")
     check.add_argument("--backbone_weights", metavar="FILE", help="weight file of the backbone")
     check.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the network input; 256 unless given")
-    check.add_argument("--masks", default="auto", choices=MASK_POLICIES, help="as of ReferenceDataModule")
+    check.add_argument(
+        "--masks",
+        default="auto",
+        choices=MASK_POLICIES,
+        help="what an abnormal image without a mask teaches: auto guesses it, whole takes the image, required refuses",
+    )
     check.add_argument(
         "--sheet", type=Path, default=Path("references_check.png"), metavar="FILE", help="contact sheet to write, a PNG"
     )
@@ -106,8 +118,6 @@ def _print_quality(console: Console, checked: CheckedReferences) -> None:
     if spread:
         mean = sum(spread) / len(spread)
         console.print(f"Mean {mean:.4f}, from {min(spread):.4f} to {max(spread):.4f}.")
-    else:
-        console.print("The spread of normal images is unknown with fewer than two: add another.")
     if not checked.abnormal:
         return
     table = Table(title="Abnormal references: how far they stand out (above 1: further than normal ones do)")

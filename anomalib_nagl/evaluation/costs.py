@@ -62,7 +62,7 @@ class Subject:
     remark: str = ""
 
 
-def write_costs(settings: Settings, head: Path | None) -> Path:
+def write_costs(settings: Settings, head: Path | None, told: Callable[[str], object] = lambda model: None) -> Path:
     """Measure the models of an evaluation with one normal and, where they take one, one abnormal reference.
 
     References and queries are those of the first category; ``head`` is a trained head for NAGL models, whose time is
@@ -71,8 +71,13 @@ def write_costs(settings: Settings, head: Path | None) -> Path:
     ``ms_median`` and ``ms_p95``, milliseconds per query; ``of_encoder``, their median in medians of its encoder alone;
     ``s_references``, seconds to take in references that have been read; ``peak_mb``, the largest resident memory of the
     process beyond what it had after its imports; ``state_mb``, what references left in the model to compare with.
+    ``told`` hears of each model before it is measured.
     """
-    frame = pd.DataFrame([_row(settings, head, model) for model in settings.models], columns=COLUMNS)
+    rows = []
+    for model in settings.models:
+        told(model)
+        rows.append(_row(settings, head, model))
+    frame = pd.DataFrame(rows, columns=COLUMNS)
     path = Path(settings.out) / COSTS
     atomic_write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
     return path

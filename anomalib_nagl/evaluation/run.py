@@ -31,6 +31,8 @@ from anomalib_nagl.evaluation.work import perform
 from anomalib_nagl.io.files import atomic_write_bytes
 
 LOG = "log.txt"
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn())  # fmt: skip
 _NUMBERS = (  # settings that a number depends on; seeds, shots, models and the like only add rows
     "data", "format", "domains", "backbone", "layers", "image_size", "epochs", "episodes", "learning_rate",
     "metric_size", "halved", "largest", "strategy",
@@ -108,7 +110,10 @@ def _evaluate(settings: Settings, plan: Plan, facts: dict[str, Any], console: Co
     told = {cell: Told(NOT_RUN, reason) for cell, reason in plan.not_run.items()}
     write_results(plan.folder, _rows(told), facts)
     before = sum(cell_path(plan.folder, cell).exists() for cell in plan.cells)
-    console.print(f"{len(plan.cells)} cells, {before} of them finished before.", highlight=False)
+    console.print(
+        f"{len(plan.cells)} cells, {before} of them finished before. A cell is one model on one category with one draw "
+        "of references.", soft_wrap=True, highlight=False,
+    )  # fmt: skip
     told |= _compute(settings, plan.left, console, factory)
     write_results(plan.folder, _rows(told), facts)
     _measure_costs(settings, plan.cells, console)
@@ -123,12 +128,10 @@ def _rows(told: dict[Cell, Told]) -> list[dict[str, Any]]:
 
 def _compute(settings: Settings, cells: Sequence[Cell], console: Console, factory: Factory) -> dict[Cell, Told]:
     """Train the heads that are missing, then finish cells, each on the disk at once; returns those without a number."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
     work = partial(perform, json.dumps(asdict(settings)))
     heads = [job for job in training_jobs(settings, cells) if not head_path(settings, job).exists()]
     told: dict[Cell, Told] = {}
-    with Progress(*columns, console=console) as progress:
+    with Progress(*_COLUMNS, console=console) as progress:
         training = progress.add_task("Training heads", total=len(heads), visible=bool(heads))
         scoring = progress.add_task("Cells", total=len(cells))
         untrained: dict[TrainingJob | None, str] = {}
@@ -154,8 +157,17 @@ def _measure_costs(settings: Settings, cells: Sequence[Cell], console: Console) 
     if not settings.costs or not costs.unmeasured(settings):
         return
     heads = [head_path(settings, job) for job in training_jobs(settings, cells)]
-    with console.status("Measuring time and memory of each model"):
-        costs.write_costs(settings, next((path for path in heads if path.exists()), None))
+    trained = next((path for path in heads if path.exists()), None)
+    with Progress(*_COLUMNS, console=console) as progress:
+        measuring = progress.add_task("Time and memory of models", total=len(settings.models))
+        begun: list[str] = []
+
+        def tell(model: str) -> None:
+            progress.update(measuring, completed=len(begun), description=f"Time and memory of {model}")
+            begun.append(model)
+
+        costs.write_costs(settings, trained, tell)
+        progress.update(measuring, completed=len(begun), description="Time and memory of models")
 
 
 def _conclude(told: dict[Cell, Told], plan: Plan, console: Console) -> int:

@@ -23,6 +23,7 @@ from anomalib_nagl.evaluation.protocols import Draw
 from anomalib_nagl.evaluation.records import GOOD, Scored
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.plugin.checkpoints import read_head
+from anomalib_nagl.plugin.head_settings import DEFAULTS
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.token_cache import Processes, TokenTable, encode_images
 from anomalib_nagl.plugin.token_store import FileStore, recipe_hash
@@ -197,6 +198,7 @@ def model_arguments(settings: Settings, name: str) -> dict[str, Any]:
         "image_size": _as_size(settings.image_size),
         "epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
+        "variant": DEFAULTS["variant"],  # said outright: a model without a head would take another
     }
     return {**common, **{key: value for key, value in settings.head(name).items() if key in NAGL_ARGUMENTS}}
 

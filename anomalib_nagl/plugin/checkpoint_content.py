@@ -9,7 +9,7 @@ from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import build_model
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.plugin.checkpoint_check import STRUCTURE, check_content, check_state
-from anomalib_nagl.plugin.checkpoints import check_settings, read_head
+from anomalib_nagl.plugin.checkpoints import TrainedHead
 
 if TYPE_CHECKING:
     from anomalib_nagl.plugin.lightning_model import Nagl
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def load_head(nagl: Nagl, path: str) -> None:
-    """Give a model the trained head of a file; ValueError when it was trained with other settings."""
-    trained = read_head(path)
-    check_settings(trained, {name: nagl.hparams[name] for name in STRUCTURE}, path)
+def load_head(nagl: Nagl, trained: TrainedHead, path: str) -> None:
+    """Give a model the trained head of a file; ValueError when it is of another structure."""
     nagl.model.head.load_published(trained.state)
     nagl.head_trainer.backbone = trained.fingerprint
     if not trained.settings:
@@ -40,7 +38,7 @@ def save_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
         "backbone": encoder.config,
         "fingerprint": encoder.fingerprint() if encoder.weights_ready else None,
         # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
-        "settings": {name: settings[name] for name in (*STRUCTURE, "image_size", "views")},
+        "settings": {**{name: settings[name] for name in (*STRUCTURE, "image_size")}, "views": nagl.model.views},
     }
 
 
@@ -62,6 +60,7 @@ def load_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
     nagl.loss = NaglLoss(settings["variant"])
     nagl.statistics = nagl.model.encoder.mean, nagl.model.encoder.std, settings["variant"].startswith("paper")
     nagl.hparams.update(settings)
+    nagl.variant_given = True
     nagl.head_trained = bool(saved["head_trained"])
     nagl.reference_adapter.restore(saved["references"], saved["manifest"])
     if nagl.fitting and saved["kept"] is not None:

@@ -10,16 +10,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_HEAD_PREFIX = "model.head."
+_HEAD_PREFIX, _ENCODER_PREFIX = "model.head.", "model.encoder."
 READ_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError)
 
 
 class TrainedHead(NamedTuple):
-    """Weights of a head under their published names; settings and fingerprint of the backbone, as far as known."""
+    """Weights of a head under their published names, and what its file says of the model, as far as it does.
+
+    That are settings, fingerprint of the backbone, its configuration (``Encoder.config``) and its weights.
+    """
 
     state: dict[str, Tensor]
     settings: dict[str, Any]
     fingerprint: str | None = None
+    backbone: dict[str, Any] | None = None
+    encoder: Mapping[str, Tensor] = {}  # of a tuple, never changed
 
 
 def read_checkpoint(path: str | Path, **options: Any) -> Any:
@@ -53,13 +58,14 @@ def read_head(path: str | Path) -> TrainedHead:
             raise ValueError(unreadable(path, error)) from error
     found = read_checkpoint(path)
     if isinstance(found, Mapping) and "state_dict" in found:
-        state = {k.removeprefix(_HEAD_PREFIX): v for k, v in found["state_dict"].items() if k.startswith(_HEAD_PREFIX)}
+        state, encoder = (_part(found["state_dict"], prefix) for prefix in (_HEAD_PREFIX, _ENCODER_PREFIX))
         if not state or not found.get("nagl", {}).get("head_trained", False):
             raise ValueError(
                 f"found a checkpoint without a trained NAGL head: {path}; expected one that "
                 "`anomalib train --model Nagl` wrote with a source to train on"
             )
-        return TrainedHead(state, dict(found["nagl"]["settings"]), found["nagl"]["fingerprint"])
+        known = found["nagl"]
+        return TrainedHead(state, dict(known["settings"]), known["fingerprint"], known.get("backbone"), encoder)
     if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
         return TrainedHead(dict(found), {})
     raise ValueError(
@@ -68,18 +74,8 @@ def read_head(path: str | Path) -> TrainedHead:
     )
 
 
-def check_settings(head: TrainedHead, wanted: Mapping[str, Any], path: str | Path) -> None:
-    """Raise ValueError when a head was trained with other settings than it shall be used with."""
-    different = [
-        f"{name}={head.settings[name]!r} instead of {value!r}"
-        for name, value in wanted.items()
-        if name in head.settings and _comparable(head.settings[name]) != _comparable(value)
-    ]
-    if different:
-        raise ValueError(
-            f"found a head trained with {', '.join(different)} in {path}, expected the same settings: repeat them "
-            "(--model.backbone and so on), or train a head for these"
-        )
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def check_checkpoint(checkpoint: object, path: object) -> None:
@@ -91,7 +87,7 @@ def check_checkpoint(checkpoint: object, path: object) -> None:
         )
 
 
-def _comparable(setting: object) -> object:
+def comparable(setting: object) -> object:
     """A setting as far as it matters: of a folder only its name, which may lie anywhere."""
     return Path(setting).name if isinstance(setting, str) and setting.startswith("local-dir:") else setting
 

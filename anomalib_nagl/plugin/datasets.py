@@ -6,6 +6,7 @@ import copy
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from anomalib.data.utils import LabelName
 from anomalib.data.utils.path import validate_and_resolve_path as resolve
 from rich.progress import track
 
+from anomalib_nagl.plugin.folder_masks import with_paired_masks
 from anomalib_nagl.plugin.reading import ImageFolder
 from anomalib_nagl.references.images import image_hash, load_mask, read_header
 from anomalib_nagl.references.sample import mask_files
@@ -97,10 +99,12 @@ def hold_out(datamodule: AnomalibDataModule, support: SupportSet) -> int:
     removed = exclude(datamodule, support.paths)
     copies = exclude(datamodule, copies_of(datamodule, support.paths))
     left = len(datamodule.test_data)
-    logger.info(
-        "References of %s: %s. %d of them left the test set, and %d copies; it keeps %d images.",
-        describe(datamodule), support, removed, copies, left,
-    )  # fmt: skip
+    if support.paths:
+        logger.info("References of %s: %s.", describe(datamodule), support)
+    if before:
+        logger.info(
+            "%d references and %d copies of them left the test set, which keeps %d images.", removed, copies, left
+        )
     if not left and before:
         raise ValueError(
             f"found no test image of {describe(datamodule)} besides the references, expected at least one: "
@@ -165,7 +169,7 @@ def own_copy(datamodule: AnomalibDataModule) -> AnomalibDataModule:
     found = copy.copy(datamodule)
     vars(found).pop("setup", None)  # see ``borrowed_splits``
     found.trainer = None
-    return found
+    return with_paired_masks(found)
 
 
 def expand_sources(
@@ -193,9 +197,35 @@ def expand_sources(
     return expanded
 
 
-def resolved(found: Iterable[str]) -> set[str]:
-    """Paths without links and detours, to tell whether two are the same image."""
-    return {str(Path(path).resolve()) for path in found}
+def shared_images(paths: Iterable[str], others: Iterable[str]) -> set[str]:
+    """Those of the paths that are one of the other images: the same file, or another one with the same pixels.
+
+    Only images of equal sizes are decoded.
+    """
+    paths, others = sorted(set(paths)), sorted(set(others))
+    files = {str(Path(path).resolve()) for path in others}
+    found = {path for path in paths if str(Path(path).resolve()) in files}
+    ours, theirs = _by_size(path for path in paths if path not in found), _by_size(others)
+    common = ours.keys() & theirs.keys()
+    alike, known = (sorted(path for size in common for path in group[size]) for group in (ours, theirs))
+    many = len(alike) + len(known) > MANY
+    shown = track([*known, *alike], "Looking for copies among the sources", disable=not many, transient=True)
+    hashes = {path: image_hash(path) for path in shown}
+    taken = {hashes[path] for path in known}
+    return found | {path for path in alike if hashes[path] in taken}
+
+
+def _by_size(paths: Iterable[str]) -> dict[tuple[int, int], list[str]]:
+    """Image files by width and height; what only a reader of its own can read is left out."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for path in paths:
+        with suppress(ValueError, OSError):
+            groups.setdefault(read_header(path).upright, []).append(path)
+    return groups
+
+
+def _is_category(folder: Path) -> bool:
+    return not folder.name.startswith(".") and (folder / "train").is_dir()
 
 
 def all_categories(datamodule: AnomalibDataModule) -> list[str]:
@@ -208,8 +238,8 @@ def all_categories(datamodule: AnomalibDataModule) -> list[str]:
     lists = [getattr(sys.modules[dataset.__module__], "CATEGORIES", ()) for dataset in datasets]
     listed = list(next((names for names in lists if names), ()))
     present = [name for name in listed if (root / name).is_dir()]
-    if not present and root.is_dir():
-        present = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
+    if root.is_dir():  # those of one's own, though some be called as the published ones
+        present += sorted(path.name for path in root.iterdir() if path.name not in listed and _is_category(path))
     if not present and not listed:
         raise ValueError(
             f"found no categories in {describe(datamodule)} at {root}, expected at least one: "

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from anomalib_nagl.plugin.datasets import expand_sources
 from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.plugin.fit_plan import FitPlan
+from anomalib_nagl.plugin.head_settings import HEAD_FREE
 from anomalib_nagl.plugin.sources import apart, as_steady, category_pool, check_masks, split_categories, without_target
 from anomalib_nagl.plugin.token_cache import TokenEpisodes
 
@@ -72,14 +73,14 @@ class EpisodeSource:
         if not self.datamodules:
             raise ValueError(
                 "found an untrained head and no source to train it on, expected one of them: give --data.source (other "
-                "parts with known defects), or a trained head with --model.head, or --data.n_abnormal 0"
+                f"parts with known defects), a trained head with --model.head, --model.variant {HEAD_FREE}, which "
+                "needs no head, or --data.n_abnormal 0"
             )
         selection, resize = (plan.selection, plan.resize) if plan else ("best", None)
         training, validation = self._pools(target, selection)
         logger.info("Training on %s.", ", ".join(pool.name for pool in training))
-        logger.info(
-            "Validating on %s.", ", ".join(pool.name for pool in validation) or "nothing: name other categories"
-        )
+        nothing = "nothing: none is held out of fewer than five, unless --data.validation_categories names it"
+        logger.info("Validating on %s.", ", ".join(pool.name for pool in validation) or nothing)
         check_masks([*training, *validation])
         validation = [as_steady(pool) for pool in validation]
         published = self.sampling == "paper"
@@ -125,13 +126,21 @@ def as_planned(
     return TokenEpisodes(episodes, paths, plan.resize), rows
 
 
-def training_loader(data: Episodes, batch_size: int, num_workers: int, process: tuple[int, int]) -> DataLoader[Any]:
-    """Batches of training episodes; a ``process`` (which, of how many) has its share of every batch."""
+def training_loader(
+    data: Episodes, batch_size: int, num_workers: int, process: tuple[int, int], epoch: int = 0
+) -> DataLoader[Any]:
+    """Batches of training episodes, from those of ``epoch`` on.
+
+    A ``process`` (which, of how many) has its share of every batch.
+    """
     rank, processes = process
+    sampler = EpochSampler(len(data), rank, processes)
+    # Lightning says it too, but to the loader of a resumed training only after its workers began to read ahead.
+    sampler.set_epoch(epoch)
     return DataLoader(
         data,
         batch_size=max(1, batch_size // processes),  # a step sees the same episodes on any number
-        sampler=EpochSampler(len(data), rank, processes),
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=_collate(data),
     )

@@ -19,6 +19,7 @@ from anomalib_nagl.export.exporter import Compression, Options, write_onnx, writ
 from anomalib_nagl.io.files import atomic_files
 from anomalib_nagl.plugin.post_processing import known_thresholds
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
+from anomalib_nagl.plugin.run_folder import export_folder, tell_export
 
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 THRESHOLDS = ("_image_threshold", "_pixel_threshold")  # buffers of anomalib's post-processor
@@ -107,15 +108,16 @@ def to_torch(nagl: Any, export_root: Path | str, name: str) -> Path:
     """Write ``weights/torch/NAME.pt``; RuntimeError without references."""
     exportable(nagl)
     write = partial(ExportMixin.to_torch, nagl)
-    return atomic_files(weights_folder(export_root, "torch"), lambda folder: write(folder, name))
+    folder = weights_folder(export_folder(export_root, nagl.checkpoint_file), "torch")
+    return tell_export(atomic_files(folder, lambda place: write(place, name)))
 
 
 def to_onnx(
     nagl: Any, export_root: Path | str, name: str, input_size: tuple[int, int] | None, arguments: dict[str, Any]
 ) -> Path:
     """Write ``weights/onnx/NAME.onnx``; ``arguments`` go to ``torch.onnx.export``. Errors as of ``write_onnx``."""
-    path = weights_folder(export_root, "onnx") / f"{name}.onnx"
-    return write_onnx(exportable(nagl), path, Options(input_size, arguments))
+    path = weights_folder(export_folder(export_root, nagl.checkpoint_file), "onnx") / f"{name}.onnx"
+    return tell_export(write_onnx(exportable(nagl), path, Options(input_size, arguments)))
 
 
 def to_openvino(nagl: Any, export_root: Path | str, name: str, options: Options, request: CompressionRequest) -> Path:
@@ -133,5 +135,6 @@ def to_openvino(nagl: Any, export_root: Path | str, name: str, options: Options,
         arguments = (kind, data, request.metric, request.task, request.max_drop)
         whole = lambda model: nagl._compress_ov_model(model, *arguments)  # noqa: E731  # anomalib's own step
     images = calibration_images(data) if kind == CompressionType.INT8_PTQ else ()
-    path = weights_folder(export_root, "openvino") / f"{name}.xml"
-    return write_openvino(ready, path, Compression(METHODS.get(kind) if kind else None, images, whole), options)
+    path = weights_folder(export_folder(export_root, nagl.checkpoint_file), "openvino") / f"{name}.xml"
+    compression = Compression(METHODS.get(kind) if kind else None, images, whole)
+    return tell_export(write_openvino(ready, path, compression, options))

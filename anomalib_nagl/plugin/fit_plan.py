@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_nagl.plugin.head_settings import settle_variant
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor, transform_of
 from anomalib_nagl.references.reference_set import ReferenceSet
@@ -88,10 +89,11 @@ def plan_fit(nagl: Nagl) -> FitPlan | None:
     if not nagl.fitting:
         return None
     data = datamodule_of(nagl.trainer)
-    if not isinstance(data, ReferenceData):
-        return _plan(nagl, nagl.n_abnormal, has_source=False)
-    plan = _plan(nagl, data.abnormal_shots, data.has_source)
-    data.prepare_for(plan)
+    offered = (data.abnormal_shots, data.has_source) if isinstance(data, ReferenceData) else (nagl.n_abnormal, False)
+    settle_variant(nagl, *offered)
+    plan = _plan(nagl, *offered)
+    if isinstance(data, ReferenceData):
+        data.prepare_for(plan)
     return plan
 
 

@@ -20,15 +20,16 @@ from torch import Tensor, nn
 
 from anomalib_nagl.bank.adapted import BANK_LIMIT
 from anomalib_nagl.core.losses import NaglLoss
-from anomalib_nagl.core.model import NaglModel, build_model
-from anomalib_nagl.core.variants import Variant, resolve_views
-from anomalib_nagl.encoders import parse_image_size
+from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.export.exporter import Options
 from anomalib_nagl.plugin import exporting
 from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
+from anomalib_nagl.plugin.error_hook import tell_errors
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
+from anomalib_nagl.plugin.head_settings import DEFAULTS, build
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
 from anomalib_nagl.plugin.interruption import ResumeHint
 from anomalib_nagl.plugin.metric_notes import note_metrics
@@ -38,7 +39,8 @@ from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
-from anomalib_nagl.plugin.token_store import PRECISIONS
+from anomalib_nagl.plugin.run_folder import RunFolder
+from anomalib_nagl.plugin.token_store import check_precision
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
 from anomalib_nagl.references.reference_set import ReferenceSet
 
@@ -49,17 +51,17 @@ class Nagl(AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
-    name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint of this model or of the
-    published code) nothing is trained: a few normal and defective reference images of a new part are enough.
+    name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint, or a published head)
+    nothing is trained; with neither head nor source patches alone are compared (``head_settings.HEAD_FREE``).
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
-    in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``; ``extended-proxies`` compares
-    patches only and needs no head. ``seed`` decides the head's first weights, and with ``n_normal``, ``n_abnormal``
-    and ``strategy`` (``sampling``) the references when the data is not a ``ReferenceDataModule``. ``bank_limit``
-    is the number of normal patches that a query is compared with, and half of it that of surroundings of defects and of
-    known defects each (``bank.adapted.Limits``); None keeps all. References are encoded in several ``views``: "none"
-    takes the image as it is, "turns" adds quarter turns, "all" the mirrored image too, for parts that may lie any way;
-    "auto" is "turns", and "none" for the published behaviour.
+    in pixels, one number or height and width; ``variant`` is as in ``NaglHead``. What is left out of these and of
+    ``num_proxies`` and ``num_heads`` the head brings, or it is as in ``head_settings.DEFAULTS``. ``seed`` decides the
+    head's first weights, and with ``n_normal``, ``n_abnormal`` and ``strategy`` (``sampling``) the references if the
+    data is no ``ReferenceDataModule``. ``bank_limit`` is the number of normal patches that a query is compared with, a
+    half of it that of surroundings of defects and of known defects each (``bank.adapted.Limits``); None keeps all.
+    References are encoded in ``views`` (``bank.views``): "none" takes the image as it is, "turns" quarter turns, "all"
+    the mirrored image too; "auto" is "turns", and "none" in the published code.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
@@ -75,13 +77,13 @@ class Nagl(AnomalibModule):
 
     def __init__(
         self,
-        backbone: str = "vit_small_patch14_dinov2",
+        backbone: str | None = None,
         layers: str | None = None,
         backbone_weights: str | None = None,
-        image_size: int | tuple[int, int] = 448,
-        num_proxies: int = 25,
-        num_heads: int = 4,
-        variant: str = "extended",
+        image_size: int | tuple[int, int] | None = None,
+        num_proxies: int | None = None,
+        num_heads: int | None = None,
+        variant: str | None = None,
         head: str | None = None,
         n_normal: int = 1,
         n_abnormal: int = 1,
@@ -101,34 +103,34 @@ class Nagl(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        image_size = parse_image_size(image_size)  # the plain form is what goes into a checkpoint
+        tell_errors()
         head = str(head) if head is not None else None
+        given = dict(zip(DEFAULTS, (backbone, layers, num_proxies, num_heads, variant, image_size), strict=True))
+        model, settled, trained = build(given, head, backbone_weights, seed, views)
+        backbone, layers, num_proxies, num_heads, variant, image_size = settled.values()  # what Lightning saves
         token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
-        if token_precision not in PRECISIONS:
-            raise ValueError(f"found token_precision={token_precision!r}, expected one of {', '.join(PRECISIONS)}")
+        check_precision(token_precision)
         # What anomalib's constructor asks for: the kind of learning, and settings of the components it builds.
-        self.adapts = self.head_trained = head is not None or not Variant.parse(variant).proxies
-        self.image_size = image_size
+        self.adapts = self.head_trained = head is not None or not Variant.parse(settled["variant"]).proxies
+        self.variant_given = head is not None or given["variant"] is not None  # by a person, or by a head
+        self.image_size: tuple[int, int] = settled["image_size"]
         self.threshold: str | float = parse_threshold(threshold)
-        model = build_model(
-            backbone, layers, num_proxies, num_heads, variant, image_size, backbone_weights, seed,
-            views=resolve_views(views, variant),
-        )  # fmt: skip
-        self.statistics = model.encoder.mean, model.encoder.std, variant.startswith("paper")
+        self.statistics = model.encoder.mean, model.encoder.std, settled["variant"].startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        check_size(self.pre_processor, image_size)
+        check_size(self.pre_processor, self.image_size)
         self.model: NaglModel = model
-        self.loss: NaglLoss = NaglLoss(variant)
+        self.loss: NaglLoss = NaglLoss(settled["variant"])
         self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
         self.epochs, self.learning_rate = epochs, learning_rate
         self.token_cache, self.token_cache_dir, self.token_precision = token_cache, token_cache_dir, token_precision
         self.plan: FitPlan | None = None  # of the fit that runs, or ran last
+        self.checkpoint_file: Path | None = None  # that it was loaded from
         drawn = ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
         self.reference_adapter = ReferenceAdapter(drawn)
         self.head_trainer = HeadTrainer(selection)
         self.head_trainer.remember_first(model.head)
-        if head is not None:
-            load_head(self, head)
+        if trained is not None and head is not None:
+            load_head(self, trained, head)
 
     @property
     def learning_type(self) -> LearningType:
@@ -175,17 +177,15 @@ class Nagl(AnomalibModule):
         return self.plan is not None and self.plan.mode == "episodes"
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Our parts and anomalib's.
-
-        The first hook of a run, before any data is prepared: here a fit is planned, and the datamodule told.
-        """
+        """Our parts and anomalib's. The first hook of a run, before any data: here a fit is planned, and data told."""
         self.plan = plan_fit(self)
         note_metrics(self.evaluator)
         self.reference_adapter.notice(datamodule_of(self.trainer))
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept), ResumeHint()] if saved else []
-        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *epochs]
+        folder = RunFolder(self.trainer, self.fitting)
+        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, folder, *epochs]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""
@@ -301,6 +301,7 @@ class Nagl(AnomalibModule):
         # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
         placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
+        model.checkpoint_file = Path(checkpoint_path)
         if "threshold" in kwargs:
             model.reference_adapter.apply_threshold(model)
         return model

@@ -140,18 +140,20 @@ def first_of(dataset: AnomalibDataset) -> AnomalibDataset:
 class ImageFolder(AnomalibDataModule):
     """Images to inspect, without labels: all those below ``pictures``, or none at all.
 
-    ``known`` are normal images: what other models train on, and what a validation loop runs over. Raises ValueError
-    when the folder holds no image.
+    ``known`` are normal images: what other models train on, and what a validation loop runs over; ``part`` is what the
+    references are of. Raises ValueError when the folder holds no image.
     """
 
-    def __init__(self, pictures: str | Path | None, known: Iterable[str], eval_batch_size: int = 8) -> None:
+    def __init__(
+        self, pictures: str | Path | None, known: Iterable[str], part: str = "references", eval_batch_size: int = 8
+    ) -> None:
         super().__init__(train_batch_size=1, eval_batch_size=eval_batch_size, num_workers=0)
-        self.pictures, self.known = pictures, list(known)
+        self.pictures, self.known, self.part = pictures, list(known), part
 
     @property
     def name(self) -> str:  # type: ignore[override]  # anomalib's is read-only too
-        """Name of the folder: results are filed under it."""
-        return "references" if self.pictures is None else Path(self.pictures).resolve().stem
+        """Name of the folder, or of the part where there is none: results are filed under it."""
+        return self.part if self.pictures is None else Path(self.pictures).resolve().stem
 
     def _setup(self, _stage: str | None = None) -> None:
         self.train_data = _dataset(self.known, LabelName.NORMAL, "train")

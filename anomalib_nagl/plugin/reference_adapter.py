@@ -14,12 +14,15 @@ from anomalib_nagl.core.calibration import calibrate
 from anomalib_nagl.plugin.borrowed_splits import BorrowedSplits
 from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
+from anomalib_nagl.plugin.folder_masks import with_paired_masks
+from anomalib_nagl.plugin.head_settings import HEAD_FREE, do_without_head
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_callback import RunCallback
 from anomalib_nagl.plugin.sample_reader import SampleReader, steady_reader
+from anomalib_nagl.references.advice import threshold_advice
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_record, write_record
 from anomalib_nagl.references.reference_set import ReferenceSet
@@ -58,7 +61,8 @@ class ReferenceAdapter(RunCallback):
         transform = transform_of(nagl.pre_processor)
         if transform is None:
             raise ValueError("found no pre-processor, expected one to prepare reference images with: leave it enabled")
-        if references.abnormal and not nagl.head_trained and not nagl.fitting:
+        untrained = references.abnormal and not nagl.head_trained and not nagl.fitting
+        if untrained and not do_without_head(nagl):
             logger.warning("The head is untrained: abnormal references add noise. Train one, or load one as `head`.")
         nagl.model.encoder.ensure_weights()
         # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
@@ -70,6 +74,8 @@ class ReferenceAdapter(RunCallback):
             tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit, keys)
             if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
                 nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.bank_limit, nagl.model.state))
+                if advice := threshold_advice(len(references.normal)):
+                    logger.warning("%s.", advice)
         self.references = records
         self.manifest = make_record(self.references, selection, removed)
 
@@ -80,6 +86,7 @@ class ReferenceAdapter(RunCallback):
     def notice(self, data: Any) -> None:
         """Look at the data of a run that is about to begin."""
         self._splits.notice(data)
+        with_paired_masks(data)
 
     def tell_data(self, trainer: Trainer, nagl: Nagl) -> None:
         """Let the data know the references and the size of a model that came from a checkpoint."""
@@ -131,7 +138,7 @@ class ReferenceAdapter(RunCallback):
             raise ValueError(
                 f"found an untrained head and only {describe(data)} to learn from, expected a source of training "
                 "episodes: give a trained head with --model.head, or --data ReferenceDataModule with "
-                "--data.source, or --model.variant extended-proxies, which needs no head, or --model.n_abnormal 0"
+                f"--data.source, or --model.variant {HEAD_FREE}, which needs no head, or --model.n_abnormal 0"
             )
         self._splits.take(data)
         if stage == "fit":
@@ -202,7 +209,8 @@ class ReferenceAdapter(RunCallback):
         data = datamodule_of(trainer)
         if nagl.model.has_references or not isinstance(data, ReferenceData):
             return
-        if data.brings_references and (nagl.head_trained or not data.abnormal_shots):
+        ready = nagl.head_trained or not nagl.variant_given or not data.abnormal_shots
+        if data.brings_references and ready:
             self._collect(trainer, nagl)
 
     def _collect(self, trainer: Trainer, nagl: Nagl) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
@@ -20,6 +21,7 @@ from anomalib_nagl.plugin.episode_source import (
     validation_loaders,
 )
 from anomalib_nagl.plugin.episodes import EpisodeDataset
+from anomalib_nagl.plugin.error_hook import tell_errors
 from anomalib_nagl.plugin.fit_plan import FitPlan
 from anomalib_nagl.plugin.randomness import seeded
 from anomalib_nagl.plugin.reading import ImageFolder, first_of, served
@@ -38,9 +40,9 @@ class ReferenceDataModule(AnomalibDataModule):
 
     ``references`` is a folder of images (``folders.scan``) or the ``references.json`` of an earlier run; without it
     they are drawn from the target, any anomalib image datamodule: ``n_normal`` from its train split, ``n_abnormal``
-    from its test split (one each unless said otherwise; of a folder all). ``seed`` decides which ones, by
-    ``strategy`` (``sampling``). References and copies of them are taken out of validation and test. ``masks`` is read
-    as in ``ReferenceSet.from_folder``; ``synthetic_abnormal`` more references are made of the normal ones
+    from its test split (one each unless said otherwise; of a folder all), by ``seed`` and ``strategy`` (``sampling``).
+    References and copies of them are taken out of validation and test. ``masks`` is read as in
+    ``ReferenceSet.from_folder``; ``synthetic_abnormal`` more references are made of the normal ones
     (``synthetic.with_synthetic``). With ``references``, ``pictures`` to inspect, a folder or a file, may stand in for
     the target. The source is one datamodule or several, each with its own category, or with those in
     ``source_categories`` ("all" for every one); a model with an untrained head learns from ``episodes`` of it per
@@ -74,6 +76,7 @@ class ReferenceDataModule(AnomalibDataModule):
         synthetic_abnormal: int = 0,
         synthetic: str = "cut_paste",
     ) -> None:
+        tell_errors()
         self.plan = ReferencePlan.make(
             references,
             n_normal=n_normal,
@@ -240,7 +243,9 @@ class ReferenceDataModule(AnomalibDataModule):
         if self.fit_plan.mode == "references":
             return self._one_of(self.train_data)
         episodes, self.validation_data = as_planned(*self.episode_datasets(), self.fit_plan)
-        return training_loader(episodes, self.train_batch_size, self.num_workers, self._process)
+        progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
+        epoch = progress.processed if progress else 0
+        return training_loader(episodes, self.train_batch_size, self.num_workers, self._process, epoch)
 
     def _one_of(self, preferred: AnomalibDataset) -> DataLoader[Any]:
         """A single image of a split, or of another one if it is empty."""
@@ -292,7 +297,7 @@ def _as_target(
         if pictures is not None:
             raise ValueError("found both a target and pictures, expected one of them to inspect: leave one out")
         return as_datamodule(given)
-    known: list[str] = []
-    if plan.files is not None:
-        known = [sample.image for sample in plan.files.normal or plan.files.abnormal]
-    return ImageFolder(pictures, known)
+    files = plan.files
+    known = [] if files is None else [sample.image for sample in files.normal or files.abnormal]
+    part = Path(files.root).resolve().name if files is not None and Path(files.root).is_dir() else "references"
+    return ImageFolder(pictures, known, part)

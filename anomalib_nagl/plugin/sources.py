@@ -11,7 +11,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 
-from anomalib_nagl.plugin.datasets import describe, resolved, samples
+from anomalib_nagl.plugin.datasets import describe, samples, shared_images
 from anomalib_nagl.plugin.episodes import Pool, read_sample
 from anomalib_nagl.plugin.sample_reader import SampleReader
 from anomalib_nagl.references.images import check_mask, load_mask, read_header
@@ -71,25 +71,37 @@ def _split(datamodule: AnomalibDataModule, name: str) -> AnomalibDataset | None:
 
 
 def without_target(pools: Sequence[Pool], target: AnomalibDataModule, skip: bool) -> list[Pool]:
-    """Pools that share no image with the target; the others are left out if ``skip``, else ValueError."""
+    """Pools that share no image with the target, nor a copy; the others are left out if ``skip``, else ValueError."""
     splits = [_split(target, name) for name in ("train", "val", "test")]
-    own = resolved(path for split in splits if split is not None for path in split.samples.image_path)
-    shared = [pool for pool in pools if own & resolved(sample.image for sample in pool.samples)]
+    own = [str(path) for split in splits if split is not None for path in split.samples.image_path]
+    found = shared_images((sample.image for pool in pools for sample in pool.samples), own)
+    shared = [pool for pool in pools if _holds(pool, found)]
     if shared and not skip:
+        images = sorted(sample.image for sample in shared[0].samples if sample.image in found)
+        more = f" and {len(images) - 1} more" if len(images) > 1 else ""
         raise ValueError(
-            f"found images of the target {describe(target)} among the sources ({shared[0].name}), expected others: "
-            "a head must not be trained on what it is tested on"
+            f"found images of the target {describe(target)} among the sources ({shared[0].name}: {images[0]}{more}), "
+            "expected others: a head must not be trained on what it is tested on, nor on copies of it"
         )
     left = [pool for pool in pools if pool not in shared]
     if not left:
         raise ValueError("found no source category besides the target, expected at least one: name another source")
+    if shared:
+        logger.info("Not trained on %s: images of the target.", ", ".join(pool.name for pool in shared))
     return left
 
 
 def apart(pools: Sequence[Pool], others: Sequence[Pool]) -> list[Pool]:
-    """Pools that share no image with the others."""
-    taken = resolved(sample.image for other in others for sample in other.samples)
-    return [pool for pool in pools if not taken & resolved(sample.image for sample in pool.samples)]
+    """Pools that share no image with the others, nor a copy."""
+    found = shared_images(
+        (sample.image for pool in pools for sample in pool.samples),
+        (sample.image for other in others for sample in other.samples),
+    )
+    return [pool for pool in pools if not _holds(pool, found)]
+
+
+def _holds(pool: Pool, images: set[str]) -> bool:
+    return any(sample.image in images for sample in pool.samples)
 
 
 def split_categories(

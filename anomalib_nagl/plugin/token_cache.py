@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -110,6 +112,11 @@ class Processes(NamedTuple):
     add: Callable[[Tensor], Tensor]
 
 
+def _console() -> Console:
+    """A terminal of its own: the display of a training that stands above does not redraw what is put into it."""
+    return Console(file=sys.__stderr__ or sys.stderr)
+
+
 def encode_images(
     paths: list[str],
     transform: Transform,
@@ -130,7 +137,8 @@ def encode_images(
     own = batches[processes.rank :: processes.total]
     pictures = _Images([first[content] for content in distinct], transform)
     loader = DataLoader(pictures, batch_sampler=own, num_workers=num_workers)
-    for rows, images in zip(own, track(loader, description="Encoding images", disable=not own), strict=True):
+    shown = track(loader, description="Encoding images", console=_console(), disable=not own, transient=True)
+    for rows, images in zip(own, shown, strict=True):
         # Filled up to one size: kernels differ by batch size in the last bits, and tokens should not.
         filled = images[torch.arange(ENCODE_BATCH) % len(images)]
         tokens.put(rows, encode(filled)[: len(images)])

@@ -29,6 +29,12 @@ PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 SPARE = 0.9  # share of the free memory or disk that tokens may take
 
 
+def check_precision(name: str) -> None:
+    """Raise ValueError unless this is a number format of tokens."""
+    if name not in PRECISIONS:
+        raise ValueError(f"found token_precision={name!r}, expected one of {', '.join(PRECISIONS)}")
+
+
 def bytes_hash(path: str | Path) -> str:
     """SHA-256 of an image's file, which need not be decoded for it; ValueError if it cannot be read."""
     try:

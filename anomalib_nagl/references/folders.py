@@ -13,11 +13,13 @@ from anomalib_nagl.references.sample import Sample
 
 __all__ = ["LAYOUT", "UNNAMED_DEFECT", "Problem", "ReferenceFiles", "scan"]
 logger = logging.getLogger(__name__)
-NORMAL_NAMES, ABNORMAL_NAMES = ("normal", "good"), ("abnormal", "defects")
+# One layout; each folder has two spellings.
+NORMAL_NAMES, ABNORMAL_NAMES = ("good", "normal"), ("defects", "abnormal")
 MASK_NAMES = ("masks", "ground_truth")
 LAYOUT = (
-    "normal/ with good images, abnormal/TYPE/ with abnormal ones, and masks/TYPE/ with masks named like their "
-    "images (masks may be missing, or lie beside the images as NAME_mask.png)"
+    "good/ (or normal/) with good images, defects/ or defects/TYPE/ (or abnormal/...) with defective ones, and masks/ "
+    "or masks/TYPE/ with masks named like their images (masks may be missing, or lie beside the images as "
+    "NAME_mask.png)"
 )
 UNNAMED_DEFECT = "defect"  # type of abnormal images that lie in no folder of a type
 _SEPARATORS = "_-. "
@@ -55,7 +57,7 @@ class ReferenceFiles:
 def scan(folder: str | Path) -> ReferenceFiles:
     """Find out what a folder of references holds, sorted by path; ValueError if there is no such folder.
 
-    Images may lie in folders of any depth: the type of a defect is the first folder below ``abnormal``. A mask belongs
+    Images may lie in folders of any depth: the type of a defect is the first folder below ``defects``. A mask belongs
     to the image of its type whose stem its own stem, or the name of its folder, repeats, alone or followed by one of
     ``_-.`` and anything; of several such images, to the one with the longest stem, then to the one in the folder of the
     same name. Several masks of an image together are its mask.
@@ -161,7 +163,7 @@ def _one_type(root: Path, folder: Path, kind: str, problems: list[Problem]) -> l
             kind or UNNAMED_DEFECT,
             tuple(mask.as_posix() for mask in found[1:]),
         )
-        for path, found in _match(images, masks, problems)
+        for path, found in pair_masks(images, masks, problems)
     ]
 
 
@@ -176,8 +178,13 @@ def _mask_images(folder: Path, images: dict[Path, Path], deep: bool, problems: l
     return found
 
 
-def _match(images: dict[Path, Path], masks: dict[Path, Path], problems: list[Problem]) -> list[tuple[Path, list[Path]]]:
-    """Pair images with masks, both with their folder below that of their type; what is left over is a problem."""
+def pair_masks(
+    images: dict[Path, Path], masks: dict[Path, Path], problems: list[Problem]
+) -> list[tuple[Path, list[Path]]]:
+    """Pair images with masks by stem (see ``scan``), both with their folder below that of their type.
+
+    What is left over, or fits several images, is added to the problems.
+    """
     owners: dict[Path, list[Path]] = {path: [] for path in images}
     for mask, place in masks.items():
         found = _owners(mask, place, images)
@@ -221,7 +228,7 @@ def _orphan_folders(root: Path, problems: list[Problem]) -> None:
     for name in MASK_NAMES:
         for kind in _types(root / name):
             if kind and kind not in known | unnamed and _images(root / name / kind):
-                remedy = f"rename the folder, or add images to abnormal/{kind}"
+                remedy = f"rename the folder, or add images to defects/{kind}"
                 problems.append(Problem(str(root / name / kind), f"masks of {kind!r}, of which no image is", remedy))
         loose = _images(root / name, deep=False) if "" not in known else []
         for path in loose:

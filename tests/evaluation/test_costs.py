@@ -47,7 +47,9 @@ def test_measured(model, numbers, settings):
 
 @pytest.mark.slow
 def test_file_has_every_model(settings, tmp_path):
-    path = write_costs(settings, tmp_path / "absent.ckpt")
+    told = []
+    path = write_costs(settings, tmp_path / "absent.ckpt", told.append)
+    assert told == settings.models
     with path.open(newline="") as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert list(next(iter(rows.values()))) == COLUMNS

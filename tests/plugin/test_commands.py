@@ -97,7 +97,8 @@ def test_the_configuration_for_own_parts(head: Path, drawn: Path) -> None:
         "false",
     )
     cli = anomalib("train", "--config", CONFIGS / "own_parts.yaml", *gabor, "--data.num_workers", 0)
-    assert "pixel_AUROC" in metrics(cli)
+    images = [path for place in ("good", "defects") for path in (Path("my_part") / place).iterdir()]
+    assert sorted(record["name"] for record in cli.model.references) == sorted(map(str, images))
     assert Path("results/Nagl/my_part/latest/weights/lightning/model.ckpt").exists()
 
 
@@ -218,11 +219,11 @@ ONNX = ("export", "--model", "Nagl", "--export_type", "onnx")
         (lambda head: (*TRAIN, "--model.head", head, "--model.num_proxies", 9), "num_proxies=25 instead of 9"),
         (lambda head: (*TRAIN, "--model.backbone", "gabbor"), "gabbor"),
         (lambda head: (*TRAIN, "--model.image_size", 250), "240.*256"),
-        (lambda head: (*TRAIN, "--data.source", "null"), "no source to train it on"),
+        (lambda head: (*TRAIN, "--data.source", "null", "--model.variant", "extended"), "no source to train it on"),
         (lambda head: (*TRAIN, "--data.target.category", "cloth"), "images of the target DrawnPictures cloth among"),
         (
-            lambda head: ("train", *GABOR, "--data", "MVTecAD", "--data.root", "datasets/drawn",
-                          "--data.category", "plug"),
+            lambda head: ("train", *GABOR, "--model.variant", "extended", "--data", "MVTecAD", "--data.root",
+                          "datasets/drawn", "--data.category", "plug"),
             "untrained head and only MVTecAD plug",
         ),
         (lambda head: (*ONNX, "--ckpt_path", garbage(head)), "not a checkpoint of plain tensors"),

@@ -124,7 +124,7 @@ def test_the_wheel_holds_the_hook_and_nothing_foreign(wheel: Path) -> None:
         names = archive.namelist()
     top = {name.split("/")[0] for name in names}
     assert {*PARTS, "anomalib_nagl"} == {name for name in top if not name.endswith(".dist-info")}
-    assert "anomalib_nagl/py.typed" in names
+    assert {"anomalib_nagl/py.typed", "anomalib_nagl/configs/own_parts.yaml"} <= set(names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
