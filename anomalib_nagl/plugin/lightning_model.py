@@ -52,23 +52,20 @@ class Nagl(AnomalibModule):
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
     name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint, or a published head)
-    nothing is trained; with neither head nor source patches alone are compared (``head_settings.HEAD_FREE``).
+    nothing is trained; with neither head nor source patches alone are compared (``variants.HEAD_FREE``).
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
-    in pixels, one number or height and width; ``variant`` is as in ``NaglHead``. What is left out of these and of
-    ``num_proxies`` and ``num_heads`` the head brings, or it is as in ``head_settings.DEFAULTS``. ``seed`` decides the
-    head's first weights, and with ``n_normal``, ``n_abnormal`` and ``strategy`` (``sampling``) the references if the
-    data is no ``ReferenceDataModule``. ``bank_limit`` is the number of normal patches that a query is compared with, a
-    half of it that of surroundings of defects and of known defects each (``bank.adapted.Limits``); None keeps all.
-    References are encoded in ``views`` (``bank.views``): "none" takes the image as it is, "turns" quarter turns, "all"
-    the mirrored image too; "auto" is "turns", and "none" in the published code.
+    in pixels; ``variant`` is as in ``NaglHead``. What is left out of these, ``num_proxies`` and ``num_heads`` the head
+    brings, or it is as in ``head_settings.DEFAULTS``. ``seed`` decides the head's first weights, and with ``n_normal``,
+    ``n_abnormal`` and ``strategy`` (``sampling``) the references if the data is no ``ReferenceDataModule``.
+    ``bank_limit`` bounds what a query is compared with (``bank.adapted.Limits``). ``views`` of references are those of
+    ``bank.views``; "auto" is "turns", and "none" in the published code.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
-    ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
-    published code does (Q16). ``token_cache`` encodes each image once instead of whenever an episode shows it, into
-    memory or files under ``token_cache_dir``, as numbers of ``token_precision``. ``threshold`` "references" calibrates
-    on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation images, a
-    number is a raw image score. Raises ValueError when a setting or the head does not fit.
+    ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target (Q16).
+    ``token_cache`` encodes each image once, into memory or files under ``token_cache_dir``, as numbers of
+    ``token_precision``. ``threshold`` "references" calibrates on the references alone (``calibration``), "f1_adaptive"
+    is anomalib's rule on labelled images, a number is a raw image score. ValueError when a setting does not fit.
     """
 
     pre_processor: Any  # anomalib's components may be of any class
