@@ -49,8 +49,9 @@ class Nagl(AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
-    name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint of this model or of the
-    published code) nothing is trained: a few normal and defective reference images of a new part are enough.
+    name, ``local-dir:PATH``, ``builtin`` (its weights are in the package) or ``gabor`` (no weights). With a trained
+    ``head`` (a checkpoint of this model or of the published code) nothing is trained: a few normal and defective
+    reference images of a new part are enough.
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
     in pixels, one number or height and width. ``variant`` is read as in ``NaglHead``; ``extended-proxies`` compares
