@@ -51,7 +51,7 @@ class Nagl(AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
     A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
-    name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint, or a published head)
+    name, ``local-dir:PATH``, ``builtin`` (weights in the package) or ``gabor`` (none). With a trained ``head``
     nothing is trained; with neither head nor source patches alone are compared (``variants.HEAD_FREE``).
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
