@@ -22,7 +22,7 @@ from anomalib_nagl.io.errors import EdgeError
 
 Floats = NDArray[np.float32]
 FEWEST, SAMPLED = 16, 1024  # patches around defects that tell a spread: at least, and at most
-BANK_LIMIT = 4096  # patches of each kind that a query is compared with, see Limits
+BANK_LIMIT = 1024  # patches of each kind that a query is compared with, see Limits
 
 
 class Limits(NamedTuple):
