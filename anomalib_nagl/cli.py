@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
@@ -58,23 +60,41 @@ def main() -> None:
     step is written or not, and the terminal is given back. Lightning ends an interrupted run with 1.
     """
     tell_conflict()
+    with _signals() as received:
+        try:
+            status: object = run(sys.argv[1:])
+        except SystemExit as stop:
+            status = stop.code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            status = INTERRUPTED
+    sys.exit(128 + received[0] if received and status else status)  # type: ignore[arg-type]  # a status, or words
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Have Ctrl-C and SIGTERM interrupt this thread; yields the numbers of those that came.
+
+    Not where the parent of this program ignores them, nor in another thread, where none can be caught.
+    """
     received: list[int] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):  # not where a parent ignores it
-            signal.signal(number, interrupt)
+    usual = (signal.default_int_handler, signal.SIG_DFL)
+    caught = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    caught = {one: before for one, before in caught.items() if before in usual}
+    if threading.current_thread() is not threading.main_thread():
+        caught = {}
+    for one in caught:
+        signal.signal(one, interrupt)
     try:
-        status: object = run(sys.argv[1:])
-    except SystemExit as stop:
-        status = stop.code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = INTERRUPTED
-    sys.exit(128 + received[0] if received and status else status)  # type: ignore[arg-type]  # a status, or words
+        yield received
+    finally:
+        for one, before in caught.items():
+            signal.signal(one, before)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -30,7 +30,6 @@ from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
-from anomalib_nagl.plugin.interruption import ResumeHint
 from anomalib_nagl.plugin.metric_notes import note_metrics
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
@@ -178,7 +177,7 @@ class Nagl(AnomalibModule):
         self.reference_adapter.notice(datamodule_of(self.trainer))
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
-        epochs = [EpochCheckpoint(self.head_trainer.kept), ResumeHint()] if saved else []
+        epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
         return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *epochs]
 
     def setup(self, stage: str) -> None:

@@ -19,7 +19,7 @@ import anomalib_nagl
 
 ANSWER, REFUSED, EITHER = "answer", "refused", "either"
 ANSWERED, WRONG = "answered", "wrong"
-SECONDS = 30  # after which an entry point counts as hung
+SECONDS = 90  # after which an entry point counts as hung
 PACKAGE = str(Path(anomalib_nagl.__file__).parent)
 # Statuses with which a command refuses: a wrong call, or work that is done but for items that failed.
 REFUSING = (2, 3)
