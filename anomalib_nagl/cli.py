@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 import anomalib_nagl
+from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.distributions import tell_conflict
 from anomalib_nagl.io.errors import suggest
 
@@ -22,14 +26,13 @@ FULL, BOX = "anomalib-nagl", "anomalib-nagl-edge"
 MODULES = {FULL: ("anomalib", "torch"), BOX: ("numpy", "openvino")}
 # Of anomalib, to tell a misspelt command of ours from one of those; anomalib itself decides what it takes.
 ANOMALIB_COMMANDS = ("train", "test", "predict", "export", "fit", "validate", "benchmark", "install")
-FAILED, INTERRUPTED = 2, 130
 
 
 class Command(NamedTuple):
     """A command of ours: a line of help, ``module:function``, and the distribution that has what it needs.
 
-    The function takes the arguments and returns the exit status: 0, or 1 for work that was done and found a problem.
-    ValueError and OSError are told to people.
+    The function takes the arguments and returns the exit status, see ``io.exit_codes``. ValueError and OSError are told
+    to people.
     """
 
     help: str
@@ -67,7 +70,7 @@ def main() -> None:
             status = stop.code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            status = INTERRUPTED
+            status = exit_codes.INTERRUPTED
     sys.exit(128 + received[0] if received and status else status)  # type: ignore[arg-type]  # a status, or words
 
 
@@ -100,8 +103,8 @@ def _signals() -> Iterator[list[int]]:
 def run(arguments: Sequence[str]) -> int:
     """Run one of our commands, or anomalib's command line with the plugin registered; returns the exit status.
 
-    0 for success, 1 when a command found a problem, 2 with a line on stderr when it cannot do what was asked, 130 when
-    it was interrupted.
+    See ``io.exit_codes``. An error of what was given is a line on stderr. So is one that nobody foresaw, unless the
+    variable ``ANOMALIB_NAGL_TRACEBACK`` asks for all of it, or it ended a command of anomalib, perhaps after hours.
     """
     name = arguments[0] if arguments else "--help"
     try:
@@ -110,13 +113,35 @@ def run(arguments: Sequence[str]) -> int:
         if name in COMMANDS:
             return load(name)(arguments[1:])
         _check_anomalib(name)
-    except (ValueError, OSError) as error:
-        print(f"anomalib-nagl{f' {name}' if name in COMMANDS else ''}: {error}", file=sys.stderr)
-        return FAILED
+        return _anomalib(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return _anomalib(arguments)
+        return exit_codes.INTERRUPTED
+    except Exception as error:
+        return _tell(error, name)
+
+
+def _tell(error: Exception, name: str) -> int:
+    """Say what went wrong; returns the exit status."""
+    ours = name in COMMANDS
+    prefix = f"anomalib-nagl{f' {name}' if ours else ''}:"
+    expected = isinstance(error, ValueError | OSError) and (ours or _is_sentence(error))
+    asked = bool(os.environ.get(exit_codes.TRACEBACK))
+    if asked or not (expected or ours):
+        traceback.print_exception(error)
+    if expected:
+        print(f"{prefix} {error}", file=sys.stderr)
+        return exit_codes.WRONG_CALL
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    hint = "" if asked or not ours else f"; {exit_codes.TRACEBACK}=1 shows where"
+    print(f"{prefix} an unexpected error, {words}{hint}", file=sys.stderr)
+    return exit_codes.UNEXPECTED
+
+
+def _is_sentence(error: Exception) -> bool:
+    """Whether it was raised by this package, of what was given: anomalib's own commands raise others of these types."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 
 
 def load(name: str) -> Callable[[Sequence[str]], int]:
