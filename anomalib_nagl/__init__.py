@@ -46,7 +46,7 @@ __all__ = [
     "register",
 ]
 
-# OpenVINO and NNCF report imports and conversions to their makers by this module; where it is missing they do without it.
+# OpenVINO and NNCF report imports and conversions to their makers by this module, and do without it if it is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so Python notes that there is none
 
 # The module that holds each public name.
