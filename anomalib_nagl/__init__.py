@@ -5,6 +5,7 @@ Importing the package costs nothing: every public name is fetched from its modul
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,9 @@ __all__ = [
     "__version__",
     "register",
 ]
+
+# OpenVINO and NNCF report imports and conversions to their makers by this module, and do without it if it is missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so Python notes that there is none
 
 # The module that holds each public name.
 _HOMES = {

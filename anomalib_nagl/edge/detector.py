@@ -145,6 +145,14 @@ class NaglEdge(Lessons):
         image, pixel = self._state.bank.thresholds.tolist()
         return Thresholds(image, pixel)
 
+    @property
+    def score_threshold(self) -> float | None:
+        """The score of a prediction above which its label is true; None for a model without a threshold of images."""
+        raw = self.thresholds.image
+        if "pred_label" not in self._manifest["outputs"] or not math.isfinite(raw):
+            return None
+        return 0.5 if self._manifest.get("normalized", True) else raw
+
     def predict(self, image: Any) -> Prediction:
         """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
         return self.score(self.encode(image))

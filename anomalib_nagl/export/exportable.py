@@ -25,8 +25,8 @@ class Exportable:
     ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input, after ``resize`` where that is a
     step of its own: the box takes it outside the graph. ``finish`` makes the outputs
     named ``outputs`` of image scores, anomaly maps and the raw ``thresholds`` (2,) of images and pixels. ``entries``
-    are facts of each reference (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
-    RuntimeError for a model without references.
+    are facts of each reference (``ReferenceImage.record``), ``record`` says how they were chosen. ``normalized`` scores
+    have their threshold at 0.5. Raises RuntimeError for a model without references.
     """
 
     model: NaglModel
@@ -38,6 +38,7 @@ class Exportable:
     variant: str
     head_trained: bool
     bank_limit: int | None = None
+    normalized: bool = True
     entries: list[dict[str, str]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 

@@ -58,6 +58,11 @@ class Finish(nn.Module):
         image, pixel = (float(getattr(self.post_processor, name[1:], torch.nan)) for name in THRESHOLDS)
         return image, pixel
 
+    @property
+    def normalized(self) -> bool:
+        """Whether scores are brought to a range where the threshold is 0.5."""
+        return bool(getattr(self.post_processor, "enable_normalization", False))
+
     def forward(self, pred_score: Tensor, anomaly_map: Tensor, thresholds: Tensor) -> Outputs:
         """Normalised scores, labels and masks of scores and maps, by thresholds (2,)."""
         found = InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
@@ -82,6 +87,7 @@ def exportable(nagl: Any) -> Exportable:
         variant=str(nagl.hparams["variant"]),
         head_trained=nagl.head_trained,
         bank_limit=nagl.bank_limit,
+        normalized=finish.normalized,
         entries=nagl.references,
         record=nagl.manifest,
     )

@@ -31,7 +31,6 @@ from anomalib_nagl.plugin.error_hook import tell_errors
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_settings import DEFAULTS, build
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
-from anomalib_nagl.plugin.interruption import ResumeHint
 from anomalib_nagl.plugin.metric_notes import note_metrics
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
@@ -180,7 +179,7 @@ class Nagl(AnomalibModule):
         self.reference_adapter.notice(datamodule_of(self.trainer))
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
-        epochs = [EpochCheckpoint(self.head_trainer.kept), ResumeHint()] if saved else []
+        epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
         folder = RunFolder(self.trainer, self.fitting)
         return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, folder, *epochs]
 
