@@ -35,6 +35,7 @@ from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
 from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
+from anomalib_nagl.plugin.prediction_report import PredictionReport
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.token_store import PRECISIONS
@@ -178,7 +179,8 @@ class Nagl(AnomalibModule):
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
-        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *epochs]
+        # The report of a prediction comes after what anomalib does to its batches.
+        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *epochs, PredictionReport()]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""
