@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .commands.inspect import inspect
     from .core.head import NaglHead, NaglMaps
     from .core.losses import NaglLoss
     from .core.model import NaglModel
@@ -42,6 +43,7 @@ __all__ = [
     "ReferenceSet",
     "ReferenceVisualizer",
     "__version__",
+    "inspect",
     "register",
 ]
 
@@ -61,6 +63,7 @@ _HOMES = {
     "ReferencePostProcessor": "plugin.post_processing",
     "ReferenceSet": "references.reference_set",
     "ReferenceVisualizer": "plugin.visualizer",
+    "inspect": "commands.inspect",
     "register": "plugin.registration",
 }
 

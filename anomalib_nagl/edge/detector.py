@@ -156,6 +156,13 @@ class NaglEdge(Lessons):
             return None
         return 0.5 if self._manifest.get("normalized", True) else raw
 
+    @property
+    def map_threshold(self) -> float | None:
+        """The value of a map above which a pixel is marked; None for a model without a threshold of pixels."""
+        if "pred_mask" not in self._manifest["outputs"] or not math.isfinite(self.thresholds.pixel):
+            return None
+        return 0.5 if self._manifest.get("normalized", True) else self.thresholds.pixel
+
     def predict(self, image: Any) -> Prediction:
         """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
         return self.score(self.encode(image))

@@ -19,7 +19,7 @@ def line(row: PredictionRow) -> str:
     if row.error:
         return printable(f"{row.image}: failed: {row.error}")
     score = "" if row.score is None else f"score {row.score:.3f}"
-    parts = [row.verdict or "no verdict", score, _like(row)]
+    parts = [row.verdict or "no verdict", score, _nearest(row)]
     return printable(f"{row.image}: {', '.join(part for part in parts if part)}")
 
 
@@ -40,13 +40,13 @@ def notes(row: PredictionRow, band: float = 0.0, reason: str = "") -> list[str]:
         largest = max(region.area for region in row.regions)
         number = f"{len(row.regions)} region{'s' * (len(row.regions) != 1)}"
         found.append(f"{number}, the largest of {largest} pixels")
-    return [*found, *([reason] if reason else []), *([_like(row)] if row.nearest_reference else [])]
+    return [*found, *([reason] if reason else []), *([_nearest(row)] if row.nearest_reference else [])]
 
 
-def _like(row: PredictionRow) -> str:
+def _nearest(row: PredictionRow) -> str:
     if not row.nearest_reference:
         return ""
-    return f"most like {PurePath(row.nearest_reference).name} ({row.nearest_type})"
+    return f"nearest {PurePath(row.nearest_reference).name} ({row.nearest_type})"
 
 
 def picture_of(

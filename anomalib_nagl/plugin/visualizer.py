@@ -60,7 +60,7 @@ class ReferenceVisualizer(ImageVisualizer):
         for i in shown:
             panel = reference_panel(nagl, i)
             if similarity is not None:
-                first = "most like " if i == order[0] else ""
+                first = "nearest: " if i == order[0] else ""
                 panel = panel._replace(title=f"{first}{panel.title}, similarity {float(similarity[i]):.2f}")
             panels.append(panel)
         return panels
