@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank import derived, history, schema
-from anomalib_nagl.bank.adapted import ReferencePatches
+from anomalib_nagl.bank.adapted import AbnormalPools, Limits, ReferencePatches
 from anomalib_nagl.bank.border import THRESHOLDS, check_lesson, check_pools
 from anomalib_nagl.bank.history import Author, Change, Edit
-from anomalib_nagl.bank.pool_rows import PoolReader
+from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader
 from anomalib_nagl.bank.reference import Lesson, Reference, check_text
-from anomalib_nagl.bank.reference_rows import cells_of, insert, lesson_of, named, patches_of, pools_of, references_of
+from anomalib_nagl.bank.reference_rows import cells_of, compared_of, insert, lesson_of, named, pools_of, references_of
 from anomalib_nagl.bank.setting_rows import model_of, settings_of, texts_of, write_settings
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_files
@@ -105,8 +105,9 @@ class BankFile:
             number = history.revision(connection)
             references = references_of(connection)
             settings = settings_of(connection)
-            patches, compared = self._patches(connection, references)
+            patches = self._patches(connection, references)
             proxies = derived.read(connection, number, self._proxies_shape)
+            compared = compared_of(references, pools_of(connection, self._reader))
         return Snapshot(number, references, settings, patches, proxies, compared)
 
     @contextlib.contextmanager
@@ -204,17 +205,28 @@ class BankFile:
     def _proxies_shape(self) -> tuple[int, int]:
         return int(self._compatibility["num_proxies"]), int(self._compatibility["dim"])
 
-    def _patches(
-        self, connection: sqlite3.Connection, references: Sequence[Reference]
-    ) -> tuple[ReferencePatches, tuple[Reference, ...]]:
-        """The pools of active references, and whose they are."""
+    def _patches(self, connection: sqlite3.Connection, references: Sequence[Reference]) -> ReferencePatches:
+        """The pools of active references, in an order that does not depend on when they were added."""
         facts, found = self._compatibility, pools_of(connection, self._reader)
         self._reader.forget({pool.row for roles in found.values() for pool in roles.values()})
         active = [one for one in references if one.active]
         for one in active:
             sizes = {role: len(pool) for role, pool in found.get(one.uid, {}).items()}
             check_pools(one, sizes, bool(facts.get("shifted_grid")), cells_of(facts))
-        return patches_of(active, found, facts)
+        normal = [found[one.uid]["normal"] for one in active if one.kind != "abnormal"]
+        abnormal = [
+            AbnormalPools(roles["marked"], roles["away"], JoinedPool(roles["away"], roles["near"]), one.localized)
+            for one in active if one.kind == "abnormal" for roles in (found[one.uid],)
+        ]  # fmt: skip
+        return ReferencePatches(
+            tuple(sorted(normal, key=lambda pool: pool.key)),
+            tuple(sorted(abnormal, key=lambda pools: pools.marked.key)),
+            (int(facts["grid"][0]), int(facts["grid"][1])),
+            int(facts["dim"]),
+            bool(facts["context"]),
+            Limits.of(facts["bank_limit"]),
+            bool(facts["shared_mining"]),
+        )
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomalib_nagl.bank import history
-from anomalib_nagl.bank.adapted import AbnormalPools, Limits, ReferencePatches
 from anomalib_nagl.bank.border import check_lesson, check_names
 from anomalib_nagl.bank.history import Author
-from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader, StoredPool, insert_pool
+from anomalib_nagl.bank.pool_rows import PoolReader, StoredPool, insert_pool
 from anomalib_nagl.bank.reference import WHOLE, Lesson, Reference, check_text
 from anomalib_nagl.io.errors import EdgeError, suggest
 from anomalib_nagl.io.given import IMAGE, MASK, File
@@ -75,26 +74,13 @@ def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, di
     return found
 
 
-def patches_of(
-    active: Sequence[Reference], pools: Mapping[str, Mapping[str, StoredPool]], facts: Mapping[str, Any]
-) -> tuple[ReferencePatches, tuple[Reference, ...]]:
-    """Pools of references, and whose they are, in an order that does not depend on when they were added."""
-    role = {one.uid: "marked" if one.kind == "abnormal" else "normal" for one in active}
-    ordered = sorted(active, key=lambda one: (role[one.uid] == "marked", pools[one.uid][role[one.uid]].key))
-    abnormal = [(one, pools[one.uid]) for one in ordered if one.kind == "abnormal"]
-    patches = ReferencePatches(
-        tuple(pools[one.uid]["normal"] for one in ordered if one.kind != "abnormal"),
-        tuple(
-            AbnormalPools(own["marked"], own["away"], JoinedPool(own["away"], own["near"]), one.localized)
-            for one, own in abnormal
-        ),
-        (int(facts["grid"][0]), int(facts["grid"][1])),
-        int(facts["dim"]),
-        bool(facts["context"]),
-        Limits.of(facts["bank_limit"]),
-        bool(facts["shared_mining"]),
-    )
-    return patches, tuple(ordered)
+def compared_of(
+    references: Sequence[Reference], pools: Mapping[str, Mapping[str, StoredPool]]
+) -> tuple[Reference, ...]:
+    """Active references in the order in which their patches are compared with: normal ones first, then by content."""
+    role = {one.uid: "marked" if one.kind == "abnormal" else "normal" for one in references}
+    active = (one for one in references if one.active)
+    return tuple(sorted(active, key=lambda one: (role[one.uid] == "marked", pools[one.uid][role[one.uid]].key)))
 
 
 def lesson_of(connection: sqlite3.Connection, one: Reference, facts: Mapping[str, Any], images: bool = True) -> Lesson:

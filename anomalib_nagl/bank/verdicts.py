@@ -20,6 +20,24 @@ REVIEW = 0.05  # to either side of the threshold
 NARROWEST = 1e-4
 
 
+ENOUGH = 4  # normal references that a threshold can be decided from
+
+
+def remarks(normal: int, overlap: bool) -> list[str]:
+    """What is to be said of verdicts by so many normal references, whose scores may ``overlap`` with known defects."""
+    found = []
+    if normal < ENOUGH:
+        many = f"{normal} good reference{'s' * (normal != 1)}"
+        found.append(f"The threshold is a guess, made from {many}: add good ones until there are {ENOUGH} or more.")
+    if overlap:
+        found.append(
+            "These references do not tell for certain where the threshold lies, since a good one, scored as if it were "
+            "new, stands out as much as a defective one: look at the pictures before you trust a verdict, and add good "
+            "references, masks of the defects, or a stronger --backbone."
+        )
+    return found
+
+
 class Rules(NamedTuple):
     """What decides a verdict, on the scale of the scores.
 

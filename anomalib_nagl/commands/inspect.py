@@ -20,8 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     work = inspection.plan(options.images, options.out)
     scorer = load_scorer(options.references, options.model, options.backbone)
-    remark = getattr(scorer, "remark", "")
-    if remark:
+    for remark in scorer.remarks:
         print(remark)
     return inspection.run("inspect", work, scorer, options)
 

@@ -32,6 +32,10 @@ class Scorer(Protocol):
     threshold: float | None
     pixel_threshold: float | None
 
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of its verdicts before they are read."""
+
     def __call__(self, pixels: Any) -> Found:
         """Score an image; ValueError where that cannot be done."""
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomalib_nagl.bank.nearest import NearestReference
-from anomalib_nagl.bank.verdicts import Found
+from anomalib_nagl.bank.verdicts import Found, remarks
 from anomalib_nagl.edge.detector import NaglEdge
 from anomalib_nagl.io import given
 from anomalib_nagl.io.arrays import eight_bit
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.panel import Panel, shrink
+
+if TYPE_CHECKING:
+    from anomalib_nagl.io.panel import Panel
 
 KEPT = 32  # references whose pictures are kept ready
 
@@ -26,6 +28,11 @@ class EdgeScorer:
         self.detector = detector
         self.threshold, self.pixel_threshold = detector.score_threshold, detector.map_threshold
         self._panels: dict[str, Panel | None] = {}
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of verdicts by the references of the bank."""
+        return remarks(sum(one.active and one.kind == "normal" for one in self.detector.references), False)
 
     def __call__(self, pixels: Any) -> Found:
         """Score an image, see ``NaglEdge.predict``."""
@@ -42,6 +49,8 @@ class EdgeScorer:
         return panel
 
     def _read(self, nearest: NearestReference) -> Panel | None:
+        from anomalib_nagl.io.panel import Panel, shrink  # needs Pillow
+
         try:
             files = self.detector.lesson(nearest.name).files
             if given.IMAGE not in files:

@@ -56,7 +56,7 @@ def _drawn(letter: str) -> str:
         return " "
     if letter in _WRITTEN:
         return _WRITTEN[letter]
-    base, *accents = unicodedata.normalize("NFD", letter)
+    base, *accents = list(unicodedata.normalize("NFD", letter))
     if base.isascii() and base.isprintable():
         return letter if all(accent in _ACCENTS for accent in accents) else base
     if letter in _ACCENTS:

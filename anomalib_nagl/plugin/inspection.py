@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_nagl.bank.nearest import NearestReference
-from anomalib_nagl.bank.verdicts import Found
+from anomalib_nagl.bank.verdicts import Found, remarks
 from anomalib_nagl.io.panel import Panel
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.prediction import decision_thresholds, score_image
@@ -29,6 +29,11 @@ class TorchScorer:
         self.nagl = nagl.eval()
         self._root = None if root is None else Path(root)
         self.threshold, self.pixel_threshold = decision_thresholds(nagl.post_processor)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of verdicts by these references."""
+        return remarks(self.nagl.model.n_normal, bool(getattr(self.nagl.post_processor, "overlap", False)))
 
     @classmethod
     def from_references(cls, references: str | Path | ReferenceSet, backbone: str | None = None) -> TorchScorer:

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from anomalib_nagl.bank.regions import find_regions, label_regions
-from anomalib_nagl.bank.verdicts import NARROWEST, Found, Rules, decide, judge
+from anomalib_nagl.bank.verdicts import NARROWEST, Found, Rules, decide, judge, remarks
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.prediction_table import DEFECTIVE, GOOD, LOOK_AGAIN, NO_VERDICT, Region
 
@@ -70,3 +70,9 @@ def test_a_row_has_all_that_is_known() -> None:
 def test_numbers_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(EdgeError, match=f"found --{next(iter(wrong)).replace('_', '-')} "):
         Rules(0.5, 0.5)._replace(**wrong).check()
+
+
+def test_what_is_said_of_few_or_overlapping_references() -> None:
+    assert remarks(4, overlap=False) == []
+    assert "made from 1 good reference:" in remarks(1, overlap=False)[0]
+    assert ["guess" in one for one in remarks(2, overlap=True)] == [True, False]

@@ -14,7 +14,7 @@ from support.places import ROOT
 
 pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
 
-COMMANDS = ("__init__", "edge", "edge_bank", "edge_images", "inspect", "inspection", "parser")
+COMMANDS = ("__init__", "edge", "edge_bank", "edge_check", "edge_images", "inspect", "inspection", "parser")
 RUN = """
 import contextlib, io, json, sys
 
