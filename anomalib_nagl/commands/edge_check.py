@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.edge.detector import NaglEdge
@@ -66,7 +67,7 @@ class LabelledFolder:
     def __init__(self, folder: Path) -> None:
         self.images = labelled_images(folder)
         self.failed: dict[str, str] = {}
-        self._tokens: dict[str, NDArray[object]] = {}
+        self._tokens: dict[str, NDArray[np.float32]] = {}
 
     def judge(self, detector: NaglEdge) -> dict[str, Judged]:
         """Scores by name; EdgeError for a model without a threshold."""

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -158,9 +159,8 @@ def written(inspected: Iterable[Inspected], pictures: Iterable[Path]) -> Iterato
     """Write the picture of each image, and yield its row."""
     for one, path in zip(inspected, pictures, strict=True):
         if one.picture is not None:
-            picture = one.picture
             # Packed fast: it is drawn while somebody waits for the next part.
-            atomic_write(path, lambda file, picture=picture: picture.save(file, format="PNG", compress_level=1))
+            atomic_write(path, partial(one.picture.save, format="PNG", compress_level=1))
         yield one.row
 
 

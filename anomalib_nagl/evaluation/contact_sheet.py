@@ -143,7 +143,7 @@ def draw_case(left: Axes, right: Axes, queries: Queries, place: int, data: Path,
         left.contour(*places, framed, levels=[0.5], colors="white", linewidths=1.4)
         left.contour(*places, framed, levels=[0.5], colors=[_hex(TRUTH[0])], linewidths=1.4, linestyles="dashed")
         left.set(xlim=(0, width), ylim=(height, 0))
-    values = np.ma.masked_less_equal(queries.maps[place], limits[0])  # type: ignore[no-untyped-call]
+    values = np.ma.masked_less_equal(queries.maps[place], limits[0])
     shown = right.imshow(
         values, extent=(0, width, height, 0), cmap=COLOURS, alpha=STRENGTH, vmin=limits[0], vmax=limits[1],
         interpolation="nearest",

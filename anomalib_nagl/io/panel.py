@@ -128,7 +128,7 @@ def _title_height(lines: Sequence[str]) -> int:
 def colour_bar(height: int, low: float, high: float, peak: float) -> Image.Image:
     """What the colours mean, from the threshold ``low`` at the bottom up to ``high``; a mark where the ``peak`` is."""
     labels = [f"{high:.2f}", f"{low:.2f}", f"peak {peak:.2f}"]
-    width = BAR + 18 + max(text_width(label, TITLE) for label in labels)
+    width = BAR + 14 + max(text_width(label, TITLE) for label in labels)
     top = _title_height([""])
     length = max(height - line_height(TITLE), 20)
     drawn = Image.new("RGB", (width, top + height), WHITE)
@@ -138,8 +138,8 @@ def colour_bar(height: int, low: float, high: float, peak: float) -> Image.Image
     )
     pen = ImageDraw.Draw(drawn)
     pen.rectangle((0, top, BAR - 1, top + length - 1), outline=BLACK)
-    write(drawn, (BAR + 6, top - 4), labels[:1], TITLE, BLACK)
-    write(drawn, (BAR + 6, top + length - line_height(TITLE)), labels[1:2], TITLE, BLACK)
+    write(drawn, (BAR + 13, top - 4), labels[:1], TITLE, BLACK)
+    write(drawn, (BAR + 13, top + length - line_height(TITLE)), labels[1:2], TITLE, BLACK)
     if peak > low:
         place = top + int((1 - min((peak - low) / (high - low), 1)) * (length - 1))
         pen.polygon(((BAR + 1, place), (BAR + 9, place - 5), (BAR + 9, place + 5)), fill=BLACK)

@@ -14,9 +14,10 @@ from anomalib.data import InferenceBatch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from anomalib_nagl.bank.nearest import NearestReference
 from anomalib_nagl.bank.verdicts import Found, Rules, judge
 from anomalib_nagl.core.model import ImageScores
-from anomalib_nagl.core.reference_similarity import NearestReference, nearest_references
+from anomalib_nagl.core.reference_similarity import nearest_references
 from anomalib_nagl.io.arrays import eight_bit
 from anomalib_nagl.io.prediction_table import PredictionRow
 from anomalib_nagl.plugin.post_processing import known_thresholds, post_process
