@@ -68,7 +68,7 @@ def draw(shown: Shown) -> Image.Image:
         panels.append(
             _outlined(Panel("known defect" if np.any(shown.truth) else "known to be good", small, shown.truth))
         )
-    drawn = [_framed(panel) for panel in panels] + _of_map(shown, small)
+    drawn = [framed(panel) for panel in panels] + _of_map(shown, small)
     drawn += [draw_panel(panel) for panel in shown.references]
     return stack([header(shown, sum(one.width for one in drawn) + GAP * (len(drawn) - 1)), beside(drawn)])
 
@@ -81,10 +81,10 @@ def _of_map(shown: Shown, small: NDArray[np.uint8]) -> list[Image.Image]:
     values, low = resize_map(shown.map, size), shown.pixel_threshold
     high = max(shown.top, low + 1e-3)
     tinted = Panel(f"tinted above {low:.2f}", tint(small, values, low, high))
-    drawn = [_framed(tinted), colour_bar(small.shape[0], low, high, float(shown.map.max()))]
+    drawn = [framed(tinted), colour_bar(small.shape[0], low, high, float(shown.map.max()))]
     if shown.verdict == DEFECTIVE and (values > low).any():
         found = outline(small, values > low)
-        drawn.append(_framed(Panel("found", found)))
+        drawn.append(framed(Panel("found", found)))
     return drawn
 
 
@@ -99,7 +99,7 @@ def shrink(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
 
 def draw_panel(panel: Panel) -> Image.Image:
     """A picture of any size under its title, with the outline of its mask."""
-    return _framed(_outlined(panel._replace(pixels=shrink(panel.pixels))))
+    return framed(_outlined(panel._replace(pixels=shrink(panel.pixels))))
 
 
 def _outlined(panel: Panel) -> Panel:
@@ -109,8 +109,8 @@ def _outlined(panel: Panel) -> Panel:
     return panel._replace(pixels=outline(panel.pixels, mask, TRUTH))
 
 
-def _framed(panel: Panel) -> Image.Image:
-    """A picture under its title."""
+def framed(panel: Panel) -> Image.Image:
+    """A picture as it is, under its title."""
     picture = Image.fromarray(np.ascontiguousarray(panel.pixels))
     lines = wrap(panel.title, TITLE, max(picture.width, 110))
     above = Image.new(
