@@ -10,10 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .bank.nearest import NearestReference
+    from .commands.inspect import inspect
     from .core.head import NaglHead, NaglMaps
     from .core.losses import NaglLoss
     from .core.model import NaglModel
-    from .core.reference_similarity import NearestReference
     from .edge import NaglEdge
     from .io.errors import EdgeError
     from .plugin.lightning_model import Nagl
@@ -43,6 +44,7 @@ __all__ = [
     "ReferenceSet",
     "ReferenceVisualizer",
     "__version__",
+    "inspect",
     "register",
 ]
 
@@ -59,12 +61,13 @@ _HOMES = {
     "NaglLoss": "core.losses",
     "NaglMaps": "core.head",
     "NaglModel": "core.model",
-    "NearestReference": "core.reference_similarity",
+    "NearestReference": "bank.nearest",
     "Prediction": "plugin.prediction",
     "ReferenceDataModule": "plugin.reference_datamodule",
     "ReferencePostProcessor": "plugin.post_processing",
     "ReferenceSet": "references.reference_set",
     "ReferenceVisualizer": "plugin.visualizer",
+    "inspect": "commands.inspect",
     "register": "plugin.registration",
 }
 

@@ -52,6 +52,11 @@ COMMANDS = {
     "evaluate": Command(
         "measure models on categories they were not trained on", "anomalib_nagl.commands.evaluate:main", FULL
     ),
+    "inspect": Command(
+        "say of each image whether it is good, defective or to be looked at again",
+        "anomalib_nagl.commands.inspect:main",
+        BOX,
+    ),
     "references": Command(
         "check a folder of references before it is used", "anomalib_nagl.commands.references:main", FULL
     ),

@@ -23,7 +23,7 @@ from anomalib_nagl.bank.history import Author, Change, Edit
 from anomalib_nagl.bank.moment_rows import RunningSums
 from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader
 from anomalib_nagl.bank.reference import Lesson, Reference, check_text
-from anomalib_nagl.bank.reference_rows import insert, lesson_of, named, pools_of, references_of
+from anomalib_nagl.bank.reference_rows import compared_of, insert, lesson_of, named, pools_of, references_of
 from anomalib_nagl.bank.setting_rows import model_of, settings_of, texts_of, write_settings
 from anomalib_nagl.bank.views import cells_of, views_of
 from anomalib_nagl.io.errors import EdgeError
@@ -33,13 +33,17 @@ from anomalib_nagl.io.model_facts import check_facts
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One state of a bank: its references, in the order in which they were added, and its settings."""
+    """One state of a bank: its references, in the order in which they were added, and its settings.
+
+    ``compared`` are those whose patches are compared with, in the order of ``patches``, normal ones first.
+    """
 
     revision: int
     references: tuple[Reference, ...]
     settings: dict[str, Any]
     patches: ReferencePatches = field(repr=False)
     proxies: NDArray[np.float32] | None = field(repr=False)  # None where they have to be mined anew
+    compared: tuple[Reference, ...] = ()
 
     @property
     def thresholds(self) -> NDArray[np.float32]:
@@ -106,7 +110,8 @@ class BankFile:
             settings = settings_of(connection)
             patches = self._patches(connection, references)
             proxies = derived.read(connection, number, self._proxies_shape)
-        return Snapshot(number, references, settings, patches, proxies)
+            compared = compared_of(references, pools_of(connection, self._reader))
+        return Snapshot(number, references, settings, patches, proxies, compared)
 
     @contextlib.contextmanager
     def read_at_once(self) -> Iterator[None]:

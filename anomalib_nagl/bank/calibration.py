@@ -26,12 +26,17 @@ SAMPLE = 32  # references of a kind that are scored: more say little more, and e
 
 
 class Calibration(NamedTuple):
-    """Raw thresholds, and the half-widths around them that are shown as 0 to 1."""
+    """Raw thresholds, and the half-widths around them that are shown as 0 to 1.
+
+    With ``overlap`` some of the normal references scored as high as one of the abnormal ones when they were held out:
+    on this part they do not tell for certain where the threshold lies.
+    """
 
     image: float
     pixel: float
     image_width: float
     pixel_width: float
+    overlap: bool = False
 
 
 class Detector(NamedTuple):
@@ -202,11 +207,12 @@ def calibrate(patches: ReferencePatches, state: State, detector: Detector) -> Ca
     Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
     """
     held_out = held_out_scores(patches, state, detector)
-    image = threshold(image_score(held_out.normal), image_score(held_out.abnormal))
+    normal, abnormal = image_score(held_out.normal), image_score(held_out.abnormal)
+    image, overlap = threshold(normal, abnormal), bool(len(abnormal)) and float(normal.max()) >= float(abnormal.min())
     normal_map, abnormal_map = (detector.maps(scores).reshape(-1) for scores in held_out)
     pixel = _high(normal_map)
     # Image scores lie in [0, 1], and all of them stay apart: none is cut off, and the raw one can always be had back.
-    return Calibration(image, pixel, max(image, 1 - image), shown_width(pixel, normal_map, abnormal_map))
+    return Calibration(image, pixel, max(image, 1 - image), shown_width(pixel, normal_map, abnormal_map), overlap)
 
 
 def _high(values: Floats) -> float:

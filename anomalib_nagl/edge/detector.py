@@ -17,6 +17,7 @@ from anomalib_nagl.bank.adapted import ReferencePatches, assemble
 from anomalib_nagl.bank.bank_file import BankFile, Snapshot
 from anomalib_nagl.bank.calibration import Detector, calibrate
 from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
+from anomalib_nagl.bank.nearest import NearestReference, OwnedPatches, nearest_reference, owned_patches
 from anomalib_nagl.bank.reference import Reference, check_text
 from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.infer_requests import Requests
@@ -39,13 +40,14 @@ class Prediction(NamedTuple):
 
     ``score`` and ``map`` (h, w) are in [0, 1] when the model normalises, ``label`` and ``mask`` (h, w) tell where they
     exceed their threshold; both are None for a model exported without thresholds. The map has the size of the network
-    input.
+    input. ``nearest_reference`` is the reference that the most anomalous patches resemble most.
     """
 
     score: float
     label: bool | None
     map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
+    nearest_reference: NearestReference | None = None
 
 
 class Thresholds(NamedTuple):
@@ -61,6 +63,7 @@ class _State:
 
     bank: Snapshot
     tensors: dict[str, ov.Tensor] = field(repr=False)
+    owned: OwnedPatches = field(repr=False)
 
 
 class NaglEdge(Lessons):
@@ -153,6 +156,13 @@ class NaglEdge(Lessons):
             return None
         return 0.5 if self._manifest.get("normalized", True) else raw
 
+    @property
+    def map_threshold(self) -> float | None:
+        """The value of a map above which a pixel is marked; None for a model without a threshold of pixels."""
+        if "pred_mask" not in self._manifest["outputs"] or not math.isfinite(self.thresholds.pixel):
+            return None
+        return 0.5 if self._manifest.get("normalized", True) else self.thresholds.pixel
+
     def predict(self, image: Any) -> Prediction:
         """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
         return self.score(self.encode(image))
@@ -173,7 +183,8 @@ class NaglEdge(Lessons):
         # The state is read once: everything in the request comes from the same set of references.
         state = self._state
         found = self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **state.tensors})
-        return _prediction(found, *np.isfinite(state.bank.thresholds).tolist())
+        nearest = nearest_reference(tokens, found["patch_scores"].reshape(-1), state.owned, state.bank.compared)
+        return _prediction(found, *np.isfinite(state.bank.thresholds).tolist())._replace(nearest_reference=nearest)
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Score many images in order, up to ``requests`` of them at once.
@@ -248,11 +259,11 @@ class NaglEdge(Lessons):
             proxies = found.proxies
             if proxies is None:
                 proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
+            owned = owned_patches(found.patches)
         arrays = {**arrays, "residual_proxies": proxies, "thresholds": found.thresholds}
         # The tensors own a copy: no request can outlive what it reads.
-        return _State(
-            found, {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
-        )
+        tensors = {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
+        return _State(found, tensors, owned)
 
 
 def _image(image: Any) -> dict[str, ov.Tensor]:

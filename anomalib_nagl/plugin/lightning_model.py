@@ -36,6 +36,7 @@ from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
 from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
+from anomalib_nagl.plugin.prediction_report import PredictionReport
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_folder import RunFolder
@@ -181,7 +182,9 @@ class Nagl(AnomalibModule):
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
         folder = RunFolder(self.trainer, self.fitting)
-        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, folder, *epochs]
+        # The report of a prediction comes after what anomalib does to its batches.
+        ours = [self.reference_adapter, self.head_trainer, folder, *epochs, PredictionReport()]
+        return [DefectTypeReport(), *listed, *ours]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""

@@ -74,6 +74,7 @@ class ReferencePostProcessor(PostProcessor):
     def __init__(self, threshold: str | float = "references", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = parse_threshold(threshold)
+        self.overlap = False  # of the scores of references, see ``calibration.Calibration``
 
     @property
     def from_references(self) -> bool:
@@ -114,6 +115,7 @@ class ReferencePostProcessor(PostProcessor):
     def calibrate(self, found: Calibration) -> None:
         """Set thresholds and the range of scores that is shown as 0 to 1."""
         image = found.image if isinstance(self.threshold, str) else self.threshold
+        self.overlap = found.overlap
         self.set_threshold(image, found.pixel)
         self.image_min.fill_(image - found.image_width)
         self.image_max.fill_(image + found.image_width)

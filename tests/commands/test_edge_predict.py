@@ -54,7 +54,7 @@ def test_what_fails_has_its_row(
         expected |= {"3b.png", "4b.png", "4c.png"}
     missing = tmp_path / "gone.png"
     command = ("edge", "predict", box, parts, missing, "--out", tmp_path / "out", "--requests", requests, "--json")
-    assert nagl(*command) == 3
+    assert nagl(*command, "--review", 0) == 3
     rows = read(tmp_path / "out")
     assert list(rows[0]) == list(PredictionRow._fields)
     named = {Path(row["image"]).name: row for row in rows}
@@ -139,7 +139,7 @@ def test_a_full_disk_is_a_sentence(
     box: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where overlays do not fit either; the rows before it stay."""
-    from anomalib_nagl.commands import edge
+    from anomalib_nagl.commands import inspection
     from anomalib_nagl.io import files
 
     def write(path: Path, fill: object) -> None:
@@ -149,7 +149,7 @@ def test_a_full_disk_is_a_sentence(
         atomic(path, fill)
 
     atomic = files.atomic_write
-    monkeypatch.setattr(edge, "atomic_write", write)
+    monkeypatch.setattr(inspection, "atomic_write", write)
     assert nagl("edge", "predict", box, parts, "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "found no room for 2.png in " in error
