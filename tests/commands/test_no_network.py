@@ -81,7 +81,7 @@ def attempts(folder: Path, *command: object, ends: bool = True) -> str:
         "HOME": str(folder), "PYTHONPATH": f"{folder / 'guard'}{os.pathsep}{ROOT}", "NETWORK_RECORD": str(record),
     }  # fmt: skip
     words = [sys.executable, "-W", "ignore", *map(str, command)]
-    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False)
     assert not ends or done.returncode == 0, done.stdout + done.stderr
     return record.read_text() if record.exists() else ""
 
