@@ -109,3 +109,15 @@ def _file(one: Reference, role: object, media: object, data: object) -> File:
             "a mask: restore the bank from a copy"
         )
     return File(media, data)
+
+
+def check_usable(connection: sqlite3.Connection) -> None:
+    """Raise EdgeError unless a normal patch is left to compare with."""
+    (left,) = connection.execute(
+        "SELECT coalesce(sum(size), 0) FROM pool JOIN reference ON reference.id = pool.reference "
+        "WHERE active AND NOT removed AND role != 'marked'"
+    ).fetchone()
+    if not left:
+        raise EdgeError(
+            "found references without a single normal patch, expected at least one: add a normal reference first"
+        )

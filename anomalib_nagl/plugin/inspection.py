@@ -7,6 +7,7 @@ from typing import Any
 
 from anomalib_nagl.bank.nearest import NearestReference
 from anomalib_nagl.bank.verdicts import Found, remarks
+from anomalib_nagl.core.variants import HEAD_FREE
 from anomalib_nagl.io.panel import Panel
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.prediction import decision_thresholds, score_image
@@ -14,8 +15,7 @@ from anomalib_nagl.plugin.reference_check import read_model
 from anomalib_nagl.plugin.reference_panels import reference_panel
 from anomalib_nagl.references.reference_set import ReferenceSet
 
-BACKBONE = "gabor"  # unless another is named: it needs no weights, and no network
-VARIANT = "extended-proxies"  # needs no head
+BACKBONE = "builtin"  # unless another is named: its weights are in the package
 
 
 class TorchScorer:
@@ -47,7 +47,7 @@ class TorchScorer:
             raise ValueError(
                 f"found references of type {type(references).__name__}, expected the path of a folder or a ReferenceSet"
             )
-        nagl = Nagl(backbone or BACKBONE, variant=VARIANT, evaluator=False, visualizer=False)
+        nagl = Nagl(backbone or BACKBONE, variant=HEAD_FREE, evaluator=False, visualizer=False)
         nagl.set_references(known)
         return cls(nagl, folder)
 

@@ -50,9 +50,8 @@ logger = logging.getLogger(__name__)
 class Nagl(AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
-    A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
-    name, ``local-dir:PATH``, ``builtin`` (weights in the package) or ``gabor`` (none). With a trained ``head``
-    nothing is trained; with neither head nor source patches alone are compared (``variants.HEAD_FREE``).
+    A head is trained once, on the episodes of a source, over a frozen ``backbone``: a timm model, ``local-dir:PATH``,
+    ``builtin`` (weights in the package) or ``gabor`` (none). With neither ``head`` nor source patches are compared.
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
     in pixels; ``variant`` is as in ``NaglHead``. What is left out of these, ``num_proxies`` and ``num_heads`` the head
@@ -62,10 +61,10 @@ class Nagl(AnomalibModule):
     ``bank.views``; "auto" is "turns", and "none" in the published code.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
-    ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target (Q16).
-    ``token_cache`` encodes each image once, into memory or files under ``token_cache_dir``, as numbers of
-    ``token_precision``. ``threshold`` "references" calibrates on the references alone (``calibration``), "f1_adaptive"
-    is anomalib's rule on labelled images, a number is a raw image score. ValueError when a setting does not fit.
+    ``selection`` prefers on held-out sources: "best", "last", or "paper", which selects on the target (Q16).
+    ``token_cache`` encodes each image once, into memory or ``token_cache_dir``, in ``token_precision``. ``threshold``
+    "references" calibrates on the references alone, "f1_adaptive" is anomalib's rule on labelled images, a number is a
+    raw image score. ValueError when a setting does not fit.
     """
 
     pre_processor: Any  # anomalib's components may be of any class
