@@ -5,14 +5,16 @@ Importing the package costs nothing: every public name is fetched from its modul
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .bank.nearest import NearestReference
+    from .commands.inspect import inspect
     from .core.head import NaglHead, NaglMaps
     from .core.losses import NaglLoss
     from .core.model import NaglModel
-    from .core.reference_similarity import NearestReference
     from .edge import NaglEdge
     from .io.errors import EdgeError
     from .plugin.lightning_model import Nagl
@@ -42,8 +44,12 @@ __all__ = [
     "ReferenceSet",
     "ReferenceVisualizer",
     "__version__",
+    "inspect",
     "register",
 ]
+
+# OpenVINO and NNCF report imports and conversions to their makers by this module, and do without it if it is missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so Python notes that there is none
 
 # The module that holds each public name.
 _HOMES = {
@@ -55,12 +61,13 @@ _HOMES = {
     "NaglLoss": "core.losses",
     "NaglMaps": "core.head",
     "NaglModel": "core.model",
-    "NearestReference": "core.reference_similarity",
+    "NearestReference": "bank.nearest",
     "Prediction": "plugin.prediction",
     "ReferenceDataModule": "plugin.reference_datamodule",
     "ReferencePostProcessor": "plugin.post_processing",
     "ReferenceSet": "references.reference_set",
     "ReferenceVisualizer": "plugin.visualizer",
+    "inspect": "commands.inspect",
     "register": "plugin.registration",
 }
 

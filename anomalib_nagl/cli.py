@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,6 +16,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import anomalib_nagl
+from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.distributions import tell_conflict
 from anomalib_nagl.io.error_sentences import sentence_of
 from anomalib_nagl.io.errors import suggest
@@ -22,15 +27,14 @@ FULL, BOX = "anomalib-nagl", "anomalib-nagl-edge"
 MODULES = {FULL: ("anomalib", "torch"), BOX: ("numpy", "openvino")}
 # Of anomalib, to tell a misspelt command of ours from one of those; anomalib itself decides what it takes.
 ANOMALIB_COMMANDS = ("train", "test", "predict", "export", "fit", "validate", "benchmark", "install")
-FAILED, INTERRUPTED = 2, 130
 VERBOSE = "--verbose"  # anywhere in a command line: errors keep their traceback, and nothing is left out
 
 
 class Command(NamedTuple):
     """A command of ours: a line of help, ``module:function``, and the distribution that has what it needs.
 
-    The function takes the arguments and returns the exit status: 0, or 1 for work that was done and found a problem.
-    ValueError and OSError are told to people.
+    The function takes the arguments and returns the exit status, see ``io.exit_codes``. ValueError and OSError are told
+    to people.
     """
 
     help: str
@@ -48,6 +52,11 @@ COMMANDS = {
     "evaluate": Command(
         "measure models on categories they were not trained on", "anomalib_nagl.commands.evaluate:main", FULL
     ),
+    "inspect": Command(
+        "say of each image whether it is good, defective or to be looked at again",
+        "anomalib_nagl.commands.inspect:main",
+        BOX,
+    ),
     "references": Command(
         "check a folder of references before it is used", "anomalib_nagl.commands.references:main", FULL
     ),
@@ -61,36 +70,55 @@ def main() -> None:
     step is written or not, and the terminal is given back. Lightning ends an interrupted run with 1.
     """
     tell_conflict()
+    with _signals() as received:
+        try:
+            status: object = run(sys.argv[1:])
+        except SystemExit as stop:
+            status = stop.code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            status = exit_codes.INTERRUPTED
+    sys.exit(128 + received[0] if received and status else status)  # type: ignore[arg-type]  # a status, or words
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Have Ctrl-C and SIGTERM interrupt this thread; yields the numbers of those that came.
+
+    Not where the parent of this program ignores them, nor in another thread, where none can be caught.
+    """
     received: list[int] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):  # not where a parent ignores it
-            signal.signal(number, interrupt)
+    usual = (signal.default_int_handler, signal.SIG_DFL)
+    caught = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    caught = {one: before for one, before in caught.items() if before in usual}
+    if threading.current_thread() is not threading.main_thread():
+        caught = {}
+    for one in caught:
+        signal.signal(one, interrupt)
     try:
-        status: object = run(sys.argv[1:])
-    except SystemExit as stop:
-        status = stop.code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = INTERRUPTED
-    sys.exit(128 + received[0] if received and status else status)  # type: ignore[arg-type]  # a status, or words
+        yield received
+    finally:
+        for one, before in caught.items():
+            signal.signal(one, before)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one of our commands, or anomalib's command line with the plugin registered; returns the exit status.
 
-    0 for success, 1 when a command found a problem, 2 with a line on stderr when it cannot do what was asked, 130 when
-    it was interrupted.
+    See ``io.exit_codes``. An error of what was given is a line on stderr. So is one that nobody foresaw, unless
+    ``--verbose`` or the variable ``ANOMALIB_NAGL_TRACEBACK`` asks for all of it, or it ended a command of anomalib.
     """
     name = next(iter(arguments), "--help")
     verbose = VERBOSE in arguments and name != "install"  # anomalib's command has an option of this name
     if verbose:
         arguments = [argument for argument in arguments if argument != VERBOSE]
         name = next(iter(arguments), "--help")
+    verbose = verbose or bool(os.environ.get(exit_codes.TRACEBACK))
     try:
         if name in ("-h", "--help"):
             return _help()
@@ -100,15 +128,30 @@ def run(arguments: Sequence[str]) -> int:
         if name in COMMANDS:
             return load(name)(with_shipped(arguments[1:], name))
         _check_anomalib(name)
-    except (ValueError, OSError) as error:
-        if verbose:
-            raise
-        print(f"anomalib-nagl{f' {name}' if name in COMMANDS else ''}: {error}", file=sys.stderr)
-        return FAILED
+        return _anomalib(with_shipped(arguments), verbose)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return _anomalib(with_shipped(arguments), verbose)
+        return exit_codes.INTERRUPTED
+    except Exception as error:
+        return _tell(error, name, verbose)
+
+
+def _tell(error: Exception, name: str, verbose: bool) -> int:
+    """Say what went wrong; returns the exit status."""
+    ours = name in COMMANDS
+    prefix = f"anomalib-nagl {name}:" if name in (*COMMANDS, *ANOMALIB_COMMANDS) else "anomalib-nagl:"
+    told = str(error) if ours and isinstance(error, ValueError | OSError) else sentence_of(error)
+    if not told and isinstance(error, FileNotFoundError):
+        told = str(error)
+    if verbose or not (told or ours):
+        traceback.print_exception(error)
+    if told:
+        print(f"{prefix} {told}", file=sys.stderr)
+        return exit_codes.WRONG_CALL
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    hint = "; --verbose shows where" if ours and not verbose else ""
+    print(f"{prefix} an unexpected error, {words}{hint}", file=sys.stderr)
+    return exit_codes.UNEXPECTED
 
 
 def load(name: str) -> Callable[[Sequence[str]], int]:
@@ -174,7 +217,7 @@ def _help() -> int:
 
 
 def _anomalib(arguments: Sequence[str], verbose: bool = False) -> int:
-    """Run anomalib's command line; errors of ours are told in a sentence, unless ``verbose``."""
+    """Run anomalib's command line, with what libraries say left out unless ``verbose``."""
     from anomalib_nagl.commands import terminal  # boxes are without it
 
     if not verbose:
@@ -186,14 +229,7 @@ def _anomalib(arguments: Sequence[str], verbose: bool = False) -> int:
     if not verbose:
         anomalib_cli.configure_logger = terminal.configure_logger  # type: ignore[attr-defined]
     sys.argv[1:] = arguments  # where it looks
-    try:
-        anomalib_cli.main()
-    except Exception as error:
-        told = str(error) if isinstance(error, FileNotFoundError) else sentence_of(error)
-        if verbose or not told:
-            raise
-        print(f"anomalib-nagl {' '.join(arguments[:1])}: {told}", file=sys.stderr)
-        return FAILED
+    anomalib_cli.main()
     return 0
 
 

@@ -16,17 +16,17 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
 from anomalib.cli.cli import AnomalibCLI
-from anomalib.data import ImageItem
-from anomalib.data.utils import read_image, read_mask
 from anomalib.deploy import OpenVINOInferencer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from anomalib_nagl import Nagl, ReferenceVisualizer
-from anomalib_nagl.plugin.visualizer import side_by_side
+from anomalib_nagl.bank.verdicts import Found, Rules, judge
+from anomalib_nagl.io import arrays as io
+from anomalib_nagl.io.panel import draw, stack
+from anomalib_nagl.io.prediction_text import picture_of
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 PARTS = ("plate", "board", "plug")
@@ -67,29 +67,20 @@ def compare(head: Path) -> Table:
 
 
 def predict(part: str, exported: Path) -> Image.Image:
-    """Score images with the exported file alone; one row for each, the references beside it."""
+    """Score images with the exported file alone; a picture of each, the references beside it."""
     inferencer = OpenVINOInferencer(exported, "CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
-    visualizer = ReferenceVisualizer()
-    panels = visualizer.reference_panels(Nagl.load_from_checkpoint(checkpoint(part)).model)
-    rows = []
+    panels = ReferenceVisualizer().reference_panels(Nagl.load_from_checkpoint(checkpoint(part)))
+    drawn = []
     for name in SHOWN:
         root = Path("datasets/drawn") / part
-        image = read_image(root / "test" / f"{name}.png", as_tensor=True)
-        found = inferencer.predict(image.permute(1, 2, 0).numpy())
-        size = found.anomaly_map.shape[-2:]
+        pixels = io.read_image(root / "test" / f"{name}.png")
+        found = inferencer.predict(pixels.astype(np.float32) / 255)
+        values = np.array(found.anomaly_map, np.float32).reshape(found.anomaly_map.shape[-2:])
         mask = root / "ground_truth" / f"{name}_mask.png"
-        truth = read_mask(mask, as_tensor=True) if mask.exists() else torch.zeros(image.shape[-2:], dtype=torch.uint8)
-        item = ImageItem(
-            image=torch.nn.functional.interpolate(image[None], size)[0],
-            gt_mask=torch.nn.functional.interpolate(truth[None, None].float(), size)[0, 0].bool(),
-            anomaly_map=torch.from_numpy(np.array(found.anomaly_map)).reshape(size),
-            pred_mask=torch.from_numpy(np.array(found.pred_mask)).reshape(size),
-        )
-        rows.append(side_by_side(visualizer.visualize(item), panels))
-    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
-    for index, row in enumerate(rows):
-        sheet.paste(row, (0, index * row.height))
-    return sheet
+        truth = io.read_mask(mask) if mask.exists() else None
+        row = judge(name, Found(float(np.array(found.pred_score).item()), values), pixels.shape[:2], Rules(0.5, 0.5))
+        drawn.append(draw(picture_of(row, pixels, values, 0.5, truth=truth, references=panels)))
+    return stack(drawn)
 
 
 def main() -> None:

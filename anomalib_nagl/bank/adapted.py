@@ -22,7 +22,7 @@ from anomalib_nagl.io.errors import EdgeError
 
 Floats = NDArray[np.float32]
 FEWEST, SAMPLED = 16, 1024  # patches around defects that tell a spread: at least, and at most
-BANK_LIMIT = 4096  # patches of each kind that a query is compared with, see Limits
+BANK_LIMIT = 1024  # patches of each kind that a query is compared with, see Limits
 
 
 class Limits(NamedTuple):
@@ -176,8 +176,7 @@ class ReferenceTensor:
 def normal_bank(patches: ReferencePatches) -> Floats:
     """Patches (K, C) that count as normal: those of the normal references, then ``surroundings``.
 
-    Without normal references, the patches of abnormal ones that are not abnormal (section 10). EdgeError, a ValueError,
-    if none is left.
+    Without normal references, those of abnormal ones that are not abnormal (section 10). EdgeError if none is left.
     """
     limits = patches.limits
     if patches.normal:
@@ -222,22 +221,20 @@ def defect_directions(patches: ReferencePatches) -> Floats:
 
     What a deviation is worth is told by the surroundings of defects, compared with the normal images.
     """
-    found = np.zeros((1, patches.width), np.float32)
     known = [one.marked for one in patches.abnormal if one.shown]
-    if known:
-        defects = _added(patches, "defects", known)
-        found = directions(background(patches), [defects.mean], deviation_spread(patches))
-    return found
+    if not known:
+        return np.zeros((1, patches.width), np.float32)
+    return directions(background(patches), [_added(patches, "defects", known).mean], deviation_spread(patches))
 
 
 def defect_weight(patches: ReferencePatches) -> Floats:
     """Weight (1,) of the similarity to the nearest known defect (``discriminant.defect_share``); 0 without any."""
     known = [one.marked for one in patches.abnormal if one.localized]
     bank = heads(known, patches.limits.defects, patches.width)
-    patches_around = _around(patches)
     if not len(bank):
         return np.zeros(1, np.float32)
-    around = patches_around if len(patches_around) >= FEWEST else normal_bank(patches)[:SAMPLED]
+    around = _around(patches)
+    around = around if len(around) >= FEWEST else normal_bank(patches)[:SAMPLED]
     return np.array([defect_share(deviation_spread(patches), spread(around, bank))], np.float32)
 
 

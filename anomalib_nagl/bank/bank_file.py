@@ -23,7 +23,15 @@ from anomalib_nagl.bank.history import Author, Change, Edit
 from anomalib_nagl.bank.moment_rows import RunningSums
 from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader
 from anomalib_nagl.bank.reference import Lesson, Reference, check_text
-from anomalib_nagl.bank.reference_rows import insert, lesson_of, named, pools_of, references_of
+from anomalib_nagl.bank.reference_rows import (
+    check_usable,
+    compared_of,
+    insert,
+    lesson_of,
+    named,
+    pools_of,
+    references_of,
+)
 from anomalib_nagl.bank.setting_rows import model_of, settings_of, texts_of, write_settings
 from anomalib_nagl.bank.views import cells_of, views_of
 from anomalib_nagl.io.errors import EdgeError
@@ -33,13 +41,17 @@ from anomalib_nagl.io.model_facts import check_facts
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One state of a bank: its references, in the order in which they were added, and its settings."""
+    """One state of a bank: its references, in the order in which they were added, and its settings.
+
+    ``compared`` are those whose patches are compared with, in the order of ``patches``, normal ones first.
+    """
 
     revision: int
     references: tuple[Reference, ...]
     settings: dict[str, Any]
     patches: ReferencePatches = field(repr=False)
     proxies: NDArray[np.float32] | None = field(repr=False)  # None where they have to be mined anew
+    compared: tuple[Reference, ...] = ()
 
     @property
     def thresholds(self) -> NDArray[np.float32]:
@@ -106,7 +118,8 @@ class BankFile:
             settings = settings_of(connection)
             patches = self._patches(connection, references)
             proxies = derived.read(connection, number, self._proxies_shape)
-        return Snapshot(number, references, settings, patches, proxies)
+            compared = compared_of(references, pools_of(connection, self._reader))
+        return Snapshot(number, references, settings, patches, proxies, compared)
 
     @contextlib.contextmanager
     def read_at_once(self) -> Iterator[None]:
@@ -235,7 +248,7 @@ class BankFile:
             with schema.writing(self.path) as connection:
                 _check_model(connection, self.path, self._compatibility)
                 yield connection
-                _check_usable(connection)
+                check_usable(connection)
                 settings_of(connection)  # what was taken back may be what somebody else wrote
         except sqlite3.IntegrityError as error:
             raise EdgeError(
@@ -284,16 +297,4 @@ def _check_model(connection: sqlite3.Connection, path: Path, wanted: Mapping[str
         raise EdgeError(
             f"found a reference bank made for another model: {path} ({'; '.join(different)}), expected one of this "
             "backbone, head and grid: `anomalib-nagl edge migrate` encodes its images anew"
-        )
-
-
-def _check_usable(connection: sqlite3.Connection) -> None:
-    """Raise EdgeError unless a normal patch is left to compare with."""
-    (left,) = connection.execute(
-        "SELECT coalesce(sum(size), 0) FROM pool JOIN reference ON reference.id = pool.reference "
-        "WHERE active AND NOT removed AND role != 'marked'"
-    ).fetchone()
-    if not left:
-        raise EdgeError(
-            "found references without a single normal patch, expected at least one: add a normal reference first"
         )

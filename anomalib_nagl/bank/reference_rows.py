@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomalib_nagl.bank import history
@@ -76,6 +76,15 @@ def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, di
     return found
 
 
+def compared_of(
+    references: Sequence[Reference], pools: Mapping[str, Mapping[str, StoredPool]]
+) -> tuple[Reference, ...]:
+    """Active references in the order in which their patches are compared with: normal ones first, then by content."""
+    role = {one.uid: "marked" if one.kind == "abnormal" else "normal" for one in references}
+    active = (one for one in references if one.active)
+    return tuple(sorted(active, key=lambda one: (role[one.uid] == "marked", pools[one.uid][role[one.uid]].key)))
+
+
 def lesson_of(connection: sqlite3.Connection, one: Reference, facts: Mapping[str, Any], images: bool = True) -> Lesson:
     """A reference with all its patches and its files."""
     reader = PoolReader(lambda: contextlib.nullcontext(connection), int(facts["dim"]), cells_of(facts))
@@ -100,3 +109,15 @@ def _file(one: Reference, role: object, media: object, data: object) -> File:
             "a mask: restore the bank from a copy"
         )
     return File(media, data)
+
+
+def check_usable(connection: sqlite3.Connection) -> None:
+    """Raise EdgeError unless a normal patch is left to compare with."""
+    (left,) = connection.execute(
+        "SELECT coalesce(sum(size), 0) FROM pool JOIN reference ON reference.id = pool.reference "
+        "WHERE active AND NOT removed AND role != 'marked'"
+    ).fetchone()
+    if not left:
+        raise EdgeError(
+            "found references without a single normal patch, expected at least one: add a normal reference first"
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from anomalib_nagl.commands.edge_check import check, confirm, try_lesson
 from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.edge.detector import NaglEdge
 from anomalib_nagl.edge.migration import migrate
@@ -16,6 +17,7 @@ COMMANDS = (
     ("list", "list the references of a model"),
     ("add-defect", "learn a defect from an image"),
     ("add-normal", "learn from an image, or from a region of one, what is normal"),
+    ("check", "score images that are known to be good or defective"),
     ("remove", "forget a reference"),
     ("rename", "give a reference another name"),
     ("off", "compare without a reference, and keep it"),
@@ -36,6 +38,7 @@ def describe(parsers: Sequence[Parser]) -> None:
         show,
         add_defect,
         add_normal,
+        check,
         remove,
         rename,
         switch_off,
@@ -53,13 +56,20 @@ def describe(parsers: Sequence[Parser]) -> None:
             parser.add_argument("old", type=Path, metavar="OLD_BANK", help="bank to take over")
         parser.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
         parser.add_argument("--bank", type=Path, metavar="FILE", help="another reference bank than NAME.bank")
-        if name not in ("list", "history", "bake"):
+        if name not in ("list", "history", "bake", "check"):
             parser.add_argument("--by", metavar="NAME", help="who makes the change, your user name if left out")
     named["bake"].add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="the .xml to write")
     for name in ("add-defect", "add-normal"):
         _either(named[name], "image", "image file", Path)
         named[name].add_argument("--name", help="name of the reference, that of the file if left out")
         named[name].add_argument("--no-image", action="store_true", help="do not keep the image in the bank")
+        named[name].add_argument(
+            "--check",
+            type=Path,
+            metavar="LABELLED_DIR",
+            help="score its good/ and defects/ before and after, and compare",
+        )
+        named[name].add_argument("--yes", action="store_true", help="keep the lesson without being asked")
     named["add-defect"].add_argument(
         "--mask", type=Path, metavar="FILE", help="white on the defect; without it the most deviating patches count"
     )
@@ -71,6 +81,9 @@ def describe(parsers: Sequence[Parser]) -> None:
     setting.add_argument("image", nargs="?", type=float, metavar="SCORE", help="from 0 to 1, as 0.6, for images")
     setting.add_argument("--pixel", type=float, metavar="SCORE", help="from 0 to 1, for the outline of a defect")
     setting.add_argument("--yes", action="store_true", help="even outside the scores that references had")
+    named["check"].add_argument(
+        "labelled", type=Path, metavar="LABELLED_DIR", help="folder with good/ and defects/, or normal/ and abnormal/"
+    )
     for name in ("remove", "rename", "off", "on"):
         _either(named[name], "name", "name of the reference, see list", str)
     _either(named["rename"], "to", "its new name", str)
@@ -105,7 +118,9 @@ def add_defect(options: argparse.Namespace) -> None:
     """Learn a defect."""
     image: Path = _given(options, "image")
     detector, name = _detector(options), options.name or image.stem
-    detector.add_abnormal(image, options.mask, name, options.type, not options.no_image)
+    if options.mask is not None:
+        _question(options.mask, image, options.yes)
+    _teach(detector, options, lambda one, kept: one.add_abnormal(image, options.mask, name, options.type, kept))
     _tell(detector, f"learnt {name}")
 
 
@@ -113,8 +128,25 @@ def add_normal(options: argparse.Namespace) -> None:
     """Learn what is normal."""
     image: Path = _given(options, "image")
     detector, name = _detector(options), options.name or image.stem
-    detector.add_normal(image, name, options.region, not options.no_image)
+    if options.region is not None:
+        _question(options.region, image, options.yes, whole=False)
+    _teach(detector, options, lambda one, kept: one.add_normal(image, name, options.region, kept))
     _tell(detector, f"learnt {name}")
+
+
+def _question(mask: Path, image: Path, yes: bool, whole: bool = True) -> None:
+    """Ask whether to go on with a mask that is probably none."""
+    # Imported late: it needs Pillow, which a box that is taught arrays may do without.
+    from anomalib_nagl.io.mask_doubts import doubts
+
+    confirm(doubts(mask, image, whole), yes)
+
+
+def _teach(detector: NaglEdge, options: argparse.Namespace, lesson: Callable[[NaglEdge, bool], None]) -> None:
+    """Give a lesson, which keeps the image or not; to a copy first where it is to be checked."""
+    if options.check is not None:
+        try_lesson(detector, options.check, lambda copy: lesson(copy, False), options.model, options.yes)
+    lesson(detector, not options.no_image)
 
 
 def remove(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 from rich.console import Console
 
 from anomalib_nagl.evaluation.settings import Settings
+from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import suggest
 
 COMMAND_OPTIONS = ("config", "dry_run", "report")
@@ -44,11 +45,10 @@ HELP = {
     "processes": "jobs computed at once",
     "out": "folder for everything that is written; the same folder goes on where it was",
 }
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``evaluate`` with these arguments; returns 1 when some cell failed, 130 when interrupted."""
+    """Run ``evaluate`` with these arguments; returns 3 when some cell failed, 130 when interrupted."""
     console = Console()
     given = list(arguments or [])
     if "--report" in given:  # needs no settings: the folder says all
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return evaluate(settings, console)
     except KeyboardInterrupt:
         console.print("Interrupted. The same command goes on where this one was.")
-        return INTERRUPTED
+        return exit_codes.INTERRUPTED
 
 
 def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anomalib_nagl.commands.parser import Parser
+from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.files import atomic_write
 from anomalib_nagl.plugin.lightning_model import Nagl
@@ -28,7 +29,7 @@ _OF_NAGL = ("backbone", "layers", "backbone_weights", "image_size")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run ``references`` with these arguments; returns 1 when something stops the references from being used."""
+    """Run ``references`` with these arguments; returns 3 when something stops the references from being used."""
     options = _parser().parse_args(arguments)
     console = Console()
     files = read_record(options.folder).files if options.folder.suffix == ".json" else scan(options.folder)
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     _print_problems(console, problems)
     if any(problem.fatal for problem in problems):
         console.print("Not checked any further: put the problems right first.")
-        return 1
+        return exit_codes.FAILED_ITEMS
     references = load_references(files.normal, files.abnormal, options.masks)
     checked = check_references(references, _model(options))
     _print_quality(console, checked)
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(
             "Compared by gabor, which knows textures only: --checkpoint or --backbone for the features in use."
         )
-    return 0
+    return exit_codes.DONE
 
 
 def _parser() -> Parser:

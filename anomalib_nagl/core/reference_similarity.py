@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from anomalib_nagl.bank.nearest import NearestReference
 from anomalib_nagl.core.functional import l2_normalize
-
-
-@dataclass(frozen=True)
-class NearestReference:
-    """A reference and how alike it is: the cosine similarity, at most 1, that ``reference_similarity`` defines."""
-
-    index: int
-    kind: str
-    name: str
-    defect_type: str
-    similarity: float
-
-    def __str__(self) -> str:
-        """For people."""
-        return f"most like {self.kind} reference {self.name} ({self.defect_type}), similarity {self.similarity:.3f}"
 
 
 class OwnedPatches(NamedTuple):

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import ReferencePatches, assemble
 from anomalib_nagl.bank.bank_file import BankFile, Snapshot
-from anomalib_nagl.bank.border import CALIBRATION, SCALE, scales_of, settings_of_scale
-from anomalib_nagl.bank.calibration import Calibration, calibrate, doubt
+from anomalib_nagl.bank.border import SCALE, scales_of, settings_of_scale
+from anomalib_nagl.bank.calibration import Calibration, calibrate
 from anomalib_nagl.bank.held_out import Detector
 from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
+from anomalib_nagl.bank.nearest import NearestReference, OwnedPatches, nearest_reference, owned_patches
 from anomalib_nagl.bank.reference import Reference, check_text
-from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.infer_requests import Requests
 from anomalib_nagl.edge.lessons import Lessons
@@ -42,27 +42,14 @@ class Prediction(NamedTuple):
 
     ``score`` and ``map`` (h, w) lie between 0 and 1 when the model normalises, ``label`` and ``mask`` (h, w) tell where
     they exceed their threshold; both are None for a model exported without thresholds. The map has the size of the
-    network input.
+    network input. ``nearest_reference`` is the reference that the most anomalous patches resemble most.
     """
 
     score: float
     label: bool | None
     map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
-
-
-class Thresholds(NamedTuple):
-    """Scores, on their scales from 0 to 1, above which an image and a pixel count as abnormal; NaN when never set."""
-
-    image: float
-    pixel: float
-
-
-class Scales(NamedTuple):
-    """Which raw scores of images and of pixels are shown as 0.2, 0.5 and 0.8; NaN when never set."""
-
-    image: Scale
-    pixel: Scale
+    nearest_reference: NearestReference | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +58,7 @@ class _State:
 
     bank: Snapshot
     tensors: dict[str, ov.Tensor] = field(repr=False)
+    owned: OwnedPatches = field(repr=False)
 
 
 class NaglEdge(Lessons):
@@ -150,20 +138,9 @@ class NaglEdge(Lessons):
         return self._state.bank.patches
 
     @property
-    def thresholds(self) -> Thresholds:
-        """The thresholds in use; those of the export until ``set_thresholds`` or ``load`` changes them."""
-        image, pixel = self._state.bank.thresholds.tolist()
-        return Thresholds(image, pixel)
-
-    @property
-    def scales(self) -> Scales:
-        """What the scores of predictions mean; as exported until ``calibrate`` or ``load`` changes it."""
-        return Scales(*scales_of(self._state.bank.settings))
-
-    @property
-    def calibration(self) -> dict[str, Any]:
-        """What references said when the scales were found (``bank.calibration.Calibration.facts``), if they were."""
-        return dict(self._state.bank.settings.get(CALIBRATION, {}))
+    def _snapshot(self) -> Snapshot:
+        """What the bank holds, as it is compared with."""
+        return self._state.bank
 
     def predict(self, image: Any) -> Prediction:
         """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
@@ -185,7 +162,8 @@ class NaglEdge(Lessons):
         # The state is read once: everything in the request comes from the same set of references.
         state = self._state
         found = self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **state.tensors})
-        return _prediction(found, *np.isfinite(state.bank.thresholds).tolist())
+        nearest = nearest_reference(tokens, found["patch_scores"].reshape(-1), state.owned, state.bank.compared)
+        return _prediction(found, *np.isfinite(state.bank.thresholds).tolist())._replace(nearest_reference=nearest)
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Score many images in order, up to ``requests`` of them at once.
@@ -212,12 +190,6 @@ class NaglEdge(Lessons):
         self._bank.set("calibrate", **settings_of_scale((found.image, found.pixel), found.facts()))
         self.reload()
         return found
-
-    def doubt(self, image: float | None = None, pixel: float | None = None) -> list[str]:
-        """What speaks against thresholds: a sentence for each that lies outside the scores that references had."""
-        given = zip(("images", "pixels"), (image, pixel), self.scales, strict=True)
-        found = [doubt(kind, value, scale, self.calibration) for kind, value, scale in given if value is not None]
-        return [sentence for sentence in found if sentence]
 
     def _check_tokens(self, tokens: Any) -> None:
         (rows, cols), width = self.compatibility["grid"], self.compatibility["dim"]
@@ -272,16 +244,12 @@ class NaglEdge(Lessons):
             proxies = found.proxies
             if proxies is None:
                 proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
-        arrays = {
-            **arrays,
-            "residual_proxies": proxies,
-            "thresholds": found.thresholds,
-            "scale": scales_of(found.settings),
-        }
+            owned = owned_patches(found.patches)
+        decided = {"thresholds": found.thresholds, "scale": np.array(scales_of(found.settings), np.float32)}
+        arrays = {**arrays, "residual_proxies": proxies, **decided}
         # The tensors own a copy: no request can outlive what it reads.
-        return _State(
-            found, {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
-        )
+        tensors = {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
+        return _State(found, tensors, owned)
 
 
 def _image(image: Any) -> dict[str, ov.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anomalib_nagl.encoders.base import Encoder, parse_image_size
+from anomalib_nagl.encoders.builtin import BuiltinEncoder
 from anomalib_nagl.encoders.cnn import CnnEncoder
 from anomalib_nagl.encoders.gabor import GaborEncoder
 from anomalib_nagl.encoders.registry import build_encoder
@@ -10,6 +11,7 @@ from anomalib_nagl.encoders.vit import VitEncoder
 from anomalib_nagl.encoders.weights import WeightsError
 
 __all__ = [
+    "BuiltinEncoder",
     "CnnEncoder",
     "Encoder",
     "GaborEncoder",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 Triple = tuple[float, float, float]
 
@@ -32,6 +35,7 @@ class Encoder(nn.Module):
     """
 
     is_transformer = False
+    introduction = ""  # what a user should know of it, said once beside its name
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class Encoder(nn.Module):
         self.std = _triple(std)
         self.config: dict[str, Any] | None = None
         self._ready = False
+        self._introduced = False
 
     @property
     def weights_ready(self) -> bool:
@@ -75,10 +80,13 @@ class Encoder(nn.Module):
         return self._tokens(images)
 
     def ensure_weights(self) -> None:
-        """Read or fetch the pretrained weights unless weights are there already.
+        """Read or fetch the pretrained weights unless weights are there already; says, once, which backbone it is.
 
         Raises WeightsError (a RuntimeError) that names what was tried and the remedies.
         """
+        if not self._introduced:
+            self._introduced = True
+            logger.info("Backbone: %s%s.", self.name, self.introduction and f", {self.introduction}")
         if self._ready:
             return
         # Lightning validates under inference mode; a tensor created there could never be saved or resized again.

@@ -37,6 +37,8 @@ class GaborEncoder(Encoder):
     Input is RGB normalised by mean 0.5 and std 0.5, i.e. in [-1, 1].
     """
 
+    introduction = "a bank of filters that compares textures only"
+
     def __init__(self, image_size: tuple[int, int], name: str = "gabor") -> None:
         """Compute the kernels; raises ValueError for a size that is no multiple of 16."""
         check_image_size(image_size, PATCH, name)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from anomalib_nagl.encoders.base import Encoder, parse_image_size
+from anomalib_nagl.encoders.builtin import BuiltinEncoder
 from anomalib_nagl.encoders.cnn import CnnEncoder
 from anomalib_nagl.encoders.gabor import GaborEncoder
 from anomalib_nagl.encoders.timm_encoder import Backbone
@@ -14,7 +15,7 @@ from anomalib_nagl.encoders.vit import VitEncoder
 Size = tuple[int, int]
 
 # Backbones of our own, by name; each is built for an image size and needs nothing else.
-EMBEDDED: dict[str, Callable[[Size], Encoder]] = {"gabor": GaborEncoder}
+EMBEDDED: dict[str, Callable[[Size], Encoder]] = {"builtin": BuiltinEncoder, "gabor": GaborEncoder}
 
 
 class Family(NamedTuple):
@@ -53,7 +54,7 @@ def build_encoder(
 ) -> Encoder:
     """Build the encoder a backbone string names; no weights are read, see ``Encoder.ensure_weights``.
 
-    ``backbone`` is a name of ``EMBEDDED``, which have no weights, a timm model name (transformer or CNN), or
+    ``backbone`` is a name of ``EMBEDDED``, which fetch no weights, a timm model name (transformer or CNN), or
     ``local-dir:PATH`` for a folder in timm's layout. ``layers`` picks the stages of a CNN. ``weights`` is a file that
     replaces the published weights: timm's .pth or .safetensors, or the original DINOv2 ones. ``config`` is the
     ``config`` of an earlier encoder: it rebuilds a ``local-dir:`` backbone, to be filled from a checkpoint, where the

@@ -148,6 +148,6 @@ def _check_registered(name: str) -> None:
         return
     near = difflib.get_close_matches(name if tagged else architecture, tagged or timm.list_models(), n=3, cutoff=0.5)
     raise ValueError(
-        f"backbone: found {name!r}, expected {LOCAL}PATH, gabor or the name of a timm model"
+        f"backbone: found {name!r}, expected builtin, {LOCAL}PATH, gabor or the name of a timm model"
         + (f"; did you mean {', '.join(near)}?" if near else ", as timm.list_models() gives them")
     )

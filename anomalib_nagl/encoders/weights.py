@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 PROBE_SECONDS = 3.0
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 REMEDIES = (
+    "backbone=builtin, which comes with the package; "
     "backbone=local-dir:PATH, a folder with config.json and model.safetensors; "
     "backbone_weights=FILE, a .safetensors or .pth of this architecture; "
-    "HF_HOME=PATH, a hub cache filled on another machine; "
-    "backbone=gabor, which needs no weights"
+    "HF_HOME=PATH, a hub cache filled on another machine"
 )
 
 

@@ -114,8 +114,8 @@ def unavailable(name: str, settings: BaselineSettings) -> str | None:
     if name == "winclip":
         return _clip_unavailable()
     backbone = settings.backbone
-    if name in ("patchcore", "padim") and backbone == "gabor":
-        return "anomalib's feature extractor takes networks of timm, and backbone gabor is none"
+    if name in ("patchcore", "padim") and backbone in ("builtin", "gabor"):
+        return f"anomalib's feature extractor takes networks of timm, and backbone {backbone} is none"
     if name == "anomaly_dino":
         backbone = _dino_backbone(backbone)
     if name == "foundad":

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
@@ -17,12 +18,15 @@ from PIL import Image
 from anomalib_nagl.evaluation.records import GOOD, Cell
 from anomalib_nagl.evaluation.results import DONE
 from anomalib_nagl.evaluation.summary import cell_of
+from anomalib_nagl.io.panel import TRUTH
+from anomalib_nagl.io.tint import STOPS, STRENGTH
 from anomalib_nagl.references.images import load_image, load_mask
 
 EACH = 2  # queries of each kind in a row
 ROWS = ("best", "median", "worst")
 SIDE = 256  # pixels of the longer side of an image on a sheet
 PREFERRED, SHOTS = "nagl", (1, 1)
+COLOURS = LinearSegmentedColormap.from_list("above threshold", [[channel / 255 for channel in stop] for stop in STOPS])
 
 
 class Queries(NamedTuple):
@@ -92,8 +96,9 @@ def mask_path(data: Path, name: str) -> Path | None:
 def draw_sheet(cell: Cell, queries: Queries, data: Path) -> Figure:
     """The sheet of a cell; ``data`` is the root that names are relative to. ValueError for an unreadable image.
 
-    A case is the image with the outline of its mask, and the same under its heat map. The colours of heat maps mean
-    the same on the whole sheet: from the lowest to the 99.8th percentile of all queries.
+    A case is the image with the outline of its mask, and the same tinted where its map is high, in the colours of
+    ``io.panel``. They mean the same on the whole sheet: from what 1 % of the pixels of good queries exceed to what
+    0.2 % of all do; what lies below is not tinted.
     """
     figure = Figure(
         figsize=(13, 6.2), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
@@ -103,7 +108,9 @@ def draw_sheet(cell: Cell, queries: Queries, data: Path) -> Figure:
         fontsize=13,
     )
     axes = figure.subplots(len(ROWS), 4 * EACH, squeeze=False)
-    low, high = float(queries.maps.min()), float(np.percentile(queries.maps, 99.8))
+    good = [kind == GOOD for kind in queries.types]
+    low = float(np.percentile(queries.maps[good] if any(good) else queries.maps, 99))
+    high = max(float(np.percentile(queries.maps, 99.8)), low + 1e-9)
     shown: Any = None
     for row, (name, places) in enumerate(pick(queries.types, queries.scores).items()):
         for axis in axes[row]:
@@ -132,15 +139,22 @@ def draw_case(left: Axes, right: Axes, queries: Queries, place: int, data: Path,
         marks = Image.fromarray(load_mask(mask, str(data / name)).numpy() * 255).resize((width, height))
         # A margin closes the line around defects that reach the border.
         framed, places = np.pad(np.asarray(marks) > 127, 1), [np.arange(-1, side + 1) + 0.5 for side in (width, height)]
-        left.contour(*places, framed, levels=[0.5], colors="#00E5FF", linewidths=1.2)
+        # White below dashes: one of the two is seen on any part.
+        left.contour(*places, framed, levels=[0.5], colors="white", linewidths=1.4)
+        left.contour(*places, framed, levels=[0.5], colors=[_hex(TRUTH[0])], linewidths=1.4, linestyles="dashed")
         left.set(xlim=(0, width), ylim=(height, 0))
+    values = np.ma.masked_less_equal(queries.maps[place], limits[0])
     shown = right.imshow(
-        queries.maps[place], extent=(0, width, height, 0), cmap="inferno", alpha=0.65, vmin=limits[0], vmax=limits[1],
-        interpolation="bilinear",
+        values, extent=(0, width, height, 0), cmap=COLOURS, alpha=STRENGTH, vmin=limits[0], vmax=limits[1],
+        interpolation="nearest",
     )  # fmt: skip
     left.set_title(f"{kind} {PurePosixPath(name).stem}", fontsize=9, loc="left", pad=3)
     right.set_title(f"score {queries.scores[place]:.3f}", fontsize=9, loc="left", pad=3)
     return shown
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _small(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -28,6 +28,7 @@ from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.results import FAILED, NOT_RUN, cell_path, unfinished, write_results
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.evaluation.work import perform
+from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.files import atomic_write_bytes
 
 LOG = "log.txt"
@@ -87,7 +88,7 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def evaluate(settings: Settings, console: Console, factory: Factory | None = None) -> int:
-    """Run an evaluation; returns 1 when some cell failed.
+    """Run an evaluation; returns 3 when some cell failed.
 
     ``factory`` makes the executors of its jobs; without one they are processes on this machine.
     """
@@ -180,7 +181,7 @@ def _conclude(told: dict[Cell, Told], plan: Plan, console: Console) -> int:
         )
     if failed:
         console.print(f"{len(failed)} cells failed; the same command tries them again.", highlight=False)
-    return 1 if failed else 0
+    return exit_codes.of_items(len(failed))
 
 
 def print_plan(settings: Settings, console: Console) -> None:

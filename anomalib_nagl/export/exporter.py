@@ -17,6 +17,7 @@ from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_
 from anomalib_nagl.export.exportable import Exportable
 from anomalib_nagl.export.graphs import trace_detection, trace_encoder, trace_mining, trace_scorer
 from anomalib_nagl.export.metadata import embed_record
+from anomalib_nagl.export.telemetry import without_telemetry
 from anomalib_nagl.io.export_manifest import companion, write_export_manifest
 from anomalib_nagl.io.files import atomic_files
 
@@ -66,6 +67,7 @@ def write_onnx(exportable: Exportable, path: Path, options: Options) -> Path:
     return atomic_files(path.parent, write)
 
 
+@without_telemetry()
 def write_openvino(exportable: Exportable, path: Path, compression: Compression, options: Options) -> Path:
     """Write ``NAME.xml`` and ``.bin`` for any program, and beside them what ``NaglEdge`` needs.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -133,10 +134,10 @@ def check_mask(mask: Any, size: tuple[int, ...], name: str) -> None:
             f"found a mask of size {tuple(mask.shape)} for {name!r}, expected the size of its image {tuple(size)}: "
             "draw the mask on the image itself, without resizing"
         )
-    if bool((mask != mask).any()):
+    if bool((mask != mask).any()) or any(bool((mask == endless).any()) for endless in (math.inf, -math.inf)):
         raise EdgeError(
-            f"found a mask with values that are no numbers (NaN) for {name!r}, expected 0 where the image is good and "
-            "anything else where it is not: give every pixel a number"
+            f"found a mask with values that are no numbers (NaN, infinity) for {name!r}, expected 0 where the image is "
+            "good and any other number where it is not: give every pixel a number"
         )
     if not bool((mask != 0).any()):
         raise EdgeError(

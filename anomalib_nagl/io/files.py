@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from anomalib_nagl.io.errors import WriteError
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -23,7 +26,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         _check_no_folder(path)
-        with os.fdopen(handle, "wb") as file:
+        with _explained(path.parent, path.name), os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -40,7 +43,14 @@ def _explained(folder: Path, name: str) -> Iterator[None]:
     """Say which folder cannot be written: the system speaks of temporary names."""
     try:
         yield
+    except WriteError:
+        raise
     except OSError as error:
+        if error.errno in _FULL:
+            raise WriteError(
+                f"found no room for {name} in {folder} ({error.strerror}), expected some: make room there, or choose "
+                "another place"
+            ) from error
         raise WriteError(
             f"found a folder that cannot be written: {folder} ({error.strerror or error}), expected one to put {name} "
             "into: let this user write there, or use a copy in another place"

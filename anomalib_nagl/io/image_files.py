@@ -6,6 +6,7 @@ content says and not its name: so only decoders of the listed formats are ever a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,10 +71,12 @@ def read_header(path: str | Path) -> Header:
 def find_images(folder: Path) -> list[Path]:
     """All image files below a folder but hidden ones, sorted; a folder that is named like an image is looked into.
 
-    A link that leads nowhere is listed: whoever reads it says so.
+    A link that leads nowhere, a pipe, and a folder that cannot be looked into are listed: whoever reads them says so.
     """
-    named = (path for path in folder.rglob("*") if is_image_file(path) and not path.name.startswith("."))
-    return sorted(path for path in named if path.is_file() or not path.exists())
+    closed: list[Path] = []
+    walk = os.walk(folder, onerror=lambda error: closed.append(Path(error.filename)))
+    named = (Path(place, name) for place, _, names in walk for name in names if not name.startswith("."))
+    return sorted([path for path in named if is_image_file(path)] + closed)
 
 
 def decode_image(path: str | Path) -> NDArray[Any]:

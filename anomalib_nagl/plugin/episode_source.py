@@ -10,10 +10,10 @@ from typing import Any
 from anomalib.data import AnomalibDataModule, get_datamodule
 from torch.utils.data import DataLoader, Dataset
 
+from anomalib_nagl.core.variants import HEAD_FREE
 from anomalib_nagl.plugin.datasets import expand_sources
 from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.plugin.fit_plan import FitPlan
-from anomalib_nagl.plugin.head_settings import HEAD_FREE
 from anomalib_nagl.plugin.sources import apart, as_steady, category_pool, check_masks, split_categories, without_target
 from anomalib_nagl.plugin.token_cache import TokenEpisodes
 

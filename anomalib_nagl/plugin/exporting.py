@@ -74,6 +74,11 @@ class Finish(nn.Module):
         )
         return image, pixel
 
+    @property
+    def normalized(self) -> bool:
+        """Whether scores are brought to their scale."""
+        return bool(getattr(self.post_processor, "enable_normalization", False))
+
     def forward(self, pred_score: Tensor, anomaly_map: Tensor, thresholds: Tensor, scale: Tensor) -> Outputs:
         """Scores, labels and masks on the scale (2, 3) of scores and maps, by thresholds (2,) on it."""
         found = InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
@@ -114,6 +119,7 @@ def exportable(nagl: Any) -> Exportable:
         variant=str(nagl.hparams["variant"]),
         head_trained=nagl.head_trained,
         bank_limit=nagl.bank_limit,
+        normalized=finish.normalized,
         entries=nagl.references,
         record=nagl.manifest,
     )

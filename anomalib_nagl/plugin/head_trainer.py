@@ -19,6 +19,7 @@ from anomalib_nagl.core.head import NaglMaps
 from anomalib_nagl.plugin.checkpoints import check_backbone
 from anomalib_nagl.plugin.epoch_selection import KeptHead, ScoredEpisodes, ValidationScores, validation_scores
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
+from anomalib_nagl.plugin.interruption import tell_resume
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.run_callback import RunCallback
 from anomalib_nagl.plugin.token_cache import Processes, TokenBatch, TokenEpisodes, TokenTable, encode_images
@@ -44,6 +45,11 @@ class EpochCheckpoint(RunCallback, Checkpoint):
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         if self.kept.epoch == trainer.current_epoch:
             trainer.save_checkpoint(folder / "best.ckpt", weights_only=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Say after an interrupt how the training goes on."""
+        super().on_exception(trainer, pl_module, exception)
+        tell_resume(trainer, exception)
 
 
 class HeadTrainer(RunCallback):

@@ -5,27 +5,25 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-from anomalib_nagl.plugin.run_callback import RunCallback
 
 _COMMANDS = ("anomalib", "anomalib-nagl")
 _RESUME = "--ckpt_path"
 
 
-class ResumeHint(RunCallback):
-    """Says after an interrupt which command, or which argument of ``fit``, goes on from the last finished epoch."""
+def tell_resume(trainer: Trainer, exception: BaseException) -> None:
+    """Print on stderr how an interrupted fit goes on, once for all its processes; nothing after an error.
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Print the line on stderr, once for all processes of a training; nothing after an error."""
-        super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, (KeyboardInterrupt, SIGTERMException)) and trainer.is_global_zero and pl_module.trains:
-            folder = Path(trainer.default_root_dir) / "weights/lightning"
-            # A new line: the cursor may stand behind a progress bar.
-            print(f"\n{resume_hint(folder, sys.argv)}", file=sys.stderr, flush=True)
+    An evaluation has a line of its own.
+    """
+    interrupted = isinstance(exception, (KeyboardInterrupt, SIGTERMException)) and trainer.state.fn == TrainerFn.FITTING
+    if interrupted and trainer.is_global_zero and sys.argv[1:2] != ["evaluate"]:
+        folder = Path(trainer.default_root_dir) / "weights/lightning"
+        # A new line: the cursor may stand behind a progress bar.
+        print(f"\n{resume_hint(folder, sys.argv)}", file=sys.stderr, flush=True)
 
 
 def resume_hint(folder: Path, called: list[str]) -> str:

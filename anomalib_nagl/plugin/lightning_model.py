@@ -31,12 +31,12 @@ from anomalib_nagl.plugin.error_hook import tell_errors
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_settings import DEFAULTS, build
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
-from anomalib_nagl.plugin.interruption import ResumeHint
 from anomalib_nagl.plugin.metric_notes import note_metrics
 from anomalib_nagl.plugin.optimization import published_optimizer
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
 from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
+from anomalib_nagl.plugin.prediction_report import PredictionReport
 from anomalib_nagl.plugin.reference_adapter import ReferenceAdapter
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_folder import RunFolder
@@ -50,25 +50,21 @@ logger = logging.getLogger(__name__)
 class Nagl(AnomalibModule):
     """Normal-abnormal guided generalist anomaly detection (NeurIPS 2025, arXiv 2510.00495).
 
-    A small attention head is trained once, on the episodes of a source, over a frozen ``backbone``: any timm model by
-    name, ``local-dir:PATH``, or ``gabor`` (no weights). With a trained ``head`` (a checkpoint, or a published head)
-    nothing is trained; with neither head nor source patches alone are compared (``head_settings.HEAD_FREE``).
+    A head is trained once, on the episodes of a source, over a frozen ``backbone``: a timm model, ``local-dir:PATH``,
+    ``builtin`` (weights in the package) or ``gabor`` (none). With neither ``head`` nor source patches are compared.
 
     ``layers`` picks the stages of a CNN ("2,3"), ``backbone_weights`` a weight file, ``image_size`` the network input
-    in pixels, one number or height and width; ``variant`` is as in ``NaglHead``. What is left out of these and of
-    ``num_proxies`` and ``num_heads`` the head brings, or it is as in ``head_settings.DEFAULTS``. ``seed`` decides the
-    head's first weights, and with ``n_normal``, ``n_abnormal`` and ``strategy`` (``sampling``) the references if the
-    data is no ``ReferenceDataModule``. ``bank_limit`` is the number of normal patches that a query is compared with, a
-    half of it that of surroundings of defects and of known defects each (``bank.adapted.Limits``); None keeps all.
-    References are encoded in ``views`` (``bank.views``): "none" takes the image as it is, "turns" quarter turns, "all"
-    the mirrored image too; "auto" is "turns", and "none" in the published code.
+    in pixels; ``variant`` is as in ``NaglHead``. What is left out of these, ``num_proxies`` and ``num_heads`` the head
+    brings, or it is as in ``head_settings.DEFAULTS``. ``seed`` decides the head's first weights, and with ``n_normal``,
+    ``n_abnormal`` and ``strategy`` (``sampling``) the references if the data is no ``ReferenceDataModule``.
+    ``bank_limit`` bounds what a query is compared with (``bank.adapted.Limits``). ``views`` of references are those of
+    ``bank.views``; "auto" is "turns", and "none" in the published code.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
-    ``selection`` prefers on held-out source categories: "best", "last", or "paper", which selects on the target as the
-    published code does (Q16). ``token_cache`` encodes each image once instead of whenever an episode shows it, into
-    memory or files under ``token_cache_dir``, as numbers of ``token_precision``. ``threshold`` "references" calibrates
-    on the references alone (``calibration``), "f1_adaptive" is anomalib's rule on labelled validation images, a
-    number is a raw image score. Raises ValueError when a setting or the head does not fit.
+    ``selection`` prefers on held-out sources: "best", "last", or "paper", which selects on the target (Q16).
+    ``token_cache`` encodes each image once, into memory or ``token_cache_dir``, in ``token_precision``. ``threshold``
+    "references" calibrates on the references alone, "f1_adaptive" is anomalib's rule on labelled images, a number is a
+    raw image score. ValueError when a setting does not fit.
     """
 
     pre_processor: Any  # anomalib's components may be of any class
@@ -183,9 +179,11 @@ class Nagl(AnomalibModule):
         self.reference_adapter.notice(datamodule_of(self.trainer))
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
-        epochs = [EpochCheckpoint(self.head_trainer.kept), ResumeHint()] if saved else []
+        epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
         folder = RunFolder(self.trainer, self.fitting)
-        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, folder, *epochs]
+        # The report of a prediction comes after what anomalib does to its batches.
+        ours = [self.reference_adapter, self.head_trainer, folder, *epochs, PredictionReport()]
+        return [DefectTypeReport(), *listed, *ours]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""

@@ -11,11 +11,12 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
 
 from anomalib_nagl.core.calibration import calibrate
+from anomalib_nagl.core.variants import HEAD_FREE
 from anomalib_nagl.plugin.borrowed_splits import BorrowedSplits
 from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
 from anomalib_nagl.plugin.folder_masks import with_paired_masks
-from anomalib_nagl.plugin.head_settings import HEAD_FREE, do_without_head
+from anomalib_nagl.plugin.head_settings import do_without_head
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.reading import read_alike

@@ -6,13 +6,14 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from anomalib.visualization.image.functional import add_text_to_image
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.io.errors import printable
+from anomalib_nagl.io.panel import Panel, beside, framed, stack
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.pre_processing import transform_of
@@ -20,7 +21,7 @@ from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.quality import DefectQuality, NormalQuality, quality
 from anomalib_nagl.references.reference_set import DEVIATING, ReferenceSet
 
-TILE, GAP, COLUMNS = 224, 4, 6
+TILE, GAP, COLUMNS = 224, 8, 6
 GIVEN_COLOUR, FOUND_COLOUR = (255, 0, 0), (255, 160, 0)
 
 
@@ -59,21 +60,21 @@ def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
 
 
 def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:
-    """All references as the model sees them; given masks are outlined in red, found ones in orange."""
+    """All references as the model sees them; masks are outlined, and captions say whether they were given or found."""
     images = [Image.fromarray(image) for image in model.reference_images.permute(0, 2, 3, 1).cpu().numpy()]
-    names = references.names
     n = len(references.normal)
     captions = ["normal"] * n + list(references.defect_types)
     tiles = []
-    for i, image in enumerate(images):
-        tile = image.resize((TILE, TILE))
+    for i, (image, name) in enumerate(zip(images, references.names, strict=True)):
+        tile, mask = image.resize((TILE, TILE)), ""
         if i >= n:
-            colour = FOUND_COLOUR if references.mask_sources[i - n] == DEVIATING else GIVEN_COLOUR
-            tile = _outline(tile, model.reference_masks[i - n].cpu(), colour)
-        tiles.append(
-            add_text_to_image(tile, printable(f"{captions[i]}: {Path(names[i]).name}"), size=14).convert("RGB")
-        )
-    return _arrange(tiles)
+            found = references.mask_sources[i - n] == DEVIATING
+            tile = _outline(tile, model.reference_masks[i - n].cpu(), FOUND_COLOUR if found else GIVEN_COLOUR)
+            mask = ", mask found (orange)" if found else ", mask given (red)"
+        caption = printable(f"{captions[i]}: {Path(name).name}{mask}")
+        tiles.append(framed(Panel(caption, np.asarray(tile.convert("RGB")))))
+    rows = [beside(tiles[start : start + COLUMNS], GAP) for start in range(0, len(tiles), COLUMNS)]
+    return stack(rows, GAP, GAP)
 
 
 def _outline(tile: Image.Image, mask: Tensor, colour: tuple[int, int, int]) -> Image.Image:
@@ -81,13 +82,3 @@ def _outline(tile: Image.Image, mask: Tensor, colour: tuple[int, int, int]) -> I
     marked = Image.fromarray(mask.to(torch.uint8).numpy() * 255).resize(tile.size, Image.Resampling.NEAREST)
     line = ImageChops.difference(marked.filter(ImageFilter.MaxFilter(5)), marked)
     return Image.composite(Image.new("RGB", tile.size, colour), tile, line)
-
-
-def _arrange(tiles: list[Image.Image]) -> Image.Image:
-    """Tiles in rows on white, with gaps between them."""
-    columns = min(COLUMNS, len(tiles))
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (TILE + GAP) + GAP), (255, 255, 255))
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + GAP)))
-    return sheet

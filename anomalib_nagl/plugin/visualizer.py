@@ -1,36 +1,40 @@
-"""anomalib's visualisation of predictions, with the references they resemble beside them."""
+"""Pictures of predictions, one for each image, with the references that it resembles beside it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
-from anomalib.visualization.image.functional import add_text_to_image, overlay_images, visualize_gt_mask
 from lightning.pytorch import Trainer
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from anomalib_nagl.core.model import NaglModel
+from anomalib_nagl.io.panel import Panel, beside, draw, draw_panel
+from anomalib_nagl.io.prediction_text import picture_of
 from anomalib_nagl.plugin.fit_plan import datamodule_of
+from anomalib_nagl.plugin.prediction import batch_rows, pixels_of
+from anomalib_nagl.plugin.reference_panels import counts, reference_panel
 
-WINNER = (255, 200, 0)  # frame of the reference that an image resembles most
+if TYPE_CHECKING:
+    from anomalib_nagl.plugin.lightning_model import Nagl
 
 
 class ReferenceVisualizer(ImageVisualizer):
-    """Appends references to each image: of both kinds the ``max_references`` that it resembles most.
+    """Draws a picture for each image (``io.panel``), with the ``max_references`` of both kinds that it resembles most.
 
-    Abnormal ones show their masks, given or found. The one that it resembles most of all has a frame.
+    Abnormal references show their masks, given or found. Whoever gives settings of anomalib's own visualiser, such as
+    ``fields``, gets its pictures instead, with the references beside them.
     """
 
     def __init__(self, max_references: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_references = max_references
+        self._as_anomalib = bool(set(kwargs) - {"output_dir"})
         self._written: dict[Path, str] = {}  # what was drawn in this run, and of which image
 
     def on_test_start(self, *args: Any, **kwargs: Any) -> None:
@@ -43,32 +47,22 @@ class ReferenceVisualizer(ImageVisualizer):
         super().on_predict_start(*args, **kwargs)
         self._written.clear()
 
-    def reference_panels(
-        self, model: Any, similarity: Tensor | None = None, types: Sequence[str] = ()
-    ) -> list[Image.Image]:
-        """Panels of a model's references, empty when it has none.
+    def reference_panels(self, nagl: Any, similarity: Tensor | None = None) -> list[Panel]:
+        """Panels of the references of a ``Nagl``, empty when it has none, or for another model.
 
-        With the similarities (n + a,) of a query to them, the most similar ones come first and their titles say how
-        similar; ``types`` are the defect types of all references.
+        With the similarities (n + a,) of an image to them, the most similar ones come first; titles say how similar.
         """
-        if not isinstance(model, NaglModel):
-            return []
-        images, masks = model.reference_images, model.reference_masks
-        n_normal = len(images) - len(masks)
-        order = list(range(len(images))) if similarity is None else similarity.argsort(descending=True).tolist()
+        n_normal, number = counts(nagl)
+        order = list(range(number)) if similarity is None else similarity.argsort(descending=True).tolist()
         shown = [i for i in order if i < n_normal][: self.max_references]
         shown += [i for i in order if i >= n_normal][: self.max_references]
-        text = {key: value for key, value in self.text_config.items() if key != "enable"}
         panels = []
         for i in shown:
-            picture = Image.fromarray(images[i].permute(1, 2, 0).cpu().numpy())
-            if i >= n_normal:
-                contour = visualize_gt_mask(masks[i - n_normal].cpu(), mode="contour", color=(255, 0, 0))
-                picture = overlay_images(picture, contour)
-            picture = picture.resize(self.field_size)
-            if similarity is not None and i == order[0]:
-                ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), None, WINNER, 6)
-            panels.append(add_text_to_image(picture, _title(i, n_normal, similarity, types), **text))
+            panel = reference_panel(nagl, i)
+            if similarity is not None:
+                first = "nearest: " if i == order[0] else ""
+                panel = panel._replace(title=f"{first}{panel.title}, similarity {float(similarity[i]):.2f}")
+            panels.append(panel)
         return panels
 
     def on_test_batch_end(  # type: ignore[override]  # narrowed as anomalib's own is
@@ -85,15 +79,33 @@ class ReferenceVisualizer(ImageVisualizer):
         folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
         data = datamodule_of(trainer)
         name, category = (data.name, data.category) if isinstance(data, AnomalibDataModule) else (None, None)
-        # Attributes of batches that Nagl has scored; other models have neither.
+        for i, picture in enumerate(self.pictures(pl_module, batch)):
+            if picture is not None:
+                paths = batch.image_path
+                picture.save(self._place(paths[i] if paths else "", folder, name, category), compress_level=1)
+
+    def pictures(self, nagl: AnomalibModule | Nagl, batch: ImageBatch) -> list[Image.Image | None]:
+        """The picture of each image of a batch that was scored and post-processed; None where there is no map."""
+        # Of batches that Nagl has scored; those of other models have none.
         similarity = getattr(batch, "reference_similarity", None)
-        types = getattr(batch, "reference_types", ())
-        for i, item in enumerate(batch):
-            picture = self.visualize(item)
-            if not isinstance(picture, Image.Image):
-                continue
-            panels = self.reference_panels(pl_module.model, None if similarity is None else similarity[i], types)
-            side_by_side(picture, panels).save(self._place(item.image_path or "", folder, name, category))
+        panels = [self.reference_panels(nagl, None if similarity is None else similarity[i]) for i in range(len(batch))]
+        if self._as_anomalib:
+            drawn = (self.visualize(item) for item in batch)
+            return [
+                beside([picture, *map(draw_panel, own)]) if isinstance(picture, Image.Image) else None
+                for picture, own in zip(drawn, panels, strict=True)
+            ]
+        if batch.anomaly_map is None:
+            return [None] * len(batch)
+        rules, rows = batch_rows(batch, nagl.post_processor)
+        pictures: list[Image.Image | None] = []
+        for i, (row, own) in enumerate(zip(rows, panels, strict=True)):
+            values = batch.anomaly_map[i].float().cpu().numpy().reshape(batch.anomaly_map.shape[-2:])
+            truth = None if batch.gt_mask is None else batch.gt_mask[i].cpu().numpy().reshape(batch.gt_mask.shape[-2:])
+            row = row._replace(image=Path(row.image).as_posix())
+            shown = picture_of(row, pixels_of(batch, i), values, rules.pixel_threshold, rules.band, truth, own)
+            pictures.append(draw(shown))
+        return pictures
 
     def _place(self, image: str, folder: Path, name: str | None, category: str | None) -> Path:
         """Where the picture of an image goes: where anomalib puts it, with more of its folders if that is taken.
@@ -111,23 +123,3 @@ class ReferenceVisualizer(ImageVisualizer):
         self._written[place] = image
         place.parent.mkdir(parents=True, exist_ok=True)
         return place
-
-
-def _title(index: int, n_normal: int, similarity: Tensor | None, types: Sequence[str]) -> str:
-    kind = "Normal" if index < n_normal else "Abnormal"
-    if similarity is None:
-        return f"{kind} reference"
-    name = types[index] if index >= n_normal and index < len(types) else kind.lower()
-    return f"Like {name} {float(similarity[index]):.3f}"
-
-
-def side_by_side(picture: Image.Image, panels: list[Image.Image]) -> Image.Image:
-    """Append panels to the right of an image."""
-    everything = [picture, *panels]
-    width, height = sum(p.width for p in everything), max(p.height for p in everything)
-    row = Image.new("RGB", (width, height))
-    left = 0
-    for panel in everything:
-        row.paste(panel.convert("RGB"), (left, 0))
-        left += panel.width
-    return row

@@ -149,6 +149,11 @@ def _read(path: Path) -> dict[str, Any]:
                 f"found {what} with {', '.join(wrong) or 'kind'} that cannot be, expected text as a run writes it: "
                 f"{_REMEDY}"
             )
+        climbing = [key for key in ("path", *_numbered(entry)) if ".." in PurePath(entry.get(key, "")).parts]
+        if climbing:
+            raise ValueError(
+                f"found {what} with a {climbing[0]} that climbs out of its root, expected one below it: {_REMEDY}"
+            )
     given = {key: kind for key, kind in _SELECTION.items() if key in found["selection"]}
     check_keys(found["selection"], given, f"the selection of {path}", _REMEDY)
     return found

@@ -125,6 +125,11 @@ def command(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
         ("raise ValueError('found a, expected b')", 2, "anomalib-nagl try: found a, expected b\n"),
         ("open('/no/such/file')", 2, "anomalib-nagl try: [Errno 2] No such file or directory: '/no/such/file'\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        (
+            "{}['a\\nb']",
+            70,
+            "anomalib-nagl try: an unexpected error, KeyError: 'a\\nb'; ANOMALIB_NAGL_TRACEBACK=1 shows where\n",
+        ),
     ],
 )
 def test_exit_status(
@@ -139,17 +144,46 @@ def test_exit_status(
 
 
 def test_other_import_errors_are_not_swallowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handed_over: list[list[str]]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    handed_over: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Only what a distribution lacks is explained: a mistake in a command, or in the plugin, keeps its traceback."""
+    """Only what a distribution lacks is explained: a mistake in a command, or in the plugin, is one of ours.
+
+    What ends a command of anomalib keeps its traceback, those of ours show it when they are asked to.
+    """
     command(tmp_path, monkeypatch, "import there_is_no_such_module")
-    with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
-        nagl("try")
+    for asked in ("", "1"):
+        monkeypatch.setenv("ANOMALIB_NAGL_TRACEBACK", asked)
+        assert nagl("try") == 70
+        error = capsys.readouterr().err
+        assert "an unexpected error, ModuleNotFoundError: No module named 'there_is_no_such_module'" in error
+        assert ("Traceback" in error) == bool(asked)
+        assert ("ANOMALIB_NAGL_TRACEBACK=1 shows where" in error) != bool(asked)
 
     def broken() -> None:
         raise ImportError("cannot import name 'Engine'")
 
     monkeypatch.setattr(anomalib_nagl, "register", broken, raising=False)
-    with pytest.raises(ImportError, match="Engine"):
-        nagl("train")
+    monkeypatch.delenv("ANOMALIB_NAGL_TRACEBACK")
+    assert nagl("train") == 70
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.endswith("anomalib-nagl: an unexpected error, ImportError: cannot import name 'Engine'\n")
     assert not handed_over
+
+
+def test_errors_of_what_anomalib_was_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a command of anomalib an error of ours is a sentence; one of somebody else may be a mistake."""
+
+    def ours() -> None:
+        anomalib_nagl.ReferenceSet(normal=(), abnormal=())
+
+    def foreign() -> None:
+        raise ValueError("what now?")
+
+    for end, status in ((ours, 2), (foreign, 70)):
+        monkeypatch.setattr("anomalib.cli.cli.main", end)
+        assert nagl("train") == status
+        assert ("Traceback" in capsys.readouterr().err) == (status == 70)

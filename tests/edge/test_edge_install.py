@@ -14,6 +14,7 @@ from support.places import ROOT
 
 pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
 
+COMMANDS = ("__init__", "edge", "edge_bank", "edge_check", "edge_images", "inspect", "inspection", "parser")
 RUN = """
 import contextlib, io, json, sys
 
@@ -60,7 +61,7 @@ def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> 
         "__init__.py",
         "cli.py",
         "py.typed",
-        *(f"commands/{name}.py" for name in ("__init__", "edge", "edge_bank", "parser")),
+        *(f"commands/{name}.py" for name in COMMANDS),
     )
     assert names == own | {f"anomalib_nagl/{name}" for name in shared}
     plain = [line.split(";")[0].split()[1] for line in required if "extra ==" not in line]

@@ -26,7 +26,7 @@ from anomalib_nagl.encoders.vit import resample_table
 SHARED = Path(os.environ.get("NAGL_SHARED", Path(__file__).parents[3] / "shared"))
 GOLDEN = Path(os.environ.get("NAGL_GOLDEN", SHARED / "spec" / "golden"))
 MOBILENET = SHARED / "weights" / "mobilenetv2_100_tfsame"
-REMEDIES = ("local-dir:PATH", "backbone_weights=FILE", "HF_HOME", "backbone=gabor")
+REMEDIES = ("local-dir:PATH", "backbone_weights=FILE", "HF_HOME", "backbone=builtin")
 STAGES = [{"module": f"layer{i}", "reduction": 2**i, "num_chs": 8} for i in range(1, 6)]
 
 
@@ -156,6 +156,7 @@ def test_native_size_gives_the_very_tokens_of_timm():
     ("name", "size", "layers", "grid", "dim"),
     [
         ("gabor", (64, 96), None, (4, 6), 56),
+        ("builtin", (64, 96), None, (4, 6), 96),
         ("resnet10t", (64, 96), None, (4, 6), 256),
         ("resnet10t", (64, 96), "2, 3", (8, 12), 384),
         ("resnet10t", (64, 96), "layer1,layer3", (16, 24), 320),
@@ -172,7 +173,7 @@ def test_grid_and_width_are_as_promised(name, size, layers, grid, dim):
     assert encoder(images(encoder)).shape == (2, grid[0] * grid[1], dim)
 
 
-@pytest.mark.parametrize("name", ["gabor", "vit"])
+@pytest.mark.parametrize("name", ["gabor", "builtin", "vit"])
 def test_tokens_of_an_image_do_not_depend_on_its_batch(name, tmp_path):
     encoder = ready(tiny_vit(tmp_path) if name == "vit" else name, (112, 224) if name == "vit" else (64, 96))
     batch = images(encoder, 3)
@@ -217,6 +218,7 @@ def test_omegaconf_lists_are_image_sizes():
     [
         ("vit_small_patch14_dinov2", (450, 448), ("height 450", "448 and 462", "14 pixels")),
         ("gabor", (64, 100), ("width 100", "96 and 112")),
+        ("builtin", (64, 100), ("width 100", "96 and 112")),
         ("resnet10t", (50, 10), ("height 50 (nearest: 48 and 64)", "width 10 (nearest: 16)")),
     ],
 )
@@ -254,10 +256,11 @@ def test_without_stride_16_the_deepest_below_32_is_taken():
     [
         ("vit_smal_patch14_dinov2", {}, "did you mean vit_small_patch14_dinov2"),
         ("vit_small_patch14_dinov2.lvd", {}, "lvd142m"),
-        ("hf-hub:some/where", {}, "expected local-dir:PATH, gabor"),
+        ("hf-hub:some/where", {}, "expected builtin, local-dir:PATH, gabor"),
         ("local-dir:nowhere", {}, "nowhere.config.json"),
         ("inception_v3", {}, "a network that pads"),
         ("gabor", {"weights": "x.pth"}, "no choice of weights"),
+        ("builtin", {"weights": "x.pth"}, "no choice of weights"),
         ("vit_tiny_patch16_224", {"layers": "2"}, "no choice of layers"),
     ],
 )
@@ -435,9 +438,9 @@ def test_gabor_tells_directions_apart_and_ignores_brightness_of_flat_patches():
     assert not encoder.state_dict()
 
 
-@pytest.mark.parametrize("name", ["gabor", "vit"])
+@pytest.mark.parametrize("name", ["gabor", "builtin", "vit"])
 def test_export_agrees_in_openvino(name, tmp_path):
-    encoder = ready(tiny_vit(tmp_path), (28, 42)) if name == "vit" else build_encoder(name, (32, 48))
+    encoder = ready(tiny_vit(tmp_path), (28, 42)) if name == "vit" else ready(name, (32, 48))
     torch.onnx.export(
         encoder,
         (images(encoder),),

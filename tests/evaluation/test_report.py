@@ -322,7 +322,11 @@ def test_sheet_shows_picture_mask_and_map(tmp_path: Path, images: Path) -> None:
     picture, overlay = axes[0].images[0].get_array(), axes[1].images[1].get_array()
     assert picture.shape == (40, 60, 3)
     assert (picture == 90).all()
-    assert (overlay == maps[3]).all()
+    assert (overlay.data == maps[3]).all()
+    assert (
+        overlay.mask.tolist()
+        == (maps[3] <= np.percentile(maps[[kind == "good" for kind in queries.types]], 99)).tolist()
+    )
     outline = np.concatenate([path.vertices for path in axes[0].collections[0].get_paths()])
     assert outline.max(0).tolist() == [9, 9]
     assert outline.min(0).tolist() == [0, 0]

@@ -25,7 +25,7 @@ def inputs() -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(448, 448), (448, 672), (224, 224)], ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("kind", ["vit", "cnn", "gabor"])
+@pytest.mark.parametrize("kind", ["vit", "cnn", "builtin", "gabor"])
 def test_openvino_matrix(
     kind: str,
     size: tuple[int, int],

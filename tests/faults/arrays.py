@@ -58,7 +58,8 @@ MASKS: dict[str, tuple[Any, str]] = {
     "zeros": (np.zeros((9, 9)), REFUSED),
     "all NaN": (np.full((9, 9), np.nan), REFUSED),
     "one NaN": (np.where(np.eye(9), np.nan, 1.0), REFUSED),
-    "infinity": (np.full((9, 9), np.inf), EITHER),
+    "infinity": (np.full((9, 9), np.inf), REFUSED),
+    "one minus infinity": (np.where(np.eye(9), -np.inf, 1.0), REFUSED),
     "another size": (np.ones((9, 8)), REFUSED),
     "one dimension": (np.ones(81), REFUSED),
     "text": (np.full((9, 9), "a"), REFUSED),
@@ -92,6 +93,8 @@ def cases() -> Iterator[Case]:
             yield Case("arrays", f"normal image of {what}", given(value), entries.teach_normal, expected)
     for what, (value, expected) in MASKS.items():
         yield Case("arrays", f"mask of {what}", given(value), entries.teach_mask, expected)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "bf":
+            yield Case("arrays", f"mask for torch of {what}", given(value), entries.torch_mask, expected)
     for key in ("name", "defect_type"):
         for what, (value, expected) in WORDS.items():
             yield Case("arrays", f"{key} of {what}", given({key: value}), entries.teach_named, expected)

@@ -41,6 +41,17 @@ def teach_mask(world: World, mask: Any) -> float:
     return own.predict(np.zeros((9, 9, 3), np.uint8)).score
 
 
+def torch_mask(world: World, mask: np.ndarray[Any, Any]) -> int:
+    """References that torch is given with a mask."""
+    del world
+    import torch
+
+    from anomalib_nagl import ReferenceSet
+
+    image = torch.zeros(3, 9, 9)
+    return len(ReferenceSet(normal=(image,), abnormal=(image,), masks=(torch.from_numpy(mask),)).abnormal)
+
+
 def teach_named(world: World, words: Mapping[str, Any]) -> tuple[str, ...]:
     """Names as a detector gives them back after a start anew."""
     own = NaglEdge(world.copy(world.model))

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from support.places import CONFIGS
+
 from faults.case import ANSWER, Case, World
 
 SECONDS = 90  # to come to its first file, and to end
@@ -55,6 +57,38 @@ def _predicting(sign: int) -> Callable[[World], Path]:
     return make
 
 
+def _predicting_with_torch(sign: int) -> Callable[[World], Path]:
+    """``predict`` of many images."""
+
+    def make(world: World) -> Path:
+        (world.room / "many").mkdir()
+        for i in range(2000):
+            os.link(world.references / "normal/0.png", world.room / f"many/{i}.png")
+        model = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", "64")
+        arguments = ("predict", *model, "--ckpt_path", world.checkpoint, "--data", "many")
+        return _started(world, arguments, "results/**/images/**/*.png", sign)
+
+    return make
+
+
+def _evaluating(sign: int) -> Callable[[World], Path]:
+    """``evaluate`` of many cells."""
+
+    def make(world: World) -> Path:
+        from anomalib_nagl.rendered.render import render_category
+
+        render_category(world.room / "drawn", "plate", 0)
+        settings = {
+            "config": CONFIGS / "evaluate/quickstart.yaml", "domains": "{textures: [cloth], parts: [plate]}",
+            "data": "drawn", "targets": "[plate]", "models": "[normal_only]", "shots": "[1+1]", "protocols": "[fixed]",
+            "reference_seeds": 500, "image_size": 64, "metric_size": 32, "costs": "false", "out": "out",
+        }  # fmt: skip
+        arguments = tuple(word for name, value in settings.items() for word in (f"--{name}", value))
+        return _started(world, ("evaluate", *arguments), "cells/*.json", sign)
+
+    return make
+
+
 def _training(sign: int) -> Callable[[World], Path]:
     """``train`` without an end."""
 
@@ -78,7 +112,7 @@ def _ended_well(status: int) -> Callable[[World, Path], str]:
         found, said = path.read_text().split("\n", 1)
         assert found == str(status), f"status {found}: {said[-300:]!r}"
         assert "Traceback" not in said, said[-300:]
-        assert "nterrupted" in said, said[-300:]
+        assert "nterrupt" in said, said[-300:]
         assert said.count("\x1b[?25l") <= said.count("\x1b[?25h"), "the cursor stays hidden"
         for overlay in (world.room / "out").glob("*.png"):
             with Image.open(overlay) as image:
@@ -101,9 +135,28 @@ def _goes_on(status: int) -> Callable[[World, Path], str]:
     return look
 
 
+def _goes_on_alike(status: int) -> Callable[[World, Path], str]:
+    """The same, and word that the same command goes on; cells that are there are whole."""
+
+    def look(world: World, path: Path) -> str:
+        from anomalib_nagl.evaluation.results import read_results
+
+        said = _ended_well(status)(world, path)
+        assert "The same command goes on" in path.read_text()
+        assert len(read_results(world.room / "out", {}))
+        return said
+
+    return look
+
+
 def cases() -> Iterator[Case]:
     if sys.platform == "win32":
         return
     for name, sign, status in (("Ctrl-C", signal.SIGINT, 130), ("SIGTERM", signal.SIGTERM, 143)):
-        for what, make, look in (("edge predict", _predicting, _ended_well), ("train", _training, _goes_on)):
+        for what, make, look in (
+            ("edge predict", _predicting, _ended_well),
+            ("predict", _predicting_with_torch, _ended_well),
+            ("evaluate", _evaluating, _goes_on_alike),
+            ("train", _training, _goes_on),
+        ):
             yield Case("interrupts", f"{name} in {what}", make(sign), look(status), ANSWER, quick=False)

@@ -67,18 +67,40 @@ bank = BankFile(room / "part.bank", FACTS)
 sys.addaudithook(due)
 bank.save(room / "part.bank")
 """,
+    "predictions": """
+from anomalib_nagl.io import prediction_table
+from anomalib_nagl.io.prediction_table import PredictionRow, PredictionTable
+append = prediction_table._append
+prediction_table._append = lambda *arguments: (tick(), append(*arguments), tick())
+sys.addaudithook(due)
+with PredictionTable(room / "predictions.csv", room / "predictions.jsonl") as table:
+    for i in range(3):
+        table.write(PredictionRow(f"{i}.png", "good", 0.25, 0.5))
+""",
+    "a checkpoint": """
+import torch
+from anomalib_nagl.plugin.checkpoint_io import NaglCheckpointIO
+checkpoint = torch.load(room / "model.ckpt", weights_only=False)
+sys.addaudithook(due)
+NaglCheckpointIO().save_checkpoint(checkpoint, room / "model.ckpt")
+""",
     "a record": """
 from anomalib_nagl.references.record import make_record, write_record
 sys.addaudithook(due)
 write_record(make_record([]), room)
 """,
 }
-MOMENTS = dict.fromkeys(PROGRAMS, range(1, 6)) | {"a bank": range(1, 40, 3), "a saved bank": range(1, 120, 12)}
+MOMENTS = dict.fromkeys(PROGRAMS, range(1, 6)) | {
+    "a bank": range(1, 40, 3), "a saved bank": range(1, 120, 12), "predictions": range(1, 20),
+    "a checkpoint": range(1, 5),
+}  # fmt: skip
 READERS: dict[str, Callable[[World, Path], Any]] = {
     "a token file": bits.read_tokens,
     "a cell": lambda world, path: bits.read_cells(world, path) if (world.room / "cells").is_dir() else 0,
     "a bank": lambda world, path: _renamed(entries.open_bank(world, world.room / "part.bank")),
     "a saved bank": lambda world, path: _renamed(entries.open_bank(world, world.room / "part.bank")),
+    "predictions": lambda world, path: _whole_rows(world.room / "predictions.csv"),
+    "a checkpoint": lambda world, path: entries.load_checkpoint(world, world.room / "model.ckpt"),
     "a record": lambda world, path: _whole_record(world.room / "references.json"),
 }
 
@@ -96,15 +118,37 @@ def _renamed(answer: dict[str, Any]) -> str:
     return str(name)
 
 
+def _lay_out(world: World, program: str) -> None:
+    world.copy(world.checkpoint if program == "a checkpoint" else world.bank)
+
+
 def _whole_record(path: Path) -> str:
     import json
 
     return str(json.loads(path.read_bytes())["format"]) if path.exists() else "none"
 
 
+def _whole_rows(path: Path) -> int:
+    """Rows of a table, none of them torn, and no fewer in its twin but for the one that was being written."""
+    import csv
+    import json
+
+    if not path.exists():
+        return 0
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert path.read_bytes().endswith(b"\n")
+    assert all(row["score"] == "0.250000" and row["error"] == "" for row in rows)
+    twin = path.with_suffix(".jsonl")
+    lines = twin.read_text().splitlines() if twin.exists() else []
+    assert len(rows) - 1 <= len(lines) <= len(rows)
+    assert [json.loads(line)["image"] for line in lines] == [row["image"] for row in rows][: len(lines)]
+    return len(rows)
+
+
 def _stopped(program: str, moment: int, how: str) -> Callable[[World], Path]:
     def make(world: World) -> Path:
-        world.copy(world.bank)
+        _lay_out(world, program)
         done = run(PROGRAMS[program], world.room, moment, how)
         assert done.returncode in (0, 1, -signal.SIGKILL), done.stderr
         left = [path for path in world.room.rglob("*") if path.is_file() and path.name.startswith(".")]
@@ -120,7 +164,7 @@ def _no_room(program: str) -> Callable[[World], Path]:
     def make(world: World) -> Path:
         import resource
 
-        world.copy(world.bank)
+        _lay_out(world, program)
 
         def limit() -> None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -140,7 +184,7 @@ def cases() -> Iterator[Case]:
         for moment in MOMENTS[program]:
             for how in ("kill", "full"):
                 name = f"{program}, {'killed' if how == 'kill' else 'disk full'} at write {moment}"
-                quick = moment == 3 and how == "kill" and program in ("a bank", "a cell")
+                quick = moment == 3 and how == "kill" and program in ("a bank", "a cell", "predictions")
                 yield Case("kills", name, _stopped(program, moment, how), READERS[program], ANSWER, quick=quick)
         yield Case(
             "kills", f"{program}, no room", _no_room(program), READERS[program], ANSWER, quick=program == "a bank"

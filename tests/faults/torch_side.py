@@ -113,6 +113,17 @@ def _all(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _climbing(key: str) -> Callable[[dict[str, Any]], None]:
+    """Lead to the same file by a way through the folder above."""
+
+    def change(content: dict[str, Any]) -> None:
+        for entry in content["references"]:
+            if entry.get(key):
+                entry[key] = f"../{Path(content['root']).name}/{entry[key]}"
+
+    return change
+
+
 def _top(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         content.pop(key, None)
@@ -141,6 +152,8 @@ RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "selection a list": (_top("selection", [1]), REFUSED),
     "selection null": (_top("selection", None), REFUSED),
     "a path that climbs out": (_all("path", "../" * 40 + "etc/passwd"), REFUSED),
+    "a path that climbs out to its own image": (_climbing("path"), REFUSED),
+    "a mask that climbs out to its own image": (_climbing("mask_path"), REFUSED),
     "a path that is absolute": (_all("path", "/etc/passwd"), REFUSED),
     "a path that is a device": (_all("path", "/dev/zero"), REFUSED),
     **{f"{key} missing": (_all(key, ...), REFUSED) for key in ("kind", "sha256", "path")},

@@ -124,8 +124,10 @@ def test_the_wheel_holds_the_hook_and_nothing_foreign(wheel: Path) -> None:
         names = archive.namelist()
     top = {name.split("/")[0] for name in names}
     assert {*PARTS, "anomalib_nagl"} == {name for name in top if not name.endswith(".dist-info")}
-    assert {"anomalib_nagl/py.typed", "anomalib_nagl/configs/own_parts.yaml"} <= set(names)
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    wanted = ("py.typed", "configs/own_parts.yaml", "encoders/weights/builtin-1.safetensors")
+    assert {f"anomalib_nagl/{name}" for name in wanted} <= set(names)
+    for text in ("LICENSE", "NOTICE"):
+        assert any(name.endswith(f".dist-info/licenses/{text}") for name in names)
 
 
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:

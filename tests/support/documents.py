@@ -25,6 +25,7 @@ PLACEHOLDERS = {
     "MODEL": "box/model.xml",
     "IMAGES...": "new_pictures",
     "DIR": "overlays",
+    "LABELLED_DIR": "my_part",
     "IMAGE": "part.png",
     "MASK": "part_mask.png",
     "NAME": "part",

@@ -33,7 +33,7 @@ def write_backbone(folder: Path, model: nn.Module, architecture: str, side: int,
 
 
 def backbone(kind: str, folder: Path) -> str:
-    """A transformer or CNN with random weights, or the bank of filters."""
+    """A transformer or CNN with random weights, or one of our own by its name."""
     torch.manual_seed(0)
     if kind == "vit":
         arguments = {"embed_dim": 48, "depth": 2, "num_heads": 2}
@@ -43,7 +43,7 @@ def backbone(kind: str, folder: Path) -> str:
     if kind == "cnn":
         cnn = timm.create_model("resnet10t", num_classes=0)
         return write_backbone(folder / "cnn", cnn, "resnet10t", 224)
-    return "gabor"
+    return kind
 
 
 def picture(size: tuple[int, int], seed: int, defect: bool = False) -> Tensor:

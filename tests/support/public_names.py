@@ -15,9 +15,10 @@ from support.documents import call
 
 SNAPSHOT = Path(__file__).parents[1] / "public_names.txt"
 COMMANDS = (
-    ("edge", "predict"), ("edge", "list"), ("edge", "add-defect"), ("edge", "add-normal"), ("edge", "remove"),
+    ("edge", "predict"), ("edge", "list"), ("edge", "add-defect"), ("edge", "add-normal"), ("edge", "check"),
+    ("edge", "remove"),
     ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"), ("edge", "undo"), ("edge", "history"),
-    ("edge", "bake"), ("edge", "migrate"), ("evaluate",), ("references", "check"),
+    ("edge", "bake"), ("edge", "migrate"), ("evaluate",), ("inspect",), ("references", "check"),
 )  # fmt: skip
 
 

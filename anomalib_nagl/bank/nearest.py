@@ -1,0 +1,79 @@
+"""Which reference a prediction resembles most, without torch; ``core.reference_similarity`` does so for batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_nagl.bank.adapted import ReferencePatches, normal_owners
+from anomalib_nagl.bank.pools import counts, heads
+from anomalib_nagl.bank.reference import Reference
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NearestReference:
+    """A reference and how alike it is: the cosine similarity, at most 1, that ``reference_similarity`` defines."""
+
+    index: int
+    kind: str
+    name: str
+    defect_type: str
+    similarity: float
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"most like {self.kind} reference {self.name} ({self.defect_type}), similarity {self.similarity:.3f}"
+
+
+class OwnedPatches(NamedTuple):
+    """Patches (P, C) of length 1 that are compared with, and whose they are (P,)."""
+
+    tokens: Floats
+    owner: NDArray[Any]
+
+
+def owned_patches(patches: ReferencePatches) -> OwnedPatches:
+    """Normal patches of normal references and marked ones of abnormal references, as far as they are compared with."""
+    marked = [one.marked for one in patches.abnormal]
+    kept = counts(marked, patches.limits.defects)
+    tokens = np.concatenate(
+        [
+            heads(patches.normal, patches.limits.normal, patches.width),
+            heads(marked, patches.limits.defects, patches.width),
+        ]
+    )
+    owner = np.concatenate([normal_owners(patches), len(patches.normal) + np.repeat(np.arange(len(kept)), kept)])
+    return OwnedPatches(_unit(tokens), owner.astype(np.int64))
+
+
+def nearest_reference(
+    tokens: Floats, scores: Floats, owned: OwnedPatches, references: Sequence[Reference]
+) -> NearestReference | None:
+    """The reference that the patches (M, C) with the highest 1 % of the scores (M,) resemble most.
+
+    ``references`` are those that own patches, normal ones first. None where there is no patch to compare with.
+    """
+    if not len(owned.tokens):
+        return None
+    count = max(int(0.01 * len(scores)), 1)
+    top = np.argsort(-scores, kind="stable")[:count]
+    cosine = _unit(tokens[top]) @ owned.tokens.T
+    best = np.full((count, len(references)), -1.0, np.float32)
+    for row, values in zip(best, cosine, strict=True):
+        np.maximum.at(row, owned.owner, values)
+    mean = best.mean(axis=0)
+    index = int(mean.argmax())
+    one = references[index]
+    return NearestReference(index, one.kind, one.name, one.defect_type, float(mean[index]))
+
+
+def _unit(tokens: Floats) -> Floats:
+    length = np.linalg.norm(tokens, axis=-1, keepdims=True)
+    found: Floats = (tokens / np.maximum(length, 1e-8)).astype(np.float32)
+    return found

@@ -1,0 +1,65 @@
+"""What is told of predictions in words: a line for each image, a total, and notes on its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_nagl.io.errors import printable
+from anomalib_nagl.io.panel import Panel, Shown
+from anomalib_nagl.io.prediction_table import NO_VERDICT, VERDICTS, PredictionRow
+
+
+def line(row: PredictionRow) -> str:
+    """A line for the terminal."""
+    if row.error:
+        return printable(f"{row.image}: failed: {row.error}")
+    score = "" if row.score is None else f"score {row.score:.3f}"
+    parts = [row.verdict or "no verdict", score, _nearest(row)]
+    return printable(f"{row.image}: {', '.join(part for part in parts if part)}")
+
+
+def total(rows: Iterable[PredictionRow]) -> str:
+    """How many images have which verdict."""
+    verdicts = ["failed" if row.error else row.verdict or "without a verdict" for row in rows]
+    order = [*(verdict for verdict in VERDICTS if verdict != NO_VERDICT), "without a verdict", "failed"]
+    counts = [f"{verdicts.count(one)} {one}" for one in order if one in verdicts]
+    return f"{len(verdicts)} image{'s' * (len(verdicts) != 1)}: {', '.join(counts) or 'none'}"
+
+
+def notes(row: PredictionRow, band: float = 0.0, reason: str = "") -> list[str]:
+    """Lines that stand above the picture of an image; ``reason`` is why the score alone did not decide."""
+    found = []
+    if row.threshold is not None and band >= 5e-4:  # as it would be seen
+        found.append(f"look again from {row.threshold - band:.3f} to {row.threshold + band:.3f}")
+    if row.regions:
+        largest = max(region.area for region in row.regions)
+        number = f"{len(row.regions)} region{'s' * (len(row.regions) != 1)}"
+        found.append(f"{number}, the largest of {largest} pixels")
+    return [*found, *([reason] if reason else []), *([_nearest(row)] if row.nearest_reference else [])]
+
+
+def _nearest(row: PredictionRow) -> str:
+    if not row.nearest_reference:
+        return ""
+    return f"nearest {PurePath(row.nearest_reference).name} ({row.nearest_type})"
+
+
+def picture_of(
+    row: PredictionRow,
+    pixels: NDArray[np.uint8],
+    values: NDArray[np.float32],
+    pixel_threshold: float | None,
+    band: float = 0.0,
+    truth: NDArray[Any] | None = None,
+    references: Iterable[Panel] = (),
+) -> Shown:
+    """What is drawn of a row: the image (H, W, 3) and its map (h, w)."""
+    return Shown(
+        row.image, pixels, values, row.verdict, row.score, row.threshold, pixel_threshold, notes(row, band), truth,
+        list(references),
+    )  # fmt: skip
