@@ -55,7 +55,7 @@ class Snapshot:
 
     @property
     def thresholds(self) -> NDArray[np.float32]:
-        """Raw thresholds (2,) of image scores and pixels; NaN where there is none."""
+        """Thresholds (2,) of image scores and pixels on their scales; NaN where there is none."""
         values = self.settings.get(THRESHOLDS, [None, None])
         return np.array([math.nan if value is None else value for value in values], np.float32)
 

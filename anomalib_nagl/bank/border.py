@@ -6,19 +6,22 @@ they are read, and no more of them than is read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.reference import ROLES, Lesson, Reference
+from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.bank.views import cells_of
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.json_values import is_number
 from anomalib_nagl.io.model_facts import MOST
 
-THRESHOLDS = "thresholds"  # the setting: raw thresholds of image scores and of pixels
+# Settings, of image scores and of pixels: the thresholds on their scales, the scales, and what these were found by.
+THRESHOLDS, SCALE, CALIBRATION = "thresholds", "scale", "calibration"
 # Squares of larger values, summed over any width, come near the end of float32. Those of encoders are below a thousand.
 LARGEST = 1e12
 _REMEDY = "restore the bank from a copy, or add the image anew"
@@ -91,15 +94,51 @@ def check_lesson(lesson: Lesson, facts: Mapping[str, Any]) -> None:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise EdgeError unless thresholds are two finite numbers; either may be missing (None)."""
+    """Raise EdgeError unless thresholds and scales are finite numbers; any may be missing (None)."""
     found = settings.get(THRESHOLDS, [None, None])
-    usable = isinstance(found, list) and len(found) == 2 and all(one is None or _is_threshold(one) for one in found)
-    if not usable:
+    if not _are_numbers(found, 2):
         raise EdgeError(
             f"found thresholds {str(found)[:60]} in a reference bank, expected two finite numbers: set them anew with "
             "set_thresholds, or restore the bank from a copy"
         )
+    found = settings.get(SCALE, [[None] * 3, [None] * 3])
+    if not (isinstance(found, list) and len(found) == 2 and all(_are_numbers(one, 3) for one in found)):
+        raise EdgeError(
+            f"found scales {str(found)[:60]} in a reference bank, expected three finite numbers each for images and "
+            "pixels: find them anew with calibrate, or restore the bank from a copy"
+        )
+    if not isinstance(found := settings.get(CALIBRATION, {}), dict):
+        raise EdgeError(
+            f"found {str(found)[:60]} as the calibration in a reference bank, expected an object: find it anew with "
+            "calibrate, or restore the bank from a copy"
+        )
+
+
+def _are_numbers(found: object, count: int) -> bool:
+    usable = isinstance(found, list) and len(found) == count
+    return usable and all(one is None or _is_threshold(one) for one in found)  # type: ignore[attr-defined]  # a list
 
 
 def _is_threshold(value: object) -> bool:
     return is_number(value) and abs(float(value)) <= LARGEST  # type: ignore[arg-type]  # it is one
+
+
+def settings_of_scale(
+    scales: Sequence[Scale], calibration: Mapping[str, Any], thresholds: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Scales of images and pixels as settings, and the thresholds on them where they are given."""
+    found: dict[str, Any] = {SCALE: [_given(scale) for scale in scales], CALIBRATION: dict(calibration)}
+    return found if thresholds is None else {THRESHOLDS: _given(thresholds), **found}
+
+
+def scales_of(settings: Mapping[str, Any]) -> tuple[Scale, Scale]:
+    """Scales of images and pixels, NaN where there is none."""
+    image, pixel = (
+        Scale(*(math.nan if value is None else float(value) for value in one))
+        for one in settings.get(SCALE, [[None] * 3, [None] * 3])
+    )
+    return image, pixel
+
+
+def _given(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]

@@ -22,7 +22,8 @@ COMMANDS = (
     ("rename", "give a reference another name"),
     ("off", "compare without a reference, and keep it"),
     ("on", "compare with a reference again"),
-    ("calibrate", "find both thresholds anew from the references"),
+    ("calibrate", "find the scales of scores anew from the references"),
+    ("set-threshold", "call images defective above another score than 0.5"),
     ("undo", "take back a change: the last one of yours, or that of a number"),
     ("history", "list all changes of the references"),
     ("bake", "write what was taught into a file for any OpenVINO program"),
@@ -43,6 +44,7 @@ def describe(parsers: Sequence[Parser]) -> None:
         switch_off,
         switch_on,
         calibrate,
+        set_threshold,
         undo,
         history,
         bake,
@@ -78,6 +80,10 @@ def describe(parsers: Sequence[Parser]) -> None:
     named["check"].add_argument(
         "labelled", type=Path, metavar="LABELLED_DIR", help="folder with good/ and defects/, or normal/ and abnormal/"
     )
+    setting = named["set-threshold"]
+    setting.add_argument("image", nargs="?", type=float, metavar="SCORE", help="from 0 to 1, as 0.6, for images")
+    setting.add_argument("--pixel", type=float, metavar="SCORE", help="from 0 to 1, for the outline of a defect")
+    setting.add_argument("--yes", action="store_true", help="even outside the scores that references had")
     for name in ("remove", "rename", "off", "on"):
         _either(named[name], "name", "name of the reference, see list", str)
     _either(named["rename"], "to", "its new name", str)
@@ -174,12 +180,34 @@ def _switch(options: argparse.Namespace, active: bool) -> None:
 
 
 def calibrate(options: argparse.Namespace) -> None:
-    """Find both thresholds anew."""
+    """Find both scales anew."""
     detector = _detector(options)
-    before, after = detector.thresholds, detector.calibrate()
-    for name, old, new in zip(before._fields, before, after, strict=True):
-        print(f"raw threshold of {name}: {old:.6f} is {new:.6f} now")
-    _tell(detector, "found thresholds from the references")
+    before, found = detector.scales, detector.calibrate()
+    for name, old, new in zip(before._fields, before, detector.scales, strict=True):
+        print(f"raw threshold of {name}, shown as 0.5: {old.raw_threshold:.6f} is {new.raw_threshold:.6f} now")
+    if found.overlap:
+        print(
+            "normal references scored as high as defective ones when they were not known: the threshold is uncertain; "
+            "show more of both"
+        )
+    _tell(detector, f"found the scales from the references; {_thresholds(detector)} as before")
+
+
+def set_threshold(options: argparse.Namespace) -> None:
+    """Decide elsewhere on the scale."""
+    detector = _detector(options)
+    if options.image is None and options.pixel is None:
+        raise EdgeError("found no threshold, expected SCORE behind the model, --pixel SCORE, or both: give 0.6")
+    doubts = detector.doubt(options.image, options.pixel)
+    if doubts and not options.yes:
+        raise EdgeError(f"{doubts[0]}; add --yes if that is meant")
+    detector.set_thresholds(options.image, options.pixel)
+    _tell(detector, _thresholds(detector))
+
+
+def _thresholds(detector: NaglEdge) -> str:
+    image, pixel = detector.thresholds
+    return f"the threshold of images is {image:g}, that of pixels {pixel:g}"
 
 
 def undo(options: argparse.Namespace) -> None:
@@ -213,7 +241,7 @@ def take_over(options: argparse.Namespace) -> None:
         if names:
             print(f"{what}: {', '.join(names)}")
     if done.encoded:
-        print("thresholds are those of the new model; they may have to be set again")
+        print("scales and thresholds are those of the new model: edge calibrate finds the scales anew")
     _tell(detector, f"took over {len(done.encoded) + len(done.copied)} references of {options.old}")
 
 

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import ReferencePatches, assemble
 from anomalib_nagl.bank.bank_file import BankFile, Snapshot
-from anomalib_nagl.bank.calibration import Detector, calibrate
+from anomalib_nagl.bank.border import CALIBRATION, SCALE, scales_of, settings_of_scale
+from anomalib_nagl.bank.calibration import Calibration, calibrate, doubt
+from anomalib_nagl.bank.held_out import Detector
 from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
 from anomalib_nagl.bank.nearest import NearestReference, OwnedPatches, nearest_reference, owned_patches
 from anomalib_nagl.bank.reference import Reference, check_text
+from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.infer_requests import Requests
 from anomalib_nagl.edge.lessons import Lessons
@@ -38,9 +41,9 @@ _NOT_FINITE = (
 class Prediction(NamedTuple):
     """What a detector says of an image.
 
-    ``score`` and ``map`` (h, w) are in [0, 1] when the model normalises, ``label`` and ``mask`` (h, w) tell where they
-    exceed their threshold; both are None for a model exported without thresholds. The map has the size of the network
-    input. ``nearest_reference`` is the reference that the most anomalous patches resemble most.
+    ``score`` and ``map`` (h, w) lie between 0 and 1 when the model normalises, ``label`` and ``mask`` (h, w) tell where
+    they exceed their threshold; both are None for a model exported without thresholds. The map has the size of the
+    network input. ``nearest_reference`` is the reference that the most anomalous patches resemble most.
     """
 
     score: float
@@ -51,10 +54,17 @@ class Prediction(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """Raw scores, before normalisation, above which an image and a pixel count as abnormal; NaN when never set."""
+    """Scores, on their scales from 0 to 1, above which an image and a pixel count as abnormal; NaN when never set."""
 
     image: float
     pixel: float
+
+
+class Scales(NamedTuple):
+    """Which raw scores of images and of pixels are shown as 0.2, 0.5 and 0.8; NaN when never set."""
+
+    image: Scale
+    pixel: Scale
 
 
 @dataclass(frozen=True)
@@ -144,24 +154,31 @@ class NaglEdge(Lessons):
 
     @property
     def thresholds(self) -> Thresholds:
-        """The raw thresholds in use; those of the export until ``set_thresholds`` or ``load`` changes them."""
+        """The thresholds in use; those of the export until ``set_thresholds`` or ``load`` changes them."""
         image, pixel = self._state.bank.thresholds.tolist()
         return Thresholds(image, pixel)
 
     @property
     def score_threshold(self) -> float | None:
         """The score of a prediction above which its label is true; None for a model without a threshold of images."""
-        raw = self.thresholds.image
-        if "pred_label" not in self._manifest["outputs"] or not math.isfinite(raw):
-            return None
-        return 0.5 if self._manifest.get("normalized", True) else raw
+        decided = self.thresholds.image
+        return decided if "pred_label" in self._manifest["outputs"] and math.isfinite(decided) else None
 
     @property
     def map_threshold(self) -> float | None:
         """The value of a map above which a pixel is marked; None for a model without a threshold of pixels."""
-        if "pred_mask" not in self._manifest["outputs"] or not math.isfinite(self.thresholds.pixel):
-            return None
-        return 0.5 if self._manifest.get("normalized", True) else self.thresholds.pixel
+        decided = self.thresholds.pixel
+        return decided if "pred_mask" in self._manifest["outputs"] and math.isfinite(decided) else None
+
+    @property
+    def scales(self) -> Scales:
+        """What the scores of predictions mean; as exported until ``calibrate`` or ``load`` changes it."""
+        return Scales(*scales_of(self._state.bank.settings))
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """What references said when the scales were found (``bank.calibration.Calibration.facts``), if they were."""
+        return dict(self._state.bank.settings.get(CALIBRATION, {}))
 
     def predict(self, image: Any) -> Prediction:
         """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
@@ -196,10 +213,10 @@ class NaglEdge(Lessons):
             raise EdgeError(f"found {str(images)[:40]!r} as images, expected several: give a list or another iterable")
         return (self.score(found["tokens"][0]) for found in self._encoders.stream(_image(image) for image in images))
 
-    def calibrate(self) -> Thresholds:
-        """Find both thresholds anew from the active references, as an export does; returns them.
+    def calibrate(self) -> Calibration:
+        """Find both scales anew from the active references, as an export does; thresholds stay where they are on them.
 
-        EdgeError where the model was exported without thresholds.
+        Returns what was found; EdgeError where the model was exported without thresholds.
         """
         if "pred_label" not in self._manifest["outputs"]:
             raise EdgeError("found a model that was exported without thresholds, expected one that has labels")
@@ -208,8 +225,15 @@ class NaglEdge(Lessons):
             arrays = {name: tensor.data for name, tensor in state.tensors.items()}
             with self._bank.read_at_once():
                 found = calibrate(state.bank.patches, arrays, self._scoring())
-        self.set_thresholds(found.image, found.pixel)
-        return self.thresholds
+        self._bank.set("calibrate", **settings_of_scale((found.image, found.pixel), found.facts()))
+        self.reload()
+        return found
+
+    def doubt(self, image: float | None = None, pixel: float | None = None) -> list[str]:
+        """What speaks against thresholds: a sentence for each that lies outside the scores that references had."""
+        given = zip(("images", "pixels"), (image, pixel), self.scales, strict=True)
+        found = [doubt(kind, value, scale, self.calibration) for kind, value, scale in given if value is not None]
+        return [sentence for sentence in found if sentence]
 
     def _check_tokens(self, tokens: Any) -> None:
         (rows, cols), width = self.compatibility["grid"], self.compatibility["dim"]
@@ -233,7 +257,7 @@ class NaglEdge(Lessons):
             found: NDArray[np.float32] = self._scorers.infer({**inputs, "tokens": ov.Tensor(tokens)})["patch_scores"]
             return found
 
-        return Detector(score, lambda scores: anomaly_map(scores, down, right), bool(self.compatibility["defects"]))
+        return Detector(score, lambda scores: anomaly_map(scores, down, right))
 
     def bake(self, out: str | Path) -> Path:
         """Write the exported graph with what the bank holds now to ``out`` (``.xml``), for programs that read it alone.
@@ -254,13 +278,23 @@ class NaglEdge(Lessons):
     def _read(self) -> _State:
         """The bank's state of this moment, ready to be compared with."""
         found = self._bank.snapshot()
+        if SCALE not in found.settings:
+            raise EdgeError(
+                f"found the reference bank {self._bank.path} of an earlier version, whose thresholds are raw scores, "
+                "expected scales: take its references over with `anomalib-nagl edge migrate OLD_BANK MODEL`"
+            )
         with self._bank.read_at_once():
             arrays: Mapping[str, NDArray[np.float32]] = assemble(found.patches)
             proxies = found.proxies
             if proxies is None:
                 proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
             owned = owned_patches(found.patches)
-        arrays = {**arrays, "residual_proxies": proxies, "thresholds": found.thresholds}
+        arrays = {
+            **arrays,
+            "residual_proxies": proxies,
+            "thresholds": found.thresholds,
+            "scale": scales_of(found.settings),
+        }
         # The tensors own a copy: no request can outlive what it reads.
         tensors = {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
         return _State(found, tensors, owned)

@@ -15,7 +15,7 @@ import numpy as np
 
 from anomalib_nagl.bank.adapted import ReferencePatches
 from anomalib_nagl.bank.bank_file import BankFile
-from anomalib_nagl.bank.border import LARGEST, THRESHOLDS
+from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.history import Change
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.bank.views import view, views_of
@@ -116,9 +116,9 @@ class Lessons(ABC):
         return self._bank.lesson(name)
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
-        """Change the raw threshold of image scores or of pixels; normalised scores move along, as in torch.
+        """Decide elsewhere on the scale from 0 to 1 of image scores or of pixels, as 0.6; scores stay as they are.
 
-        EdgeError for a number that is not finite, and where the model was exported without thresholds.
+        EdgeError for a number outside the scale, and where the model was exported without thresholds.
         """
         for name, value in (("pred_label", image), ("pred_mask", pixel)):
             if value is not None and name not in self._manifest["outputs"]:
@@ -127,7 +127,7 @@ class Lessons(ABC):
                     "model whose thresholds were found"
                 )
         old = self._bank.snapshot().settings.get(THRESHOLDS, [None, None])
-        new = [was if now is None else _finite(now) for was, now in zip(old, (image, pixel), strict=True)]
+        new = [was if now is None else _on_scale(now) for was, now in zip(old, (image, pixel), strict=True)]
         self._bank.set("thresholds", **{THRESHOLDS: new})
         self.reload()
 
@@ -187,11 +187,11 @@ class Lessons(ABC):
         return next(text for i in range(len(taken) + 1) if (text := f"reference {i}") not in taken)
 
 
-def _finite(threshold: Any) -> float:
+def _on_scale(threshold: Any) -> float:
     number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-    if not number or not abs(float(threshold)) <= LARGEST:
+    if not number or not 0 < float(threshold) < 1:
         raise EdgeError(
-            f"found threshold {str(threshold)[:40]!r} ({type(threshold).__name__}), expected a finite number: give a "
-            "raw score, or None to leave it"
+            f"found threshold {str(threshold)[:40]!r} ({type(threshold).__name__}), expected a number between 0 and 1 "
+            "on the scale of scores: give 0.5 for the calibrated threshold, or None to leave it"
         )
     return float(threshold)

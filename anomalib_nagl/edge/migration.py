@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from anomalib_nagl.bank import schema
 from anomalib_nagl.bank.bank_file import BankFile, read_model
-from anomalib_nagl.bank.border import THRESHOLDS
+from anomalib_nagl.bank.border import CALIBRATION, SCALE, THRESHOLDS
 from anomalib_nagl.bank.old_formats import read_format_2
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.edge.detector import NaglEdge
@@ -35,10 +37,11 @@ def migrate(old: str | Path, detector: NaglEdge) -> Migrated:
     """Add the references of an old bank to that of a model, in one change that can be undone.
 
     Those of another backbone, head, image size or grid are encoded anew from their images; those of the same one are
-    taken as they are. What the new bank has already, by content, stays as it is there, and so do its thresholds unless
-    both models are the same. EdgeError where images are needed that were left out.
+    taken as they are. What the new bank has already, by content, stays as it is there, and so do its scales and
+    thresholds, unless both models are the same and the old one has scales. EdgeError where images are needed that were
+    left out.
     """
-    facts, lessons, thresholds = _open(Path(old))
+    facts, lessons, known = _open(Path(old))
     wanted = detector.compatibility
     keys = [key for key in {**facts, **wanted} if facts.get(key) != wanted.get(key)]
     differences = tuple(f"{key}: {facts.get(key)!r} is {wanted.get(key)!r} now" for key in keys)
@@ -53,26 +56,28 @@ def migrate(old: str | Path, detector: NaglEdge) -> Migrated:
         name = _free(made.reference.name, taken)
         taken.add(name)
         ready.append(replace(made, reference=replace(made.reference, name=name)))
-    settings = {THRESHOLDS: thresholds} if alike and thresholds else {}
+    # Thresholds of a version without scales are raw scores, which mean nothing on one.
+    decided = (THRESHOLDS, SCALE, CALIBRATION) if alike and SCALE in known else ()
+    settings = {name: known[name] for name in decided if name in known}
     detector.add_all("migrate", ready, settings)
     names = tuple(lesson.reference.name for lesson in ready)
     return Migrated(() if alike else names, names if alike else (), present, differences)
 
 
-def _open(path: Path) -> tuple[dict[str, object], list[Lesson], list[float | None]]:
-    """Facts of the model, references and thresholds of a bank of any format."""
+def _open(path: Path) -> tuple[dict[str, object], list[Lesson], Mapping[str, Any]]:
+    """Facts of the model, references and settings of a bank of any format."""
     if not path.is_file():
         raise EdgeError(f"found no reference bank at {path}, expected one to take over: check the path")
     with path.open("rb") as file:
         is_database = file.read(len(_SQLITE)) == _SQLITE
     if not is_database:
         old = read_format_2(path)
-        return dict(old.compatibility), old.lessons, old.thresholds
+        return dict(old.compatibility), old.lessons, {}
     schema.check_integrity(path)
     facts = read_model(path)
     bank = BankFile(path, facts)
     found = bank.snapshot()
-    return facts, [bank.lesson(one.name) for one in found.references], found.settings.get(THRESHOLDS, [])
+    return facts, [bank.lesson(one.name) for one in found.references], found.settings
 
 
 def _encoded(detector: NaglEdge, lesson: Lesson) -> Lesson:

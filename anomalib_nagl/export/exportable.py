@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_nagl.bank.adapted import TENSORS
+from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.core.resizing import MatrixResize
 
 # Outputs: image scores (B,), labels (B,), maps (B, 1, H, W), masks (B, 1, H, W).
 Outputs = dict[str, Tensor]
-Finish = Callable[[Tensor, Tensor, Tensor], Outputs]
+Finish = Callable[[Tensor, Tensor, Tensor, Tensor], Outputs]
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class Exportable:
 
     ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input, after ``resize`` where that is a
     step of its own: the box takes it outside the graph. ``finish`` makes the outputs
-    named ``outputs`` of image scores, anomaly maps and the raw ``thresholds`` (2,) of images and pixels. ``entries``
-    are facts of each reference (``ReferenceImage.record``), ``record`` says how they were chosen. ``normalized`` scores
-    have their threshold at 0.5. Raises RuntimeError for a model without references.
+    named ``outputs`` of image scores, anomaly maps, the ``thresholds`` (2,) of images and pixels and the ``scales``
+    (2, 3) that these lie on; ``calibration`` says how these were found. ``entries``
+    are facts of each reference (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
+    RuntimeError for a model without references.
     """
 
     model: NaglModel
@@ -35,10 +37,11 @@ class Exportable:
     finish: Finish
     outputs: tuple[str, ...]
     thresholds: tuple[float, float]
+    scales: tuple[Scale, Scale]
     variant: str
     head_trained: bool
+    calibration: dict[str, Any] = field(default_factory=dict)
     bank_limit: int | None = None
-    normalized: bool = True
     entries: list[dict[str, str]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -51,6 +54,6 @@ class Exportable:
             )
 
     def reference_tensors(self) -> dict[str, Tensor]:
-        """What exported graphs are given beside an image: the adapted state and the thresholds, on the CPU."""
+        """What exported graphs are given beside an image: the adapted state, scales and thresholds, on the CPU."""
         state = {tensor.name: self.model.state[tensor.name].detach().cpu() for tensor in TENSORS}
-        return {**state, "thresholds": torch.tensor(self.thresholds)}
+        return {**state, "thresholds": torch.tensor(self.thresholds), "scale": torch.tensor(self.scales)}

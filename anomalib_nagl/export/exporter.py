@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from anomalib_nagl.bank.bank_file import BankFile, was_changed
-from anomalib_nagl.bank.border import THRESHOLDS
+from anomalib_nagl.bank.border import settings_of_scale
 from anomalib_nagl.export import openvino_graph
 from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_of
 from anomalib_nagl.export.exportable import Exportable
@@ -144,10 +143,10 @@ def _arrays(exportable: Exportable) -> dict[str, Any]:
 
 def _write_companions(exportable: Exportable, path: Path) -> None:
     """Write what ``NaglEdge`` needs beside a model: the references themselves, and what must not change."""
-    thresholds = [value if math.isfinite(value) else None for value in exportable.thresholds]
+    settings = settings_of_scale(exportable.scales, exportable.calibration, exportable.thresholds)
     proxies = exportable.model.state["residual_proxies"].detach().float().cpu().numpy()
     compatibility = compatibility_of(exportable)
-    BankFile.create(path.with_suffix(".bank"), compatibility, {THRESHOLDS: thresholds}, lessons_of(exportable), proxies)
+    BankFile.create(path.with_suffix(".bank"), compatibility, settings, lessons_of(exportable), proxies)
     graphs = [path, *(companion(path, part) for part in ("encoder", "scorer", "references"))]
     files = [graph.with_suffix(suffix) for graph in graphs for suffix in (".xml", ".bin")]
     write_export_manifest(path.with_suffix(".json"), files, facts_of(exportable))

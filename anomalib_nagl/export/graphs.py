@@ -56,7 +56,8 @@ class ScorerGraph(nn.Module):
         state = {tensor.name: references[tensor.name][None] for tensor in TENSORS}
         raw = model.head.score(tokens, state, model.encoder.grid).score
         scores = model.predictions(raw)
-        outputs = {RAW: raw, **self.finish(scores.pred_score, scores.anomaly_map, references["thresholds"])}
+        decided = references["thresholds"], references["scale"]
+        outputs = {RAW: raw, **self.finish(scores.pred_score, scores.anomaly_map, *decided)}
         return tuple(outputs[name] for name in self.output_names)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from anomalib.data import InferenceBatch
 from anomalib.deploy.export import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
+from anomalib.post_processing import MEBinPostProcessor, PostProcessor
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.export.exportable import Exportable, Outputs
 from anomalib_nagl.export.exporter import Compression, Options, write_onnx, write_openvino
 from anomalib_nagl.io.files import atomic_files
@@ -22,7 +24,8 @@ from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 from anomalib_nagl.plugin.run_folder import export_folder, tell_export
 
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
-THRESHOLDS = ("_image_threshold", "_pixel_threshold")  # buffers of anomalib's post-processor
+KINDS = ("image", "pixel")
+SCALE = ("{}_min", "_{}_threshold", "{}_max")  # buffers of anomalib's post-processor: what makes its scale
 CALIBRATION = 300  # images; what anomalib and NNCF recommend
 METHODS = {CompressionType.FP16: "fp16", CompressionType.INT8: "int8", CompressionType.INT8_PTQ: "int8_ptq"}
 
@@ -38,7 +41,7 @@ class CompressionRequest(NamedTuple):
 
 
 class Finish(nn.Module):
-    """anomalib's post-processor as an exported graph runs it: thresholds are inputs."""
+    """anomalib's post-processor as an exported graph runs it: its scale and the thresholds on it are inputs."""
 
     def __init__(self, post_processor: nn.Module | None) -> None:
         super().__init__()
@@ -53,23 +56,45 @@ class Finish(nn.Module):
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """The raw thresholds of images and pixels that act; NaN where there is none."""
-        # Those that act: anomalib takes the one for the other where only one was found.
-        image, pixel = (float(getattr(self.post_processor, name[1:], torch.nan)) for name in THRESHOLDS)
+        """The thresholds of images and pixels on the scale; NaN where there is none."""
+        known = known_thresholds(self.post_processor)
+        image, pixel = (
+            1.0 - float(getattr(self.post_processor, f"{kind}_sensitivity", 0.5)) if there else math.nan
+            for kind, there in zip(KINDS, known, strict=True)
+        )
         return image, pixel
 
     @property
-    def normalized(self) -> bool:
-        """Whether scores are brought to a range where the threshold is 0.5."""
-        return bool(getattr(self.post_processor, "enable_normalization", False))
+    def scales(self) -> tuple[Scale, Scale]:
+        """The scales of images and pixels that act; NaN where there is none."""
+        # Those that act: anomalib takes the one threshold for the other where only one was found.
+        image, pixel = (
+            Scale(*(float(getattr(self.post_processor, name.format(kind).lstrip("_"), math.nan)) for name in SCALE))
+            for kind in KINDS
+        )
+        return image, pixel
 
-    def forward(self, pred_score: Tensor, anomaly_map: Tensor, thresholds: Tensor) -> Outputs:
-        """Normalised scores, labels and masks of scores and maps, by thresholds (2,)."""
+    def forward(self, pred_score: Tensor, anomaly_map: Tensor, thresholds: Tensor, scale: Tensor) -> Outputs:
+        """Scores, labels and masks on the scale (2, 3) of scores and maps, by thresholds (2,) on it."""
         found = InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
         if self.post_processor is not None:
-            values = {name: thresholds[i] for i, name in enumerate(THRESHOLDS)}
-            found = functional_call(self.post_processor, values, (found,))
+            own = dict(self.post_processor.named_buffers())
+            values = {name.format(kind): scale[i, j] for i, kind in enumerate(KINDS) for j, name in enumerate(SCALE)}
+            given = {name: value for name, value in values.items() if name in own}
+            found = functional_call(self.post_processor, given, (found,))
+            found = self._decided(found, thresholds)
         return {name: value for name, value in found._asdict().items() if value is not None}
+
+    def _decided(self, found: InferenceBatch, thresholds: Tensor) -> InferenceBatch:
+        """Labels and masks by the thresholds that are given, where the post-processor makes them by its own."""
+        if not isinstance(self.post_processor, PostProcessor):
+            return found
+        label, mask = found.pred_label, found.pred_mask
+        if label is not None:
+            label = found.pred_score > thresholds[0]
+        if mask is not None and not isinstance(self.post_processor, MEBinPostProcessor):
+            mask = found.anomaly_map > thresholds[1]
+        return found._replace(pred_label=label, pred_mask=mask)
 
 
 def exportable(nagl: Any) -> Exportable:
@@ -84,10 +109,11 @@ def exportable(nagl: Any) -> Exportable:
         finish=finish,
         outputs=finish.outputs,
         thresholds=finish.thresholds,
+        scales=finish.scales,
+        calibration=dict(getattr(nagl.post_processor, "calibration", {})),
         variant=str(nagl.hparams["variant"]),
         head_trained=nagl.head_trained,
         bank_limit=nagl.bank_limit,
-        normalized=finish.normalized,
         entries=nagl.references,
         record=nagl.manifest,
     )

@@ -1,4 +1,4 @@
-"""Thresholds from the references, by anomalib's rule, or a number: always the pair in anomalib's post-processor.
+"""The scale of scores, from the references or by anomalib's rule, and the thresholds on it: anomalib's sensitivities.
 
 Without a threshold there is no label: anomalib's own post-processor hands out scores in its place, and an exported
 graph of it compares with 0.5.
@@ -7,6 +7,7 @@ graph of it compares with 0.5.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -15,22 +16,28 @@ from anomalib.metrics.evaluator import Evaluator
 from anomalib.post_processing import MEBinPostProcessor, PostProcessor
 from torch import nn
 
-from anomalib_nagl.bank.calibration import Calibration
+from anomalib_nagl.bank.calibration import Calibration, doubt
+from anomalib_nagl.bank.scale import Scale
+from anomalib_nagl.core.scale import shown
 
 logger = logging.getLogger(__name__)
 RULES = ("references", "f1_adaptive")
 
 
 def parse_threshold(threshold: str | float) -> str | float:
-    """Read ``references``, ``f1_adaptive`` or a raw image score; ValueError for anything else."""
+    """Read ``references``, ``f1_adaptive`` or a number on the scale of scores; ValueError for anything else."""
     if threshold in RULES:
         return threshold
     try:
-        return float(threshold)
-    except ValueError as error:
+        number = float(threshold)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
         raise ValueError(
-            f"found threshold={threshold!r}, expected one of {', '.join(RULES)}, or a number (a raw image score)"
-        ) from error
+            f"found threshold={threshold!r}, expected one of {', '.join(RULES)}, or a number between 0 and 1 on the "
+            "scale of scores, where 0.5 is the calibrated threshold"
+        )
+    return number
 
 
 class Known(NamedTuple):
@@ -65,16 +72,19 @@ def post_process(post_processor: Any, predictions: InferenceBatch) -> InferenceB
 
 
 class ReferencePostProcessor(PostProcessor):
-    """anomalib's post-processor with thresholds that may come from references instead of labelled test images.
+    """anomalib's post-processor with a scale that may come from references instead of labelled test images.
 
-    Scores are normalised by fixed numbers, never by the images that are scored: 0.5 is the threshold, and
-    ``raw = (score - 0.5) * (max - min) + threshold`` gives the raw score back.
+    Scores are shown on the scale of ``bank.scale``: 0.2 is ``image_min``, 0.5 the raw ``image_threshold``, 0.8
+    ``image_max``, and likewise for pixels; none is cut off. The threshold that decides lies on that scale, as 1 -
+    ``image_sensitivity`` and 1 - ``pixel_sensitivity`` do in anomalib. ``calibration`` are facts of the references.
     """
 
     def __init__(self, threshold: str | float = "references", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = parse_threshold(threshold)
-        self.overlap = False  # of the scores of references, see ``calibration.Calibration``
+        self.calibration: dict[str, Any] = {}
+        if not isinstance(self.threshold, str):
+            self.set_thresholds(image=self.threshold)
 
     @property
     def from_references(self) -> bool:
@@ -83,7 +93,7 @@ class ReferencePostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "threshold")
+        return (*super()._checkpoint_config_keys, "threshold", "calibration")
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Collect scores and labels for anomalib's rule only."""
@@ -112,18 +122,52 @@ class ReferencePostProcessor(PostProcessor):
         batch.pred_label = batch.pred_label if known.image else given[0]
         batch.pred_mask = batch.pred_mask if known.pixel else given[1]
 
-    def calibrate(self, found: Calibration) -> None:
-        """Set thresholds and the range of scores that is shown as 0 to 1."""
-        image = found.image if isinstance(self.threshold, str) else self.threshold
-        self.overlap = found.overlap
-        self.set_threshold(image, found.pixel)
-        self.image_min.fill_(image - found.image_width)
-        self.image_max.fill_(image + found.image_width)
-        self.pixel_min.fill_(found.pixel - found.pixel_width)
-        self.pixel_max.fill_(found.pixel + found.pixel_width)
+    @property
+    def normalized_image_threshold(self) -> torch.Tensor:
+        """The threshold of images on the scale of scores, rounded once, as a box rounds it."""
+        return torch.tensor(1.0 - self.image_sensitivity)
 
-    def set_threshold(self, image: float | None = None, pixel: float | None = None) -> None:
-        """Change the raw thresholds; ranges keep their width. What is None stays."""
-        for buffer, value in ((self._image_threshold, image), (self._pixel_threshold, pixel)):
+    @property
+    def normalized_pixel_threshold(self) -> torch.Tensor:
+        """The threshold of pixels on the scale of maps."""
+        return torch.tensor(1.0 - self.pixel_sensitivity)
+
+    @staticmethod
+    def _normalize(
+        preds: torch.Tensor | None, norm_min: torch.Tensor, norm_max: torch.Tensor, threshold: torch.Tensor
+    ) -> torch.Tensor | None:
+        return None if preds is None else shown(preds, norm_min, threshold, norm_max)
+
+    def calibrate(self, found: Calibration) -> None:
+        """Freeze the scale; where on it a decision is made stays."""
+        for kind, raw in (("image", found.image), ("pixel", found.pixel)):
+            getattr(self, f"{kind}_min").fill_(raw.raw_good)
+            getattr(self, f"_{kind}_threshold").fill_(raw.raw_threshold)
+            getattr(self, f"{kind}_max").fill_(raw.raw_defective)
+        self.calibration = found.facts()
+
+    @property
+    def scales(self) -> tuple[Scale, Scale]:
+        """Which raw scores of images and of pixels are shown as 0.2, 0.5 and 0.8; NaN where that is not known."""
+        image, pixel = (
+            Scale(*(float(getattr(self, name)) for name in (f"{kind}_min", f"{kind}_threshold", f"{kind}_max")))
+            for kind in ("image", "pixel")
+        )
+        return image, pixel
+
+    def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
+        """Decide elsewhere on the scale, as 0.6; what is None stays.
+
+        ValueError unless between 0 and 1. One that no reference's score reached, or all did, is questioned in the log.
+        """
+        for name, value, scale in zip(("image", "pixel"), (image, pixel), self.scales, strict=True):
             if value is not None:
-                buffer.fill_(value)
+                setattr(self, f"{name}_sensitivity", 1 - _on_scale(value))
+                if doubted := doubt(f"{name}s", float(value), scale, self.calibration):
+                    logger.warning("%s.", doubted.capitalize())
+
+
+def _on_scale(value: float) -> float:
+    if isinstance(parsed := parse_threshold(value), str):
+        raise ValueError(f"found threshold={value!r}, expected a number between 0 and 1 on the scale of scores")
+    return parsed

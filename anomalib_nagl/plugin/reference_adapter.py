@@ -203,7 +203,7 @@ class ReferenceAdapter(RunCallback):
     def apply_threshold(self, nagl: Nagl) -> None:
         """A number given to the constructor stands above what a checkpoint holds."""
         if isinstance(nagl.threshold, float) and isinstance(nagl.post_processor, ReferencePostProcessor):
-            nagl.post_processor.set_threshold(image=nagl.threshold)
+            nagl.post_processor.set_thresholds(image=nagl.threshold)
 
     def _take_missing(self, trainer: Trainer, nagl: Nagl) -> None:
         """A trained head, or none at all, can be shown references without a run of its own to take them."""

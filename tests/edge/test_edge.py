@@ -100,16 +100,20 @@ def test_baked_and_changeable_are_the_same(exported: Path) -> None:
 def test_thresholds_are_those_of_torch(edge_model: Nagl, exported: Path, tmp_path: Path) -> None:
     edge_model.set_references(reference_set(1, 1))
     detector, processor = NaglEdge(exported), edge_model.post_processor
-    before = detector.thresholds
-    assert before == pytest.approx((float(processor.image_threshold), float(processor.pixel_threshold)))
+    before, shown = detector.thresholds, picture(PICTURE, 71, True)
+    assert before == (0.5, 0.5)
+    for found, expected in zip(detector.scales, processor.scales, strict=True):
+        assert found == pytest.approx(expected)
+    score = detector.predict(pixels(shown)).score
     try:
-        processor._image_threshold.add_(0.01)
-        detector.set_thresholds(image=before.image + 0.01)
-        assert_like_torch(detector, edge_model)
-        again = NaglEdge(exported).thresholds
-        assert again == pytest.approx((before.image + 0.01, before.pixel))
+        for _ in range(2):  # twice is the same as once
+            processor.set_thresholds(image=0.6)
+            detector.set_thresholds(image=0.6)
+            assert_like_torch(detector, edge_model)
+            assert NaglEdge(exported).thresholds == pytest.approx((0.6, before.pixel))
+        assert detector.predict(pixels(shown)).score == score
     finally:
-        processor._image_threshold.sub_(0.01)
+        processor.set_thresholds(image=0.5)
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(PICTURE)])

@@ -73,12 +73,13 @@ def test_arguments(arguments: dict[str, Any], message: str, exported_once: Path)
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, 1e38, "abc", "1", [0.1, 0.2], 1j, True, None.__class__, np.zeros(2)]
+    "value",
+    [math.nan, math.inf, -math.inf, 1e38, 0, 1.0, -0.5, "abc", "1", [0.1, 0.2], 1j, True, None.__class__, np.zeros(2)],
 )
 @pytest.mark.parametrize("kind", ["image", "pixel"])
 def test_thresholds(value: Any, kind: str, detector: NaglEdge) -> None:
     before = detector.thresholds
-    with pytest.raises(EdgeError, match=r"found threshold .*expected a finite number"):
+    with pytest.raises(EdgeError, match=r"found threshold .*expected a number between 0 and 1"):
         detector.set_thresholds(**{kind: value})
     assert detector.thresholds == before
 

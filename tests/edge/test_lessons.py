@@ -61,9 +61,15 @@ def test_thresholds_found_on_the_box_are_those_of_torch(edge_model: Nagl, export
         core.normal_tokens, core.abnormal_tokens, core.abnormal_patch_mask, core.abnormal_localized
     )
     expected = calibrate(core, tokens, edge_model.bank_limit)
-    assert detector.calibrate() == pytest.approx((expected.image, expected.pixel), abs=1e-5)
-    assert NaglEdge(exported).thresholds == detector.thresholds
-    assert detector.history()[-1].action == "thresholds"
+    detector.set_thresholds(image=0.6)
+    found = detector.calibrate()
+    for one, other in zip(found[:4], expected[:4], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert found.overlap == expected.overlap
+    assert NaglEdge(exported).scales == detector.scales == (found.image, found.pixel)
+    assert detector.calibration == found.facts()
+    assert detector.thresholds == pytest.approx((0.6, 0.5))  # where it was on the scale
+    assert detector.history()[-1].action == "calibrate"
 
 
 def test_a_detector_notices_what_another_one_taught(exported: Path) -> None:
@@ -149,6 +155,14 @@ def test_commands_on_the_bank(exported: Path, tmp_path: Path, capsys: pytest.Cap
     actions = [line.split("\t")[3] for line in edge("history", model).splitlines()[1:]]
     assert actions == ["created", "add", "add", "rename", "off", "on", "undo", "remove"]
     assert "raw threshold of image" in edge("calibrate", model)
+    for _ in range(2):
+        assert "the threshold of images is 0.55, that of pixels 0.5" in edge("set-threshold", model, 0.55)
+    assert nagl("edge", "set-threshold", model, "0.999") == 2
+    assert "none of them would be called defective; add --yes" in capsys.readouterr().err
+    assert "of images is 0.999, that of pixels 0.6" in edge("set-threshold", model, 0.999, "--pixel", 0.6, "--yes")
+    assert nagl("edge", "set-threshold", model, "17") == 2
+    assert nagl("edge", "set-threshold", model) == 2
+    capsys.readouterr()
     edge("add-defect", model, "--image", tmp_path / "scratch.png", "--name", "other")  # as in version 0.1
     edge("remove", model, "--name", "other")
     assert nagl("edge", "undo", model, "--by", "nobody") == 2

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -152,7 +151,7 @@ def test_any_record_is_read_or_refused(shared: World, key: str, value: object) -
 @given(value=st.floats() | st.integers() | st.text(max_size=5) | st.binary(max_size=5))
 def test_any_threshold_is_taken_or_refused(shared: World, value: Any) -> None:
     detector = entries.detector(shared.model)
-    if isinstance(value, (int, float)) and np.isfinite(np.float32(np.clip(float(value), -1e300, 1e300))):
+    if isinstance(value, (int, float)) and 0 < value < 1:
         return  # taken; the shared detector is left alone
     with pytest.raises(EdgeError, match="expected"):
         detector.set_thresholds(value, 0.5)

@@ -148,7 +148,7 @@ def test_copies(fitted: Fitted) -> None:
         found = other.predict(path)
         assert found.score == pytest.approx(expected.score, abs=1e-6)
         assert found.nearest_reference == expected.nearest_reference
-        other.post_processor.set_threshold(image=0.9)
+        other.post_processor.set_thresholds(image=0.9)
     assert alone.predict(path).label == expected.label  # shares nothing with its copies
 
 

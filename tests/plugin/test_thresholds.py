@@ -14,7 +14,8 @@ from support.commands import anomalib
 from support.reference_folders import FOLDER, GABOR, copy_references
 
 from anomalib_nagl import Nagl, ReferenceSet
-from anomalib_nagl.bank.calibration import SAMPLE, HeldOut, held_out_scores
+from anomalib_nagl.bank.calibration import Calibration
+from anomalib_nagl.bank.held_out import SAMPLE, HeldOut, held_out_scores
 from anomalib_nagl.core.calibration import calibrate, detector_of
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.model import NaglModel
@@ -43,7 +44,11 @@ def held_out(model: NaglModel, references: ReferenceTokens) -> HeldOut:
     return held_out_scores(model.patches(references), state, detector_of(model, references.normal))
 
 
-@pytest.mark.parametrize(("n", "a", "blocks"), [(1, 0, 2), (3, 0, 2), (1, 2, 4)])
+def numbers(found: Calibration) -> list[float]:
+    return [value for one in found[:4] for value in one]
+
+
+@pytest.mark.parametrize(("n", "a", "blocks"), [(1, 0, 2), (3, 0, 2)])
 def test_blocks_are_scored_by_everything_else(n: int, a: int, blocks: int) -> None:
     """Against a loop over single patches."""
     head, references = NaglHead(16, 5, 2, "corrected"), tokens(n, a)
@@ -82,7 +87,7 @@ def test_references_in_half_precision_are_scored_by_a_head_in_half_precision() -
     expected = calibrate(model, references)
     half = ReferenceTokens(*(one.bfloat16() if one.is_floating_point() else one for one in references[:-1]))
     model = model.bfloat16()
-    assert calibrate(model, half) == pytest.approx(expected, abs=0.05)
+    assert numbers(calibrate(model, half)) == pytest.approx(numbers(expected), abs=0.05)
 
 
 def test_of_many_references_some_are_scored_by_what_is_kept_of_all() -> None:
@@ -90,9 +95,9 @@ def test_of_many_references_some_are_scored_by_what_is_kept_of_all() -> None:
     model = bare_model(NaglHead(16, 5, 2, "extended-proxies"), GRID)
     order = torch.randperm(SAMPLE + 8, generator=torch.Generator().manual_seed(0))
     mixed = references._replace(normal=references.normal[order])
-    found = [calibrate(model, given, 500) for given in (references, mixed)]
+    found = [numbers(calibrate(model, given, 500)) for given in (references, mixed)]
     assert found[0] == pytest.approx(found[1], abs=1e-6)
-    assert found[0] != pytest.approx(calibrate(model, references), abs=1e-4)
+    assert found[0] != pytest.approx(numbers(calibrate(model, references)), abs=1e-4)
 
 
 def test_labels_of_test_pictures_do_not_matter(part: Path, drawn: Path) -> None:
@@ -119,9 +124,9 @@ def test_labels_of_test_pictures_do_not_matter(part: Path, drawn: Path) -> None:
 def test_the_same_number_acts_after_export_and_can_be_changed(part: Path) -> None:
     cli = anomalib("train", *GABOR, *FOLDER, "--data.n_abnormal", 0)
     checkpoint = Path(cli.engine.trainer.checkpoint_callback.best_model_path)
-    for number in (None, 0.011):
+    for number in (None, 0.6):
         model = Nagl.load_from_checkpoint(checkpoint, **({} if number is None else {"threshold": number})).eval()
-        assert number is None or float(model.post_processor.image_threshold) == pytest.approx(number)
+        assert float(model.post_processor.normalized_image_threshold) == np.float32(number or 0.5)
         model.to_openvino("out")
         inferencer = OpenVINOInferencer(
             "out/weights/openvino/model.xml", "CPU", config={"INFERENCE_PRECISION_HINT": "f32"}
@@ -129,13 +134,11 @@ def test_the_same_number_acts_after_export_and_can_be_changed(part: Path) -> Non
         for path in ("new/good.png", "new/spot.png", "references/normal/000.png"):
             expected = model.predict(path)
             found = inferencer.predict(load_image(path).permute(1, 2, 0).numpy())
-            post = model.post_processor
-            raw = (float(np.squeeze(found.pred_score)) - 0.5) * float(post.image_max - post.image_min) + float(
-                post.image_threshold
-            )
+            image, _ = model.post_processor.scales
+            raw = image.raw(float(np.squeeze(found.pred_score)))
             assert raw == pytest.approx(expected.raw_score, abs=1e-4)
-            assert bool(np.squeeze(found.pred_label)) == expected.label == (expected.raw_score > post.image_threshold)
-            assert (expected.score > 0.5) == expected.label
+            assert bool(np.squeeze(found.pred_label)) == expected.label == (expected.score > (number or 0.5))
+            assert (expected.score > 0.5) == (expected.raw_score > image.raw_threshold)
 
 
 @pytest.mark.parametrize(("rule", "source"), [("0.25", 0.25), ("f1_adaptive", None)])
@@ -144,18 +147,17 @@ def test_other_rules(part: Path, drawn: Path, rule: str, source: float | None) -
         "train", *GABOR, "--model.threshold", rule, *FOLDER, "--data.n_abnormal", 0, "--data.target", "MVTecAD",
         "--data.target.root", drawn, "--data.target.category", "plug", "--data.target.num_workers", 0,
     )  # fmt: skip
-    found = float(cli.model.post_processor.image_threshold)
-    if source is not None:
-        assert found == source
-    else:
-        model = Nagl("gabor", image_size=256)
-        model.set_references(ReferenceSet(normal=ReferenceSet.from_folder("references").normal))
-        assert found != float(model.post_processor.image_threshold)
+    found, model = cli.model.post_processor, Nagl("gabor", image_size=256)
+    model.set_references(ReferenceSet(normal=ReferenceSet.from_folder("references").normal))
+    expected = float(model.post_processor.image_threshold)
+    assert float(found.normalized_image_threshold) == (source or 0.5)
+    assert (float(found.image_threshold) == pytest.approx(expected, abs=1e-6)) == (source is not None)
 
 
-def test_a_threshold_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="threshold='often', expected one of references, f1_adaptive, or a number"):
-        Nagl("gabor", image_size=256, threshold="often")
+@pytest.mark.parametrize("value", ["often", 0, 1.0, -0.5, 17, float("nan")])
+def test_a_threshold_of_another_kind_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"threshold=.*, expected one of references, f1_adaptive, or a number between"):
+        Nagl("gabor", image_size=256, threshold=value)
 
 
 @pytest.mark.parametrize(("n", "a"), [(1, 0), (2, 1)])
@@ -167,8 +169,30 @@ def test_normalised_scores_are_never_cut_off(drawn: Path, n: int, a: int) -> Non
     model.set_references(ReferenceSet(tuple(images[:n]), tuple(images[n:])))
     noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
     found = [model.predict(picture) for picture in (*images, noise, torch.zeros(3, 64, 64))]
-    post = model.post_processor
+    image, _ = model.post_processor.scales
+    assert image.raw_good < image.raw_threshold < image.raw_defective
     for one in found:
         assert 0 < one.score < 1
-        raw = (one.score - 0.5) * float(post.image_max - post.image_min) + float(post.image_threshold)
-        assert raw == pytest.approx(one.raw_score, abs=1e-5)
+        assert image.raw(one.score) == pytest.approx(one.raw_score, abs=1e-4)
+
+
+def test_where_a_decision_is_made_does_not_move_the_scale(drawn: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = [load_image(drawn / f"plug/train/good/{i:03}.png") for i in range(4)]
+    models = [
+        Nagl("gabor", image_size=128, **({} if number is None else {"threshold": number})) for number in (None, 0.6)
+    ]
+    for model in models:
+        model.set_references(ReferenceSet(tuple(images[:2]), tuple(images[2:])))
+    scores = [model.predict(images[0]).score for model in models]
+    assert scores[0] == scores[1]
+    post = models[0].post_processor
+    for _ in range(2):
+        post.set_thresholds(image=scores[0] + 0.01, pixel=0.7)
+        assert models[0].predict(images[0]).score == scores[0]
+        assert not models[0].predict(images[0]).label
+    post.set_thresholds(image=scores[0] - 0.01)
+    assert models[0].predict(images[0]).label
+    assert float(post.normalized_pixel_threshold) == np.float32(0.7)
+    assert "Found threshold" not in caplog.text
+    post.set_thresholds(image=0.9999)
+    assert "Found threshold 0.9999 for images" in caplog.text
