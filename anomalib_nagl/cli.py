@@ -126,6 +126,7 @@ def run(arguments: Sequence[str]) -> int:
             print(f"anomalib-nagl {anomalib_nagl.__version__}")
             return 0
         if name in COMMANDS:
+            _quiet(verbose)
             return load(name)(with_shipped(arguments[1:], name))
         _check_anomalib(name)
         return _anomalib(with_shipped(arguments), verbose)
@@ -216,12 +217,19 @@ def _help() -> int:
     return 0
 
 
+def _quiet(verbose: bool) -> None:
+    """Leave out what libraries warn of each time they are imported, unless ``verbose``; a box has none of them."""
+    if not verbose and not _missing(FULL):
+        from anomalib_nagl.commands import terminal
+
+        terminal.quiet_warnings()
+
+
 def _anomalib(arguments: Sequence[str], verbose: bool = False) -> int:
     """Run anomalib's command line, with what libraries say left out unless ``verbose``."""
     from anomalib_nagl.commands import terminal  # boxes are without it
 
-    if not verbose:
-        terminal.quiet_warnings()
+    _quiet(verbose)
     anomalib_nagl.register()
     # Imported late: registration must come before anything of anomalib parses a name.
     from anomalib.cli import cli as anomalib_cli

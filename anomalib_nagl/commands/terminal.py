@@ -19,13 +19,15 @@ _WARNINGS = (
     r".*does not have many workers",
     r".*module\(s\) in eval mode at the start of training",
     r".*number of training batches",
+    r".*across ranks is zero",
     r".*Checkpoint directory .* exists and is not empty",
     r".*`training_step` returned `None`",
     r".*tensorboardX",
     r".*lightning\.pytorch\.utilities\.model_summary",
 )
 _OURS = "anomalib_nagl"  # whose INFO lines are of interest
-_TALKATIVE = ("anomalib", "lightning")  # they bring handlers of their own, which would print lines twice
+# They bring handlers of their own, which would print lines twice.
+_TALKATIVE = ("anomalib", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics")
 
 
 class Lines(logging.Handler):
@@ -34,7 +36,7 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        print(f"{mark}{record.getMessage()}", file=sys.stderr, flush=True)
+        print(f"{mark}{self.format(record)}", file=sys.stderr, flush=True)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Leave out what misleads."""

@@ -22,7 +22,6 @@ def facts_of(exportable: Exportable) -> dict[str, Any]:
     return {
         "compatibility": compatibility_of(exportable),
         "head_trained": exportable.head_trained,
-        "normalized": exportable.normalized,
         "outputs": list(exportable.outputs),
     }
 

@@ -42,7 +42,6 @@ class Exportable:
     head_trained: bool
     calibration: dict[str, Any] = field(default_factory=dict)
     bank_limit: int | None = None
-    normalized: bool = True
     entries: list[dict[str, str]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 

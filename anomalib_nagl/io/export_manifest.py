@@ -57,8 +57,6 @@ def read_export_manifest(path: Path) -> dict[str, Any]:
     whole = check_keys(content, _KINDS, str(path), _REMEDY)
     check_facts(whole["compatibility"], path)
     check_keys(whole["compatibility"], {"defects": bool}, f"facts of a model in {path}", _REMEDY)
-    if "normalized" in whole:
-        check_keys(whole, {"normalized": bool}, str(path), _REMEDY)
     if not all(isinstance(name, str) for name in whole["outputs"]):
         raise EdgeError(f"found {path} with outputs that are no names, expected those of a model: {_REMEDY}")
     for name, expected in whole["files"].items():

@@ -22,6 +22,7 @@ from anomalib_nagl.references.sample import mask_files
 from anomalib_nagl.references.sampling import Sample, SupportSet, draw
 
 logger = logging.getLogger(__name__)
+LISTED = 6  # references that are named in the log
 MANY = 500  # images whose reading takes long enough to show a progress bar
 
 
@@ -100,7 +101,9 @@ def hold_out(datamodule: AnomalibDataModule, support: SupportSet) -> int:
     copies = exclude(datamodule, copies_of(datamodule, support.paths))
     left = len(datamodule.test_data)
     if support.paths:
-        logger.info("References of %s: %s.", describe(datamodule), support)
+        counts = f"{len(support.normal)} normal and {len(support.abnormal)} abnormal images"
+        listed = f" ({support})" if len(support.paths) <= LISTED else ""
+        logger.info("References of %s: %s%s.", describe(datamodule), counts, listed)
     if before:
         logger.info(
             "%d references and %d copies of them left the test set, which keeps %d images.", removed, copies, left

@@ -119,7 +119,6 @@ def exportable(nagl: Any) -> Exportable:
         variant=str(nagl.hparams["variant"]),
         head_trained=nagl.head_trained,
         bank_limit=nagl.bank_limit,
-        normalized=finish.normalized,
         entries=nagl.references,
         record=nagl.manifest,
     )

@@ -122,7 +122,9 @@ def measure(backbone: str, size: int, options: argparse.Namespace, folder: Path)
 
 def build(backbone: str, size: int, options: argparse.Namespace, pictures: Pictures) -> Nagl:
     """A model with references, and thresholds in the middle of the scores, where normalising cuts none off."""
-    model = Nagl(backbone=backbone, image_size=size, head=options.head).eval()
+    # With a head, trained or not: its time is part of what is measured.
+    variant = None if options.head else "extended"
+    model = Nagl(backbone=backbone, image_size=size, variant=variant, head=options.head).eval()
     if options.random_weights:
         torch.manual_seed(0)
         for parameter in model.model.encoder.parameters():
