@@ -63,12 +63,12 @@ class Decisions(ABC):
     @property
     def score_threshold(self) -> float | None:
         """The score of a prediction above which it is defective; None for a model without a threshold of images."""
-        return self._decides("pred_label", self.thresholds.image, self.scales.image)
+        return self._decides("pred_label", self.thresholds.image)
 
     @property
     def map_threshold(self) -> float | None:
         """The value of a map above which a pixel is marked; None for a model without a threshold of pixels."""
-        return self._decides("pred_mask", self.thresholds.pixel, self.scales.pixel)
+        return self._decides("pred_mask", self.thresholds.pixel)
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
         """Decide elsewhere on the scale from 0 to 1 of image scores or of pixels, as 0.6; scores stay as they are.
@@ -94,10 +94,8 @@ class Decisions(ABC):
         ]
         return [sentence for sentence in found if sentence]
 
-    def _decides(self, output: str, threshold: float, scale: Scale) -> float | None:
-        if output not in self._manifest["outputs"] or not math.isfinite(threshold):
-            return None
-        return threshold if self._manifest.get("normalized", True) else scale.raw_threshold
+    def _decides(self, output: str, threshold: float) -> float | None:
+        return threshold if output in self._manifest["outputs"] and math.isfinite(threshold) else None
 
 
 def _on_scale(threshold: Any) -> float:

@@ -27,7 +27,7 @@ class Exportable:
     step of its own: the box takes it outside the graph. ``finish`` makes the outputs
     named ``outputs`` of image scores, anomaly maps, the ``thresholds`` (2,) of images and pixels and the ``scales``
     (2, 3) that these lie on; ``calibration`` says how these were found. ``entries`` are facts of each reference
-    (``ReferenceImage.record``), ``record`` says how they were chosen. ``normalized`` scores are on the scale. Raises
+    (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
     RuntimeError for a model without references.
     """
 

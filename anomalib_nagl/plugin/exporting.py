@@ -74,11 +74,6 @@ class Finish(nn.Module):
         )
         return image, pixel
 
-    @property
-    def normalized(self) -> bool:
-        """Whether scores are brought to their scale."""
-        return bool(getattr(self.post_processor, "enable_normalization", False))
-
     def forward(self, pred_score: Tensor, anomaly_map: Tensor, thresholds: Tensor, scale: Tensor) -> Outputs:
         """Scores, labels and masks on the scale (2, 3) of scores and maps, by thresholds (2,) on it."""
         found = InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
