@@ -179,7 +179,6 @@ class Nagl(AnomalibModule):
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
-        # The report of a prediction comes after what anomalib does to its batches.
         return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *epochs, PredictionReport()]
 
     def setup(self, stage: str) -> None:

@@ -151,7 +151,7 @@ def test_commands_on_turned_and_deep_pictures(box: Path, tmp_path: Path) -> None
 
     assert nagl("edge", "predict", str(box), str(parts), "--out", str(tmp_path / "before")) == 0
     before = rows(tmp_path / "before")
-    assert before["score"] == pytest.approx(scores, abs=2e-6)
+    assert before["score"].tolist() == pytest.approx(scores, abs=2e-6)
     for name, shown in (("deep", np.dstack([seen[..., 0]] * 3)), ("photo", photo)):
         overlay = np.asarray(Image.open(tmp_path / "before" / f"{name}.png")).astype(int)
         panel = shrink(shown)
