@@ -33,7 +33,9 @@ class TorchScorer:
     @property
     def remarks(self) -> list[str]:
         """What is to be said of verdicts by these references."""
-        return remarks(self.nagl.model.n_normal, bool(getattr(self.nagl.post_processor, "calibration", {}).get("overlap")))
+        return remarks(
+            self.nagl.model.n_normal, bool(getattr(self.nagl.post_processor, "calibration", {}).get("overlap"))
+        )
 
     @classmethod
     def from_references(cls, references: str | Path | ReferenceSet, backbone: str | None = None) -> TorchScorer:
