@@ -15,7 +15,10 @@ from anomalib_nagl.bank.scale import Scale
 
 Floats = NDArray[np.float32]
 PIXELS = 0.01  # share of the pixels of normal references that is let through
-LEAST_WIDTH = 1e-3  # between the score of good parts and the threshold, where references do not tell
+# Between the threshold and what is typical on a side of it, where references tell no larger distance: share of the
+# threshold, and absolute.
+LEAST_SHARE, LEAST_WIDTH = 0.1, 1e-3
+WRONG = 0.2  # share of references on the wrong side of the threshold, from which on they do not tell where it lies
 
 
 class Range(NamedTuple):
@@ -28,8 +31,8 @@ class Range(NamedTuple):
 class Calibration(NamedTuple):
     """What references say of scores: the scales of images and pixels, and the scores that they had.
 
-    With ``overlap`` some of the normal ones scored as high as one of the abnormal ones: on this part the references do
-    not tell for certain where the threshold lies.
+    With ``overlap`` so many of them scored on the wrong side of the threshold when they were not known that new images
+    will too: on this part they do not tell for certain where it lies. It takes two of each kind to find that out.
     """
 
     image: Scale
@@ -54,15 +57,16 @@ def calibrate(patches: ReferencePatches, state: State, detector: Detector) -> Ca
     """
     held_out = held_out_scores(patches, state, detector)
     normal, abnormal = image_score(held_out.normal), image_score(held_out.abnormal)
+    middle = threshold(normal, abnormal)
     maps = detector.maps(held_out.normal).reshape(-1)
     marked = held_out.abnormal[held_out.marked]
     pixels = np.concatenate([maps, held_out.abnormal.reshape(-1)])
     return Calibration(
-        scale(threshold(normal, abnormal), typical(normal), _mean(abnormal), float(normal.std())),
-        scale(_high(maps), float(maps.mean(dtype=np.float64)), _mean(marked), float(maps.std(dtype=np.float64))),
+        scale(middle, typical(normal), _mean(abnormal)),
+        scale(_high(maps), float(maps.mean(dtype=np.float64)), _mean(marked)),
         _range(np.concatenate([normal, abnormal])),
         _range(pixels),
-        bool(len(abnormal)) and float(normal.max()) >= float(abnormal.min()),
+        min(len(patches.normal), len(patches.abnormal)) > 1 and misjudged(middle, normal, abnormal) >= WRONG,
     )
 
 
@@ -85,15 +89,20 @@ def typical(normal: Floats) -> float:
     return float(np.exp(np.log(np.maximum(normal, LEAST_WIDTH), dtype=np.float64).mean()))
 
 
-def scale(middle: float, good: float, defective: float | None, spread: float) -> Scale:
-    """The scale of a threshold and of what is typical on both sides of it; ``spread`` is that of normal scores.
+def misjudged(middle: float, normal: Floats, abnormal: Floats) -> float:
+    """Share of held-out scores (n,) and (a,) on the wrong side of a threshold, the mean of both kinds."""
+    return (float((normal > middle).mean()) + float((abnormal <= middle).mean())) / 2
 
-    Where one of both does not lie on its side of the threshold, it is as far away as the other, and where neither does,
-    as far as normal scores are spread.
+
+def scale(middle: float, good: float, defective: float | None) -> Scale:
+    """The scale of a threshold and of what is typical on both sides of it.
+
+    Where one of both does not lie on its side of the threshold, or hardly, it is as far away as the other, and where
+    neither does, a share of the threshold: a scale made of their difference would be a step.
     """
     below, above = middle - good, 0.0 if defective is None else defective - middle
-    usual = max(spread, LEAST_WIDTH)
-    below, above = (one if one >= LEAST_WIDTH else max(other, usual) for one, other in ((below, above), (above, below)))
+    least = max(LEAST_SHARE * abs(middle), LEAST_WIDTH)
+    below, above = (one if one >= least else max(other, least) for one, other in ((below, above), (above, below)))
     return Scale(middle - below, middle, middle + above)
 
 

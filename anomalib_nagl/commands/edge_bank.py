@@ -77,13 +77,13 @@ def describe(parsers: Sequence[Parser]) -> None:
     named["add-normal"].add_argument(
         "--region", type=Path, metavar="FILE", help="white where the image is normal; without it all of it is"
     )
-    named["check"].add_argument(
-        "labelled", type=Path, metavar="LABELLED_DIR", help="folder with good/ and defects/, or normal/ and abnormal/"
-    )
     setting = named["set-threshold"]
     setting.add_argument("image", nargs="?", type=float, metavar="SCORE", help="from 0 to 1, as 0.6, for images")
     setting.add_argument("--pixel", type=float, metavar="SCORE", help="from 0 to 1, for the outline of a defect")
     setting.add_argument("--yes", action="store_true", help="even outside the scores that references had")
+    named["check"].add_argument(
+        "labelled", type=Path, metavar="LABELLED_DIR", help="folder with good/ and defects/, or normal/ and abnormal/"
+    )
     for name in ("remove", "rename", "off", "on"):
         _either(named[name], "name", "name of the reference, see list", str)
     _either(named["rename"], "to", "its new name", str)

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import ReferencePatches, assemble
 from anomalib_nagl.bank.bank_file import BankFile, Snapshot
-from anomalib_nagl.bank.border import CALIBRATION, SCALE, scales_of, settings_of_scale
-from anomalib_nagl.bank.calibration import Calibration, calibrate, doubt
+from anomalib_nagl.bank.border import SCALE, scales_of, settings_of_scale
+from anomalib_nagl.bank.calibration import Calibration, calibrate
 from anomalib_nagl.bank.held_out import Detector
 from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
 from anomalib_nagl.bank.nearest import NearestReference, OwnedPatches, nearest_reference, owned_patches
 from anomalib_nagl.bank.reference import Reference, check_text
-from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.infer_requests import Requests
 from anomalib_nagl.edge.lessons import Lessons
@@ -51,20 +50,6 @@ class Prediction(NamedTuple):
     map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
     nearest_reference: NearestReference | None = None
-
-
-class Thresholds(NamedTuple):
-    """Scores, on their scales from 0 to 1, above which an image and a pixel count as abnormal; NaN when never set."""
-
-    image: float
-    pixel: float
-
-
-class Scales(NamedTuple):
-    """Which raw scores of images and of pixels are shown as 0.2, 0.5 and 0.8; NaN when never set."""
-
-    image: Scale
-    pixel: Scale
 
 
 @dataclass(frozen=True)
@@ -153,32 +138,9 @@ class NaglEdge(Lessons):
         return self._state.bank.patches
 
     @property
-    def thresholds(self) -> Thresholds:
-        """The thresholds in use; those of the export until ``set_thresholds`` or ``load`` changes them."""
-        image, pixel = self._state.bank.thresholds.tolist()
-        return Thresholds(image, pixel)
-
-    @property
-    def score_threshold(self) -> float | None:
-        """The score of a prediction above which its label is true; None for a model without a threshold of images."""
-        decided = self.thresholds.image
-        return decided if "pred_label" in self._manifest["outputs"] and math.isfinite(decided) else None
-
-    @property
-    def map_threshold(self) -> float | None:
-        """The value of a map above which a pixel is marked; None for a model without a threshold of pixels."""
-        decided = self.thresholds.pixel
-        return decided if "pred_mask" in self._manifest["outputs"] and math.isfinite(decided) else None
-
-    @property
-    def scales(self) -> Scales:
-        """What the scores of predictions mean; as exported until ``calibrate`` or ``load`` changes it."""
-        return Scales(*scales_of(self._state.bank.settings))
-
-    @property
-    def calibration(self) -> dict[str, Any]:
-        """What references said when the scales were found (``bank.calibration.Calibration.facts``), if they were."""
-        return dict(self._state.bank.settings.get(CALIBRATION, {}))
+    def _snapshot(self) -> Snapshot:
+        """What the bank holds, as it is compared with."""
+        return self._state.bank
 
     def predict(self, image: Any) -> Prediction:
         """Score an image: RGB (H, W, 3) of any size, uint8 or float in [0, 1], or the path of a file, read upright."""
@@ -228,12 +190,6 @@ class NaglEdge(Lessons):
         self._bank.set("calibrate", **settings_of_scale((found.image, found.pixel), found.facts()))
         self.reload()
         return found
-
-    def doubt(self, image: float | None = None, pixel: float | None = None) -> list[str]:
-        """What speaks against thresholds: a sentence for each that lies outside the scores that references had."""
-        given = zip(("images", "pixels"), (image, pixel), self.scales, strict=True)
-        found = [doubt(kind, value, scale, self.calibration) for kind, value, scale in given if value is not None]
-        return [sentence for sentence in found if sentence]
 
     def _check_tokens(self, tokens: Any) -> None:
         (rows, cols), width = self.compatibility["grid"], self.compatibility["dim"]
@@ -289,12 +245,8 @@ class NaglEdge(Lessons):
             if proxies is None:
                 proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
             owned = owned_patches(found.patches)
-        arrays = {
-            **arrays,
-            "residual_proxies": proxies,
-            "thresholds": found.thresholds,
-            "scale": scales_of(found.settings),
-        }
+        decided = {"thresholds": found.thresholds, "scale": np.array(scales_of(found.settings), np.float32)}
+        arrays = {**arrays, "residual_proxies": proxies, **decided}
         # The tensors own a copy: no request can outlive what it reads.
         tensors = {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
         return _State(found, tensors, owned)

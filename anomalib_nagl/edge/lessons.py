@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import threading
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anomalib_nagl.bank.adapted import ReferencePatches
-from anomalib_nagl.bank.bank_file import BankFile
-from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.history import Change
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.bank.views import view, views_of
+from anomalib_nagl.edge.decisions import Decisions
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
 from anomalib_nagl.io import given
 from anomalib_nagl.io.arrays import as_image, as_mask, content_hash
@@ -26,12 +24,10 @@ from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given_paths import as_path
 
 
-class Lessons(ABC):
+class Lessons(Decisions):
     """The half of ``NaglEdge`` that changes references. Every method is effective at the next prediction."""
 
-    _bank: BankFile
     _encoder: ReferenceEncoder
-    _manifest: dict[str, Any]
     _change: threading.Lock
 
     @property
@@ -48,10 +44,6 @@ class Lessons(ABC):
     @abstractmethod
     def patches(self) -> ReferencePatches:
         """Their patches, as they are compared with; to be read while ``_change`` is held."""
-
-    @abstractmethod
-    def reload(self) -> None:
-        """Take over what the bank holds now."""
 
     def add_normal(self, image: Any, name: str | None = None, region: Any = None, keep_image: bool = True) -> None:
         """Compare with one more normal image, or with that part of it that ``region`` (H, W) marks.
@@ -115,22 +107,6 @@ class Lessons(ABC):
         """All that the bank keeps of a reference: facts, patches, and files, which ``io.given.read`` reads."""
         return self._bank.lesson(name)
 
-    def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
-        """Decide elsewhere on the scale from 0 to 1 of image scores or of pixels, as 0.6; scores stay as they are.
-
-        EdgeError for a number outside the scale, and where the model was exported without thresholds.
-        """
-        for name, value in (("pred_label", image), ("pred_mask", pixel)):
-            if value is not None and name not in self._manifest["outputs"]:
-                raise EdgeError(
-                    f"found a model that was exported without {name}, expected one with thresholds to change: export a "
-                    "model whose thresholds were found"
-                )
-        old = self._bank.snapshot().settings.get(THRESHOLDS, [None, None])
-        new = [was if now is None else _on_scale(now) for was, now in zip(old, (image, pixel), strict=True)]
-        self._bank.set("thresholds", **{THRESHOLDS: new})
-        self.reload()
-
     def save(self, path: str | Path, images: bool = True) -> None:
         """Write references and thresholds to another bank in one step, with the images or without.
 
@@ -185,13 +161,3 @@ class Lessons(ABC):
             return Path(image).as_posix()
         taken = {one.name for one in self.references}
         return next(text for i in range(len(taken) + 1) if (text := f"reference {i}") not in taken)
-
-
-def _on_scale(threshold: Any) -> float:
-    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-    if not number or not 0 < float(threshold) < 1:
-        raise EdgeError(
-            f"found threshold {str(threshold)[:40]!r} ({type(threshold).__name__}), expected a number between 0 and 1 "
-            "on the scale of scores: give 0.5 for the calibrated threshold, or None to leave it"
-        )
-    return float(threshold)

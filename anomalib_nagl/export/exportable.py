@@ -26,8 +26,8 @@ class Exportable:
     ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input, after ``resize`` where that is a
     step of its own: the box takes it outside the graph. ``finish`` makes the outputs
     named ``outputs`` of image scores, anomaly maps, the ``thresholds`` (2,) of images and pixels and the ``scales``
-    (2, 3) that these lie on; ``calibration`` says how these were found. ``entries``
-    are facts of each reference (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
+    (2, 3) that these lie on; ``calibration`` says how these were found. ``entries`` are facts of each reference
+    (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
     RuntimeError for a model without references.
     """
 

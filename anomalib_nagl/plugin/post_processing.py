@@ -87,6 +87,11 @@ class ReferencePostProcessor(PostProcessor):
             self.set_thresholds(image=self.threshold)
 
     @property
+    def overlap(self) -> bool:
+        """Whether the scores of references leave the threshold uncertain, see ``bank.calibration.Calibration``."""
+        return bool(self.calibration.get("overlap"))
+
+    @property
     def from_references(self) -> bool:
         """Whether labels of validation images are left alone."""
         return self.threshold != "f1_adaptive"

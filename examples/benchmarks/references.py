@@ -49,7 +49,7 @@ def decisions(scorer: Scorer, model: Nagl, category: Category, draw: Draw) -> It
         adaptive = F1AdaptiveThreshold(fields=["pred_score", "gt_label"])
         adaptive.update(SimpleNamespace(pred_score=scores, gt_label=labels.int()))
         by = {
-            "references": calibrate(model.model, tokens).image,
+            "references": calibrate(model.model, tokens).image.raw_threshold,
             "F1-adaptive": float(adaptive.compute()),
         }
         for threshold, value in by.items():

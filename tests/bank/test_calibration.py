@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomalib_nagl.bank.adapted import Limits, ReferencePatches, assemble, deviation_spread
-from anomalib_nagl.bank.calibration import calibrate, doubt, scale, threshold, typical
+from anomalib_nagl.bank.calibration import calibrate, doubt, misjudged, scale, threshold, typical
 from anomalib_nagl.bank.discriminant import directions
 from anomalib_nagl.bank.held_out import SAMPLE, Detector, held_out_scores, sample
 from anomalib_nagl.bank.maps import anomaly_map, image_score, smoothing_matrix
@@ -170,11 +170,17 @@ def test_thresholds_lie_between_both_kinds() -> None:
 
 
 def test_good_parts_are_shown_below_and_defects_above() -> None:
-    assert scale(0.5, 0.2, 0.9, 0.1) == pytest.approx((0.2, 0.5, 0.9))
-    assert scale(0.5, 0.2, None, 0.1) == pytest.approx((0.2, 0.5, 0.8))  # no defect is known
-    assert scale(0.5, 0.2, 0.4, 0.1) == pytest.approx((0.2, 0.5, 0.8))  # nor does a mean beyond say anything
-    assert scale(0.5, 0.7, 0.4, 0.1) == pytest.approx((0.4, 0.5, 0.6))
-    assert scale(0.5, 0.5, 0.5, 0.0) == pytest.approx((0.499, 0.5, 0.501))
+    assert scale(0.5, 0.2, 0.9) == pytest.approx((0.2, 0.5, 0.9))
+    assert scale(0.5, 0.2, None) == pytest.approx((0.2, 0.5, 0.8))  # no defect is known
+    assert scale(0.5, 0.2, 0.4) == pytest.approx((0.2, 0.5, 0.8))  # nor does a mean beyond say anything
+    assert scale(0.5, 0.7, 0.4) == pytest.approx((0.45, 0.5, 0.55))
+    assert scale(0.0, 0.0, 0.0) == pytest.approx((-0.001, 0.0, 0.001))
+
+
+def test_references_on_the_wrong_side_of_the_threshold_are_told() -> None:
+    normal, abnormal = np.array([0.1, 0.2, 0.6, 0.2], np.float32), np.array([0.4, 0.8], np.float32)
+    assert misjudged(0.5, normal, abnormal) == pytest.approx((0.25 + 0.5) / 2)
+    assert misjudged(0.3, normal, abnormal) == pytest.approx(0.125)
 
 
 def test_one_pixel_in_a_hundred_of_normal_maps_exceeds_the_threshold() -> None:

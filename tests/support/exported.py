@@ -87,14 +87,15 @@ def make_model(name: str, size: tuple[int, int], variant: str = "extended", norm
 
 @torch.inference_mode()
 def set_thresholds(model: Nagl) -> None:
-    """Ranges of the scores of a few images, and thresholds that part them."""
+    """Scales as wide as the scores of a few images, and thresholds that part them."""
     processor = model.post_processor
     raw = [model.model(model.pre_processor(picture((120, 150), seed, seed % 2 == 1)[None])) for seed in range(6)]
     scores, maps = torch.cat([r.pred_score for r in raw]), torch.cat([r.anomaly_map for r in raw])
     for kind, values in (("image", scores), ("pixel", maps)):
-        getattr(processor, f"{kind}_min").fill_(values.min())
-        getattr(processor, f"{kind}_max").fill_(values.max())
-        getattr(processor, f"_{kind}_threshold").fill_(values.median())
+        middle, width = values.median(), values.max() - values.min()
+        getattr(processor, f"{kind}_min").fill_(middle - width)
+        getattr(processor, f"_{kind}_threshold").fill_(middle)
+        getattr(processor, f"{kind}_max").fill_(middle + width)
 
 
 class Answer(NamedTuple):
