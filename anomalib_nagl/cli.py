@@ -219,7 +219,7 @@ def _help() -> int:
 
 def _quiet(verbose: bool) -> None:
     """Leave out what libraries warn of each time they are imported, unless ``verbose``; a box has none of them."""
-    if not verbose and not _missing(FULL):
+    if not verbose and _is_there("anomalib_nagl.commands.terminal"):
         from anomalib_nagl.commands import terminal
 
         terminal.quiet_warnings()

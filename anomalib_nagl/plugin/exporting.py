@@ -92,8 +92,11 @@ class Finish(nn.Module):
         label, mask = found.pred_label, found.pred_mask
         if label is not None and found.pred_score is not None:
             label = found.pred_score > thresholds[0]
-        by_threshold = not isinstance(self.post_processor, MEBinPostProcessor)
-        if mask is not None and found.anomaly_map is not None and by_threshold:
+        if (
+            mask is not None
+            and found.anomaly_map is not None
+            and not isinstance(self.post_processor, MEBinPostProcessor)
+        ):
             mask = found.anomaly_map > thresholds[1]
         return found._replace(pred_label=label, pred_mask=mask)
 

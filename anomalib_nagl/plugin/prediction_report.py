@@ -1,4 +1,7 @@
-"""What a prediction found, where people look for it: a line for each image, a table, and where both lie."""
+"""What a prediction found, where people look for it: a line for each image, a table, and where both lie.
+
+It has to come after the callbacks of anomalib, which make labels and masks of what a batch holds.
+"""
 
 from __future__ import annotations
 

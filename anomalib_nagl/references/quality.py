@@ -83,13 +83,15 @@ def _duplicates(paths: Iterable[str], normal: set[str]) -> list[Problem]:
 def quality(
     normal: Tensor, abnormal: Tensor, patch_mask: Tensor, names: tuple[str, ...], types: tuple[str, ...]
 ) -> tuple[list[NormalQuality], list[DefectQuality]]:
-    """Compare references: tokens (n, M, C) and (a, M, C), ``patch_mask`` (a, M), names of all n + a, types of a.
+    """Compare references: tokens (n, V * M, C) and (a, V * M, C), ``patch_mask`` (a, M), names of all, types of a.
 
-    A deviation is (1 - cosine similarity) / 2 to the nearest normal patch; of an image, the mean of its highest 1 %.
+    Each image is compared, as it is, with all views of the others. A deviation is (1 - cosine similarity) / 2 to the
+    nearest normal patch; of an image, the mean of its highest 1 %.
     """
-    n = len(normal)
-    among = torch.stack([_similarity(image, normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
-    to_defects = torch.stack([_similarity(image, normal) for image in abnormal]) if len(abnormal) and n else None
+    n, upright = len(normal), slice(patch_mask.shape[-1])
+    among = torch.stack([_similarity(image[upright], normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
+    known = len(abnormal) and n
+    to_defects = torch.stack([_similarity(image[upright], normal) for image in abnormal]) if known else None
     held_out = [_held_out(among, i, set()) for i in range(n)] if n > 1 else []
     typical = sum(held_out) / n if held_out else float("nan")
     defects = [

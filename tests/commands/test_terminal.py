@@ -156,9 +156,11 @@ def test_an_error_is_one_sentence(
     assert "Traceback" not in "".join(err)
 
 
-def test_with_verbose_the_traceback_is_there(terminal: Path) -> None:
-    with pytest.raises(ValueError, match="found no folder my_part"):
-        nagl("train", "--verbose", "--config", "own_parts", *GABOR)
+def test_with_verbose_the_traceback_is_there(terminal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert nagl("train", "--verbose", "--config", "own_parts", *GABOR) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "found no folder my_part" in told.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -56,8 +56,9 @@ def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_p
     """The published behaviour, and a model exported without any defect, or without any normal image."""
     model = make_model("gabor", (128, 192), variant, *kinds)
     detector = NaglEdge(model.to_openvino(tmp_path))
-    # Rounding is magnified by filters on blank patches, and by the 8 bits that the published code resizes to.
-    tolerance = 1e-3 if variant == "paper" else 3e-4
+    # Rounding is magnified by filters on blank patches, by the 8 bits that the published code resizes to, and by the
+    # scale, which spreads the narrow range between good and defective over most of 0 to 1.
+    tolerance = 1e-2 if variant == "paper" else 3e-3
     assert_like_torch(detector, model, tolerance)
     teach(detector, "abnormal", kinds[1])
     model.set_references(reference_set(kinds[0], kinds[1] + 1))

@@ -323,10 +323,10 @@ def test_sheet_shows_picture_mask_and_map(tmp_path: Path, images: Path) -> None:
     assert picture.shape == (40, 60, 3)
     assert (picture == 90).all()
     assert (overlay.data == maps[3]).all()
-    assert (
-        overlay.mask.tolist()
-        == (maps[3] <= np.percentile(maps[[kind == "good" for kind in queries.types]], 99)).tolist()
-    )
+    # Tinted is what lies above 99 % of the pixels of good images: all of a defect here, little of a good image.
+    tinted = [~np.ma.getmaskarray(axes[i].images[1].get_array()) for i in (1, 5)]
+    assert tinted[0].all()
+    assert tinted[1].sum() <= 1
     outline = np.concatenate([path.vertices for path in axes[0].collections[0].get_paths()])
     assert outline.max(0).tolist() == [9, 9]
     assert outline.min(0).tolist() == [0, 0]

@@ -24,7 +24,7 @@ QUICK = (
     [
         (("--epoch", 3), "--epoch.*did you mean 'epochs'"),
         (("--heads.nagl.learning_rat", 3), "learning_rat.*did you mean 'learning_rate'"),
-        (("--heads.nagl.variant", "extend"), "variant 'extend', expected 'paper'"),
+        (("--heads.nagl.variant", "extend"), "variant 'extend', expected one of paper"),
         (("--heads.nagl.masks", "hole"), "'hole' in heads.nagl.masks.*did you mean 'whole'"),
         (
             ("--heads", "{nagl: {trained_as: nagel}, other: {}}"),

@@ -181,5 +181,5 @@ def test_what_is_no_array_is_refused_as_image_and_as_mask(given: object, message
 def test_a_mask_of_no_numbers_is_refused(count: int) -> None:
     mask = np.ones(40 * 32)
     mask[:count] = np.nan
-    with pytest.raises(EdgeError, match=r"no numbers \(NaN\) for 'part'"):
+    with pytest.raises(EdgeError, match=r"no numbers \(NaN, infinity\) for 'part'"):
         as_mask(mask.reshape(40, 32), PIXELS, (40, 32), "part")

@@ -42,5 +42,5 @@ def test_of_an_engine(broken: Nagl, tmp_path: Path) -> None:
 def test_masks_of_no_numbers() -> None:
     mask = torch.zeros(8, 9)
     mask[2, 3] = torch.nan
-    with pytest.raises(ValueError, match=r"no numbers \(NaN\) for 'part'"):
+    with pytest.raises(ValueError, match=r"no numbers \(NaN, infinity\) for 'part'"):
         ReferenceImage(torch.zeros(3, 8, 9), "abnormal", mask, "part")

@@ -88,7 +88,7 @@ def bare(**settings: Any) -> Nagl:
 def test_without_head_and_source_patches_are_compared(
     wrapped: bool, parts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "anomalib_nagl")
     nagl, data = bare(), target(parts)
     used = engine(parts / "run")
     used.train(nagl, datamodule=ReferenceDataModule(data) if wrapped else data)
@@ -112,7 +112,7 @@ def test_a_variant_that_is_named_is_kept(parts: Path) -> None:
 
 
 def test_new_images_are_inspected_by_references_alone(parts: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "anomalib_nagl")
     for number in range(3):
         write(parts / f"references/good/{number}.png", part(number)[0])
         image, mask = part(number + 50, defect=True)

@@ -84,7 +84,7 @@ KINDS: dict[str, Callable[[Path], AnomalibDataModule]] = {
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_references_are_made_of_what_queries_are_made_of(kind: str, wrapped: bool, parts: Path, tmp_path: Path) -> None:
     data = KINDS[kind](parts)
-    nagl = model(n_abnormal=0)
+    nagl = model(n_abnormal=0, views="none")
     engine(tmp_path / "run").fit(nagl, datamodule=ReferenceDataModule(data, n_abnormal=0) if wrapped else data)
     name = nagl.references[0]["name"]
     # anomalib puts the model's own in the place of a lone resize.
