@@ -191,7 +191,7 @@ def train(options: argparse.Namespace) -> None:
 def begin(wide: nn.Sequential, seed: int) -> dict[str, Any]:
     """State before the first step: the pruned network, and the scale of the large one's tokens."""
     print("pruning", flush=True)
-    images = normalised(held_out(seed, 128)[32:])
+    images = normalised(held_out(seed, 176)[32:])
     with torch.inference_mode():
         tokens = torch.cat([wide(chunk) for chunk in images[:48].split(8)]).transpose(0, 1).flatten(1)
     small = pruned(wide, images[:, :, :192, :192])
@@ -200,7 +200,7 @@ def begin(wide: nn.Sequential, seed: int) -> dict[str, Any]:
 
 def held_out(seed: int, count: int) -> Tensor:
     """Drawn images (count, 3, SIDE, SIDE) that are never trained on."""
-    images = [picture(seed + 1_000_000, number) for number in range(count)]
+    images = [picture(seed + 1, number) for number in range(count)]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
