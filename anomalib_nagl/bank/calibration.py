@@ -18,6 +18,7 @@ PIXELS = 0.01  # share of the pixels of normal references that is let through
 # Between the threshold and what is typical on a side of it, where references tell no larger distance: share of the
 # threshold, and absolute.
 LEAST_SHARE, LEAST_WIDTH = 0.1, 1e-3
+POWER = -3  # from -2 to -6 the thresholds are as good
 WRONG = 0.2  # share of references on the wrong side of the threshold, from which on they do not tell where it lies
 
 
@@ -81,12 +82,12 @@ def threshold(normal: Floats, abnormal: Floats) -> float:
 
 
 def typical(normal: Floats) -> float:
-    """Geometric mean of held-out normal scores (n,).
+    """Power mean of held-out normal scores (n,), with exponent ``POWER``: the smaller ones count more.
 
     Where the references are few, what a score is compared with may be so poor that everything deviates from it: such a
-    score says less.
+    score says less. The smallest alone is too low, the geometric mean too high with weak features.
     """
-    return float(np.exp(np.log(np.maximum(normal, LEAST_WIDTH), dtype=np.float64).mean()))
+    return float((np.maximum(normal, LEAST_WIDTH).astype(np.float64) ** POWER).mean() ** (1 / POWER))
 
 
 def misjudged(middle: float, normal: Floats, abnormal: Floats) -> float:

@@ -52,7 +52,9 @@ def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
         prepared = prepare_references(references, nagl.pre_processor.transform, model.encoder.image_size)
         tokens = model.set_references(*prepared)
     names = references.names
-    normal, abnormal = quality(tokens.normal, tokens.abnormal, tokens.patch_mask, names, references.defect_types)
+    upright = tokens.patch_mask.shape[-1]  # of the images as they are: views are the same parts again
+    seen = tokens.normal[:, :upright], tokens.abnormal[:, :upright]
+    normal, abnormal = quality(*seen, tokens.patch_mask, names, references.defect_types)
     # A mask that was found by deviation is in contrast by construction.
     guessed = [origin == DEVIATING for origin in references.mask_sources]
     abnormal = [each._replace(contrast=math.nan) if g else each for each, g in zip(abnormal, guessed, strict=False)]

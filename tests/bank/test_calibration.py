@@ -164,8 +164,9 @@ def test_of_many_references_the_same_ones_are_scored_in_any_order() -> None:
 
 def test_thresholds_lie_between_both_kinds() -> None:
     normal, abnormal = np.array([0.1, 0.4], np.float32), np.array([0.8, 1.0], np.float32)
-    assert typical(normal) == pytest.approx(0.2)
-    assert threshold(normal, abnormal) == pytest.approx(0.55)
+    middle = ((10**3 + 2.5**3) / 2) ** (-1 / 3)
+    assert typical(normal) == pytest.approx(middle)
+    assert threshold(normal, abnormal) == pytest.approx((middle + 0.9) / 2)
     assert threshold(normal, abnormal[:0]) == pytest.approx(0.4)
 
 
