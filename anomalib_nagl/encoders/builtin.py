@@ -15,15 +15,15 @@ from anomalib_nagl.encoders.weights import WeightsError
 
 PATCH = 16  # pixels
 FILE = Path(__file__).parent / "weights" / "builtin-1.safetensors"  # written by examples/train_builtin.py
-SHA256 = "7dec89ba7bcadbedefd3b66295351ff44397e1b62e222c39abfe012d4a6642c4"
+SHA256 = "f729f8e7f4412a97ff026b02c644ff495482a5f00a1b222a456bc77485d0afa1"
 
 STEM = (16, 16)  # hidden and output channels of the first block
 # (hidden channels, output channels, stride) of those that follow.
 BLOCKS = (
-    (40, 24, 2), (56, 24, 1),
-    (64, 32, 2), (96, 32, 1), (96, 32, 1),
-    (96, 64, 2), (192, 64, 1), (192, 64, 1), (192, 64, 1),
-    (192, 96, 1), (288, 96, 1), (288, 96, 1),
+    (40, 24, 2), (64, 24, 1),
+    (72, 32, 2), (96, 32, 1), (96, 32, 1),
+    (112, 64, 2), (224, 64, 1), (224, 64, 1), (224, 64, 1),
+    (224, 96, 1), (320, 96, 1), (320, 96, 1),
 )  # fmt: skip
 
 

@@ -285,7 +285,14 @@ def lit(random: Generator, picture: Picture) -> Picture:
 
 
 def photograph(random: Generator, picture: Picture) -> NDArray[np.uint8]:
-    """Blur, noise, gamma and the traces of JPEG."""
+    """Resolution, blur, noise, gamma and the traces of JPEG."""
+    if random.random() < 0.3:  # a small picture enlarged
+        small, side = int(picture.shape[0] / random.uniform(1.3, 4)), picture.shape[0]
+        reduced = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8)).resize((small, small))
+        grain = random.choice([0, 0.01, 0.03]) * random.standard_normal((small, small, 1), dtype=np.float32)
+        noisy = np.clip(np.asarray(reduced, np.float32) / 255 + grain, 0, 1)
+        enlarged = Image.fromarray((noisy * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
+        return np.asarray(enlarged)
     if random.random() < 0.5:
         width = 10 ** random.uniform(-0.5, 0.5)
         picture = ndimage.gaussian_filter(picture, (width, width * random.choice([1, 1, 1, 3]), 0))

@@ -61,26 +61,33 @@ def pruned(wide: nn.Sequential, images: Tensor) -> nn.Sequential:
     small = narrow_mobilenet(STEM, BLOCKS)
     of_wide = of_small = images.contiguous(memory_format=torch.channels_last)
     for whole, part in zip(wide, small, strict=True):
-        inherit(whole, part, of_wide, of_small)
-        of_wide, of_small = (
-            torch.cat([layer(chunk) for chunk in features.split(16)])
-            for layer, features in ((whole, of_wide), (part, of_small))
-        )
+        of_wide = _by_chunks(whole, of_wide)
+        inherit(whole, part, of_small, of_wide)
+        of_small = _by_chunks(part, of_small)
     return small
 
 
-def inherit(whole: Block, part: Block, of_wide: Tensor, of_small: Tensor) -> None:
-    """Fill a narrow block so that it gives, from the small network's features, what the wide one gives from its own."""
-    keep = part.expand.out_channels
-    width = whole.expand.out_channels
+def _by_chunks(layer: nn.Module, features: Tensor) -> Tensor:
+    return torch.cat([layer(chunk) for chunk in features.split(16)])
+
+
+def inherit(whole: Block, part: Block, features: Tensor, wanted: Tensor) -> None:
+    """Fill a narrow block so that it makes, of the small network's features, what the wide network has behind it.
+
+    Errors count by what differs within their image, or images of high contrast would decide alone.
+    """
+    keep, width = part.expand.out_channels, whole.expand.out_channels
+    spread = (wanted - wanted.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt()
+    importance = (1 / (spread + 0.2 * spread.median())).double()
     gram = torch.zeros(width + 1, width + 1, dtype=torch.float64)
-    product = torch.zeros(width + 1, whole.project.out_channels, dtype=torch.float64)
-    for wide_chunk, small_chunk in zip(of_wide.split(16), of_small.split(16), strict=True):
-        wanted = whole(wide_chunk) - (small_chunk if whole.adds else 0)
-        hidden = F.pad(_rows(whole.hidden(small_chunk)), (0, 1), value=1.0)  # the last column is the bias
-        gram += hidden.T @ hidden
-        product += hidden.T @ _rows(wanted)
-    kept, weights = eliminate(gram / len(of_wide), product / len(of_wide), keep)
+    product = torch.zeros(width + 1, wanted.shape[1], dtype=torch.float64)
+    for chunk, goal, weight in zip(features.split(16), wanted.split(16), importance.split(16), strict=True):
+        hidden = whole.hidden(chunk)
+        factor = weight.repeat_interleave(hidden.shape[2] * hidden.shape[3])[:, None]
+        rows = F.pad(_rows(hidden), (0, 1), value=1.0) * factor  # the last column is the bias
+        gram += rows.T @ rows
+        product += rows.T @ (_rows(goal - chunk if whole.adds else goal) * factor)
+    kept, weights = eliminate(gram / len(features), product / len(features), keep)
     part.expand.weight.copy_(whole.expand.weight[kept])
     part.expand.bias.copy_(whole.expand.bias[kept])
     part.depthwise.weight.copy_(whole.depthwise.weight[kept])
@@ -99,7 +106,7 @@ def eliminate(gram: Tensor, product: Tensor, keep: int) -> tuple[Tensor, Tensor]
 
     Returns the places of those kept and the weights (keep + 1, outputs) of the fit on them.
     """
-    ridge = 1e-4 * gram.diagonal().mean()
+    ridge = 1e-5 * gram.diagonal().mean()
     inverse = torch.linalg.inv(gram + ridge * torch.eye(len(gram), dtype=gram.dtype))
     left = torch.arange(len(gram))
     while len(left) > keep + 1:
