@@ -12,7 +12,7 @@ from openvino import opset13 as ops
 
 from anomalib_nagl.edge.runtime import read_graph
 from anomalib_nagl.io.errors import EdgeError
-from anomalib_nagl.io.export_manifest import renew_files
+from anomalib_nagl.io.export_manifest import companion, renew_files
 from anomalib_nagl.io.files import atomic_files
 from anomalib_nagl.io.precise_layers import mark_precise, precise_layers
 
@@ -29,11 +29,13 @@ def bake(model: Path, out: Path, arrays: Mapping[str, NDArray[np.float32]]) -> P
         )
     graph = read_graph(ov.Core(), model)
     nodes = {node.get_friendly_name(): node for node in graph.get_ordered_ops() if node.get_type_name() == "Constant"}
-    if "normal_bank" not in nodes:
+    known = sorted(set(arrays) & set(nodes))
+    wanted = set(arrays) & _compared(model) if known else set(arrays)
+    if missing := sorted(wanted - set(known)):
         raise EdgeError(
-            f"found no constant normal_bank in {model}, expected those of an export: export the model again"
+            f"found no constants {', '.join(missing)} in {model}, expected those of an export: export the model again"
         )
-    for name in sorted(set(arrays) & set(nodes)):  # a graph has those that its variant compares with
+    for name in known:
         array = arrays[name]
         constant = ops.constant(np.ascontiguousarray(array, np.float32), name=name)
         for target in list(nodes[name].output(0).get_target_inputs()):
@@ -51,3 +53,9 @@ def bake(model: Path, out: Path, arrays: Mapping[str, NDArray[np.float32]]) -> P
     if manifest.is_file() and out.resolve() == model.resolve():
         renew_files(manifest, [out, out.with_suffix(".bin")])
     return written
+
+
+def _compared(model: Path) -> set[str]:
+    """What the scorer beside a model reads: a graph has no constant of what its variant leaves alone."""
+    inputs = read_graph(ov.Core(), companion(model, "scorer")).inputs
+    return {name for port in inputs if port.get_node().output(0).get_target_inputs() for name in port.get_names()}

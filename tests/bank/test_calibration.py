@@ -134,7 +134,7 @@ def test_references_are_scored_as_if_they_were_new(seed: int) -> None:
     found = held_out_scores(patches.patches(), assemble(patches.patches()), DETECTOR)
     for ours, expected in zip(found, naive(patches), strict=False):
         assert ours.shape == expected.shape
-        assert np.allclose(ours, expected, atol=1e-4, rtol=0)
+        assert np.allclose(ours, expected, atol=1e-5, rtol=0)
     assert np.array_equal(found.marked, patches.patch_mask > 0)
 
 

@@ -56,9 +56,8 @@ def test_other_exports_learn_as_well(variant: str, kinds: tuple[int, int], tmp_p
     """The published behaviour, and a model exported without any defect, or without any normal image."""
     model = make_model("gabor", (128, 192), variant, *kinds)
     detector = NaglEdge(model.to_openvino(tmp_path))
-    # Rounding is magnified by filters on blank patches, by the 8 bits that the published code resizes to, and by the
-    # scale, which spreads the narrow range between good and defective over most of 0 to 1.
-    tolerance = 1e-2 if variant == "paper" else 3e-3
+    # Rounding is magnified by filters on blank patches, and by the 8 bits that the published code resizes to.
+    tolerance = 1e-3 if variant == "paper" else 3e-4
     assert_like_torch(detector, model, tolerance)
     teach(detector, "abnormal", kinds[1])
     model.set_references(reference_set(kinds[0], kinds[1] + 1))
@@ -95,7 +94,7 @@ def test_baked_and_changeable_are_the_same(exported: Path) -> None:
     image = picture((190, 210), 80)
     plain = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(image[None].numpy())
     found = NaglEdge(exported).predict(pixels(image))
-    assert float(plain["pred_score"][0]) == pytest.approx(found.score, abs=1e-5)
+    assert float(plain["pred_score"][0]) == pytest.approx(found.score, abs=1e-6)
 
 
 def test_thresholds_are_those_of_torch(edge_model: Nagl, exported: Path, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_what_was_taught_is_baked_for_any_program(exported: Path, tmp_path: Path
     assert NaglEdge(exported).predict(pixels(image)).score == pytest.approx(expected.score, abs=1e-6)
     with pytest.raises(EdgeError, match=r"expected a name that ends in \.xml"):
         detector.bake(tmp_path / "taught.bin")
-    with pytest.raises(EdgeError, match="found no constant"):
+    with pytest.raises(EdgeError, match="found no constants"):
         bake(
             exported.with_name("model.encoder.xml"), tmp_path / "x.xml", {"normal_bank": np.zeros((1, 48), np.float32)}
         )

@@ -172,7 +172,7 @@ def test_normalised_scores_are_never_cut_off(drawn: Path, n: int, a: int) -> Non
     assert image.raw_good < image.raw_threshold < image.raw_defective
     for one in found:
         assert 0 < one.score < 1
-        assert image.raw(one.score) == pytest.approx(one.raw_score, abs=1e-4)
+        assert image.raw(one.score) == pytest.approx(one.raw_score, abs=1e-5)
 
 
 def test_where_a_decision_is_made_does_not_move_the_scale(drawn: Path, caplog: pytest.LogCaptureFixture) -> None:
