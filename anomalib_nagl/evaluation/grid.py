@@ -28,8 +28,9 @@ class ScoringJob(NamedTuple):
 def enumerate_cells(settings: Settings, categories: Mapping[str, Category]) -> list[Cell]:
     """Every cell that makes sense, in the order of the results.
 
-    Without abnormal references a head is ``normal_only``, so that is our a = 0; the naive rule needs them. Models that
-    read no abnormal reference have one cell for each number of normal ones.
+    Without abnormal references a trained head is ``normal_only``, so that is our a = 0; the naive rule needs them, and
+    ``head_free`` takes what it is given. Models that read no abnormal reference have one cell for each number of normal
+    ones.
     """
     cells: list[Cell] = []
     for name in settings.evaluated:
@@ -48,6 +49,8 @@ def _shots(settings: Settings, model: str) -> list[Shots]:
     if model in settings.heads:  # masks are guessed by comparison with normal references
         guessed = settings.masks_of(model) == "guessed"
         return [shots for shots in listed if shots.a and (shots.n or not guessed)]
+    if model == "head_free":  # with or without abnormal references, the same rule
+        return list(listed)
     if model == "naive":
         return [shots for shots in listed if shots.a and shots.n]
     return [Shots(n, 0) for n in dict.fromkeys(shots.n for shots in listed) if n]
@@ -60,11 +63,16 @@ def _cells(settings: Settings, model: str, category: str, shots: Shots, seed: in
         Cell(*common, training_seed, protocol, source, abnormal)
         for source in (settings.sources if trained else ["other_domains"])
         if not trained or settings.sources_of(source, category)
-        for abnormal in (settings.abnormal if model in settings.heads else ["real"])
+        for abnormal in (settings.abnormal if _shows_defects(settings, model, shots) else ["real"])
         # Synthetic references are made of normal ones, with their masks; the published rule knows none.
         if abnormal == "real" or (shots.n and protocol != "paper" and settings.masks_of(model) == "given")
         for training_seed in (range(settings.training_seeds) if trained else [-1])
     ]
+
+
+def _shows_defects(settings: Settings, model: str, shots: Shots) -> bool:
+    """Whether a cell's model is shown abnormal references, which may be synthetic ones."""
+    return model in settings.heads or (model == "head_free" and shots.a > 0)
 
 
 def scoring_jobs(cells: Iterable[Cell]) -> list[ScoringJob]:

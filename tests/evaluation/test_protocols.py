@@ -91,7 +91,7 @@ def test_the_published_rule_takes_slices_of_the_queries() -> None:
 
 def test_cells_without_sense_are_left_out() -> None:
     settings = Settings(
-        data="x", domains={"a": ["many"], "b": ["single", "other"]}, models=["normal_only", "naive", "nagl", "padim"],
+        data="x", domains={"a": ["many"], "b": ["single", "other"]}, models=["normal_only", "naive", "head_free", "nagl", "padim"],
         shots=["1+0", "1+1", "2+1", "0+2"], reference_seeds=2, training_seeds=3, protocols=["fixed", "unseen", "paper"],
         sources=["other_domains", "same_domain"], abnormal=["real", "cut_paste"],
     )  # fmt: skip
@@ -101,12 +101,15 @@ def test_cells_without_sense_are_left_out() -> None:
     assert {(cell.n, cell.a) for cell in cells if cell.model in ("normal_only", "padim")} == {(1, 0), (2, 0)}
     assert {(cell.n, cell.a) for cell in cells if cell.model == "naive"} == {(1, 1), (2, 1)}
     assert {(cell.n, cell.a) for cell in cells if cell.model == "nagl"} == {(1, 1), (2, 1), (0, 2)}
+    listed = {(1, 0), (1, 1), (2, 1), (0, 2)}
+    assert {(cell.n, cell.a) for cell in cells if cell.model == "head_free" and cell.abnormal == "real"} == listed
     assert {cell.category for cell in cells if cell.protocol == "unseen"} == {"many", "other"}
     assert {cell.category for cell in cells if cell.source == "same_domain"} == {"single", "other"}
     assert {cell.training_seed for cell in cells if cell.model != "nagl"} == {-1}
     synthetic = [cell for cell in cells if cell.abnormal != "real"]
-    assert {(cell.model, cell.protocol) for cell in synthetic} == {("nagl", "fixed"), ("nagl", "unseen")}
-    assert {cell.n for cell in synthetic} == {1, 2}
+    shown = {(model, protocol) for model in ("nagl", "head_free") for protocol in ("fixed", "unseen")}
+    assert {(cell.model, cell.protocol) for cell in synthetic} == shown
+    assert {(cell.n, cell.a) for cell in synthetic} == {(1, 1), (2, 1)}
     assert sorted(cell.key for job in scoring_jobs(cells) for cell in job.cells) == sorted(c.key for c in cells)
     for job in scoring_jobs(cells):
         assert len({cell.as_scored for cell in job.cells}) == 1
