@@ -17,6 +17,7 @@ from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.files import atomic_write
 from anomalib_nagl.plugin.lightning_model import Nagl
+from anomalib_nagl.plugin.inspection import BACKBONE
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
 from anomalib_nagl.references.advice import threshold_advice
 from anomalib_nagl.references.folders import Problem, ReferenceFiles, scan
@@ -48,11 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     atomic_write(options.sheet, lambda file: checked.sheet.save(file, format="PNG"))
     console.print(f"Contact sheet: {options.sheet}", soft_wrap=True, highlight=False, markup=False)
     used = shlex.join(["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(options.folder)])
-    console.print(f"Next, make a model of these references: {used}", soft_wrap=True, highlight=False, markup=False)
-    if options.checkpoint is None and options.backbone in (None, "gabor"):
-        console.print(
-            "Compared by gabor, which knows textures only: --checkpoint or --backbone for the features in use."
-        )
+    console.print(f"Next, make a model of these references: {printable(used)}", soft_wrap=True, highlight=False, markup=False)
+    if options.checkpoint is None and options.backbone is None:
+        console.print(f"Compared by {BACKBONE}: name the features in use by --checkpoint or --backbone.")
     return exit_codes.DONE
 
 
@@ -61,7 +60,7 @@ def _parser() -> Parser:
     (check,) = parser.add_commands(("check", "print what would be used, what is wrong with it, and how good it is"))
     check.add_argument("folder", type=Path, metavar="DIR", help="folder of references, or the references.json of a run")
     check.add_argument("--checkpoint", metavar="FILE", help="compare with the backbone of this checkpoint")
-    check.add_argument("--backbone", help="backbone to compare with, as of Nagl; gabor unless given")
+    check.add_argument("--backbone", help="backbone to compare with, as of Nagl; builtin unless given")
     check.add_argument("--layers", help="stages of a CNN backbone")
     check.add_argument("--backbone_weights", metavar="FILE", help="weight file of the backbone")
     check.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the network input; 256 unless given")
@@ -80,7 +79,7 @@ def _parser() -> Parser:
 def _model(options: argparse.Namespace) -> Nagl:
     given = {name: value for name in _OF_NAGL if (value := getattr(options, name)) is not None}
     if options.checkpoint is None:
-        return Nagl(**{"backbone": "gabor", "image_size": 256, **given})
+        return Nagl(**{"backbone": BACKBONE, "image_size": 256, **given})
     if given:
         names = ", ".join(f"--{name}" for name in given)
         raise ValueError(

@@ -71,7 +71,7 @@ def test_on_a_box() -> None:
         assert (code, out) == (2, "")
         assert f"{name!r} needs anomalib-nagl: pip install anomalib-nagl" in err
         assert err.count("\n") == 1
-        assert err.startswith("anomalib-nagl: " if name == "train" else f"anomalib-nagl {name}: ")
+        assert err.startswith(f"anomalib-nagl {name}: ")
     for (code, _, err), hint in ((misspelt, "; did you mean 'edge'?\n"), (unknown, "benchmark, install)\n")):
         assert code == 2
         assert err.startswith("anomalib-nagl: found no command ")
@@ -172,7 +172,7 @@ def test_other_import_errors_are_not_swallowed(
     assert nagl("train") == 70
     error = capsys.readouterr().err
     assert "Traceback" in error
-    assert error.endswith("anomalib-nagl: an unexpected error, ImportError: cannot import name 'Engine'\n")
+    assert error.endswith("anomalib-nagl train: an unexpected error, ImportError: cannot import name 'Engine'\n")
     assert not handed_over
 
 

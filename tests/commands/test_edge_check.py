@@ -62,12 +62,7 @@ def labelled(box: Path, tmp_path: Path) -> Path:
         write(folder / f"defects/{number}.png", pixels(picture(SIZE, 50 + number, True)))
     write(tmp_path / "mask.png", (defect_mask(SIZE, 50).numpy() * 255).astype(np.uint8))
     detector = NaglEdge(box)
-    raw = detector.thresholds.image
-    for _ in range(60):  # upwards, until the first defect is missed: the scale of scores is the model's own
-        if detector.predict(folder / "defects/0.png").score <= 0.5:
-            break
-        raw += 0.02
-        detector.set_thresholds(image=raw)
+    detector.set_thresholds(image=(detector.predict(folder / "defects/0.png").score + 1) / 2)
     assert not detector.predict(folder / "defects/0.png").label
     return folder
 
@@ -99,7 +94,7 @@ def test_a_lesson_that_harms_is_questioned(
     before = detector.history()
 
     def harm(tried: NaglEdge) -> None:
-        tried.set_thresholds(image=-1e6)
+        tried.set_thresholds(image=0.001)
 
     with pytest.raises(EdgeError, match=r"found that 3 images are judged wrongly .*good/0.*give --yes"):
         try_lesson(detector, labelled, harm, box, yes=False)

@@ -44,7 +44,7 @@ def test_good_references(part: Path, capsys: pytest.CaptureFixture[str]) -> None
         "no mask: its most deviating patches are taken",
         "stands out",
         "Mean 0.",
-        "gabor",
+        "builtin",
     ):
         assert expected in out
     sheet = np.array(Image.open("sheet.png").convert("RGB")).astype(int)

@@ -30,6 +30,7 @@ PUBLIC = {
     "ReferenceSet",
     "ReferenceVisualizer",
     "__version__",
+    "inspect",
     "register",
 }
 

@@ -94,7 +94,7 @@ def test_every_epoch_is_validated_on_categories_held_out_from_the_source(quick: 
 
 def test_each_distinct_picture_is_encoded_once(quick: Path, drawn: Path, passes: list[int]) -> None:
     anomalib(*COMMAND)
-    own = 1 + 1 + 1 + 39  # references, one image of validation (thresholds come from references), test of the target
+    own = 4 * (1 + 1) + 1 + 39  # references with their turns, one image of validation, test of the target
     batches = -(-distinct_pictures(drawn, "cloth", "brushed", "wood") // 8)
     assert sum(passes) == 8 * batches + own
 
