@@ -16,8 +16,8 @@ from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.files import atomic_write
-from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.inspection import BACKBONE
+from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
 from anomalib_nagl.references.advice import threshold_advice
 from anomalib_nagl.references.folders import Problem, ReferenceFiles, scan
@@ -48,8 +48,9 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"{advice}.", soft_wrap=True, highlight=False, markup=False)
     atomic_write(options.sheet, lambda file: checked.sheet.save(file, format="PNG"))
     console.print(f"Contact sheet: {options.sheet}", soft_wrap=True, highlight=False, markup=False)
-    used = shlex.join(["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(options.folder)])
-    console.print(f"Next, make a model of these references: {printable(used)}", soft_wrap=True, highlight=False, markup=False)
+    command = ["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(options.folder)]
+    used = f"Next, make a model of these references: {printable(shlex.join(command))}"
+    console.print(used, soft_wrap=True, highlight=False, markup=False)
     if options.checkpoint is None and options.backbone is None:
         console.print(f"Compared by {BACKBONE}: name the features in use by --checkpoint or --backbone.")
     return exit_codes.DONE

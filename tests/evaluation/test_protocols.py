@@ -91,7 +91,8 @@ def test_the_published_rule_takes_slices_of_the_queries() -> None:
 
 def test_cells_without_sense_are_left_out() -> None:
     settings = Settings(
-        data="x", domains={"a": ["many"], "b": ["single", "other"]}, models=["normal_only", "naive", "head_free", "nagl", "padim"],
+        data="x", domains={"a": ["many"], "b": ["single", "other"]},
+        models=["normal_only", "naive", "head_free", "nagl", "padim"],
         shots=["1+0", "1+1", "2+1", "0+2"], reference_seeds=2, training_seeds=3, protocols=["fixed", "unseen", "paper"],
         sources=["other_domains", "same_domain"], abnormal=["real", "cut_paste"],
     )  # fmt: skip
