@@ -14,7 +14,7 @@ PARALLEL = --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist
 .PHONY: demo test quick faults docs lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/quickstart.py
+	$(BIN)/python -W ignore examples/quickstart.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PARALLEL)

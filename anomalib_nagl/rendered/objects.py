@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from anomalib_nagl.rendered.surface import Bools, Colour, Surface, boxes, disks, grid, polygon, soft, wander
+from anomalib_nagl.rendered.surface import CANVAS, Bools, Colour, Surface, boxes, disks, grid, polygon, soft, wander
 
 Centres = list[tuple[float, float]]
 Box = tuple[float, float, float, float]  # top, left, height, width
@@ -107,9 +107,14 @@ def _either(rng: np.random.Generator, missing: bool) -> tuple[bool, bool]:
 
 
 def _bench(rng: np.random.Generator, colour: Colour) -> Surface:
-    """The surface that the part lies on."""
+    """The surface that the part lies on: another piece of it in every image, with a few crumbs, all harmless."""
     surface = Surface.plain(colour)
-    surface.albedo *= 1 + 0.04 * wander(rng, 9, 9) + 0.05 * wander(rng, 220, 220)
+    grain = wander(rng, int(rng.integers(30, 220)), int(rng.integers(30, 220)))
+    surface.albedo *= rng.uniform(0.7, 1.3) + 0.04 * wander(rng, 9, 9) + rng.uniform(0.02, 0.16) * grain
+    for _ in range(rng.poisson(4)):
+        crumb = disks([(rng.uniform(20, CANVAS - 20), rng.uniform(20, CANVAS - 20))], rng.uniform(3, 8))
+        shade = rng.uniform(0.1, 0.8)
+        surface.lay(crumb, (shade, shade, 0.9 * shade), 2)
     return surface
 
 

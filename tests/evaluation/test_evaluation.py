@@ -36,7 +36,7 @@ QUICK = (
     "evaluate", "--config", str(CONFIGS / "evaluate" / "quickstart.yaml"),
     "--domains", "{textures: [cloth], parts: [plate]}", "--targets", "[plate]", "--shots", "[1+0, 1+1]",
     "--reference_seeds", "3", "--protocols", "[fixed, unseen]", "--epochs", "1", "--episodes", "16",
-    "--metric_size", "null",
+    "--metric_size", "null", "--backbone", "gabor",
 )  # fmt: skip
 HEAD = "heads/nagl_other-domains_parts_0.ckpt"
 

@@ -16,7 +16,7 @@ from support.once import working_in
 
 from anomalib_nagl import Nagl, NaglHead
 
-QUICKSTART = CONFIGS / "quickstart.yaml"
+QUICKSTART = ("--config", CONFIGS / "quickstart.yaml", "--model.backbone", "gabor")
 QUICK = ("--model.epochs", 2, "--data.episodes", 16, "--model.visualizer", "false")
 QUICKER = (*QUICK, "--model.epochs", 1, "--data.episodes", 8, "--model.image_size", 128)  # where any head will do
 CHECKPOINT = Path("results/Nagl/DrawnPictures/plate/v0/weights/lightning/model.ckpt")
@@ -29,14 +29,14 @@ def head(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     (folder / "datasets").mkdir()
     (folder / "datasets/drawn").symlink_to(drawn, target_is_directory=True)
     with working_in(folder):
-        found = metrics(anomalib("train", "--config", QUICKSTART, *QUICK))
+        found = metrics(anomalib("train", *QUICKSTART, *QUICK))
         assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"} <= set(found)
         yield folder / CHECKPOINT
 
 
 def adapt(head: Path, category: str, *arguments: object) -> dict[str, float]:
     common = ("--model.head", head, "--model.visualizer", "false", "--data.target.category", category)
-    return metrics(anomalib("train", "--config", QUICKSTART, *common, *arguments))
+    return metrics(anomalib("train", *QUICKSTART, *common, *arguments))
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_quickstart_adapts_exports_and_predicts(head: Path) -> None:
 
 
 def test_normal_only_needs_no_head_and_no_source(head: Path) -> None:
-    assert metrics(anomalib("train", "--config", QUICKSTART, "--data.n_abnormal", 0, *QUICK))["pixel_AUROC"] > 0.6
+    assert metrics(anomalib("train", *QUICKSTART, "--data.n_abnormal", 0, *QUICK))["pixel_AUROC"] > 0.6
 
 
 def test_comparing_patches_needs_no_head_and_no_source(head: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_configuration_for_own_parts(head: Path, drawn: Path) -> None:
 
 
 def test_a_checkpoint_with_any_number_of_heads_is_rebuilt(head: Path) -> None:
-    cli = anomalib("train", "--config", QUICKSTART, *QUICKER, "--model.num_heads", 7, "--model.num_proxies", 3)
+    cli = anomalib("train", *QUICKSTART, *QUICKER, "--model.num_heads", 7, "--model.num_proxies", 3)
     path = Path(cli.engine.trainer.checkpoint_callback.best_model_path)
     assert Nagl.load_from_checkpoint(path).model.head.num_heads == 7
 
@@ -111,16 +111,14 @@ def test_a_checkpoint_with_any_number_of_heads_is_rebuilt(head: Path) -> None:
 def test_one_normal_reference_is_the_same_with_and_without_a_defect(head: Path) -> None:
     chosen = []
     for abnormal in (0, 1):
-        cli = anomalib("train", "--config", QUICKSTART, "--model.head", head, "--model.visualizer", "false",
+        cli = anomalib("train", *QUICKSTART, "--model.head", head, "--model.visualizer", "false",
                        "--data.n_abnormal", abnormal)  # fmt: skip
         chosen.append(cli.model.references[0])
     assert chosen[0] == chosen[1]
 
 
 def test_testing_with_another_seed_leaves_out_the_references_of_the_checkpoint(head: Path) -> None:
-    data = anomalib(
-        "test", "--config", QUICKSTART, "--ckpt_path", head, "--data.seed", 5, "--model.visualizer", "false"
-    )
+    data = anomalib("test", *QUICKSTART, "--ckpt_path", head, "--data.seed", 5, "--model.visualizer", "false")
     saved = {record["name"] for record in data.model.references}
     assert not saved & set(data.datamodule.test_data.samples.image_path)
     assert len(data.datamodule.test_data) == 39
@@ -145,7 +143,7 @@ def test_a_plain_datamodule_holds_references_out(head: Path, shots: tuple[object
 
 
 def test_several_sources_from_yaml(head: Path) -> None:
-    config = yaml.safe_load(QUICKSTART.read_text())
+    config = yaml.safe_load(QUICKSTART[1].read_text())
     arguments = config["data"]["init_args"]
     arguments["source"] = [
         {"class_path": "DrawnPictures", "init_args": {"root": "datasets/drawn", "category": "cloth"}},
@@ -161,9 +159,7 @@ def test_several_sources_from_yaml(head: Path) -> None:
 
 
 def test_non_square_input_and_image_batches_of_any_size(head: Path) -> None:
-    cli = anomalib(
-        "train", "--config", QUICKSTART, *QUICKER, "--model.image_size", "[192,256]", "--model.variant", "paper"
-    )
+    cli = anomalib("train", *QUICKSTART, *QUICKER, "--model.image_size", "[192,256]", "--model.variant", "paper")
     model = cli.model.eval()
     images = torch.rand(4, 3, 100, 333)
     with torch.inference_mode():
@@ -202,8 +198,8 @@ def wide_head(head: Path) -> str:
     return "wide.pth"
 
 
-TEST = ("test", "--config", QUICKSTART, "--model.visualizer", "false")
-TRAIN = ("train", "--config", QUICKSTART, *QUICK)
+TEST = ("test", *QUICKSTART, "--model.visualizer", "false")
+TRAIN = ("train", *QUICKSTART, *QUICK)
 GABOR = ("--model", "Nagl", "--model.backbone", "gabor", "--model.image_size", 256)
 ONNX = ("export", "--model", "Nagl", "--export_type", "onnx")
 
@@ -258,7 +254,7 @@ def test_a_failed_export_leaves_nothing_half_written(head: Path, monkeypatch: py
 
 def test_a_misspelled_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        anomalib("train", "--config", QUICKSTART, "--model.n_abnormals", 2)
+        anomalib("train", *QUICKSTART, "--model.n_abnormals", 2)
     assert "n_abnormals" in capsys.readouterr().err
 
 

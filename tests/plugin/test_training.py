@@ -20,7 +20,7 @@ from anomalib_nagl.plugin import token_store
 
 COMMAND = (
     "train", "--config", CONFIGS / "quickstart.yaml", "--model.visualizer", "false", "--data.episodes", 20,
-    "--model.image_size", 128, "--model.epochs", 2,
+    "--model.backbone", "gabor", "--model.image_size", 128, "--model.epochs", 2,
     "--data.validation_categories", "wood", "--data.validation_episodes", 10,
 )  # fmt: skip
 WEIGHTS = Path("weights/lightning")
