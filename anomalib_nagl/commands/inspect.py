@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from anomalib_nagl.bank.verdicts import REVIEW, Rules
 from anomalib_nagl.commands import inspection
 from anomalib_nagl.commands.inspection import Scorer, Source
 from anomalib_nagl.commands.parser import Parser
+from anomalib_nagl.io import exit_codes
+from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.prediction_table import PredictionRow, PredictionTable
 
 OUT = Path("inspection")
@@ -22,7 +25,28 @@ def main(arguments: Sequence[str]) -> int:
     scorer = load_scorer(options.references, options.model, options.backbone)
     for remark in scorer.remarks:
         print(remark)
-    return inspection.run("inspect", work, scorer, options)
+    status = inspection.run("inspect", work, scorer, options)
+    if status in (exit_codes.DONE, exit_codes.DEFECTIVE, exit_codes.FAILED_ITEMS):
+        print(printable(_next_steps(options.references, options.model)))
+    return status
+
+
+def _next_steps(references: Path | None, model: Path | None) -> str:
+    """What to do about a verdict that is wrong, and how to keep what was made of references."""
+    if references is None:
+        taught = f"anomalib-nagl edge add-defect {shlex.quote(str(model))} IMAGE --mask MASK"
+        exported = model is not None and model.suffix != ".ckpt"
+        return "A verdict is wrong? " + (
+            f"Teach the model: {taught}, or add-normal."
+            if exported
+            else "Add the picture to the references and train again, or export the model and teach it."
+        )
+    keep = shlex.join(["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(references)])
+    good, defects, masks = (references / name for name in ("good", "defects", "masks"))
+    return (
+        f"A verdict is wrong? Put a false alarm into {good}, a miss into {defects} and its mask into {masks}.\n"
+        f"To keep the model: {keep}"
+    )
 
 
 def _parser() -> Parser:

@@ -23,6 +23,7 @@ _WARNINGS = (
     r".*Checkpoint directory .* exists and is not empty",
     r".*`training_step` returned `None`",
     r".*tensorboardX",
+    r".*'pin_memory' argument is set as true",
     r".*lightning\.pytorch\.utilities\.model_summary",
 )
 _OURS = "anomalib_nagl"  # whose INFO lines are of interest

@@ -62,6 +62,9 @@ class PredictionReport(RunCallback):
             if isinstance(callback, ReferenceVisualizer):
                 folder = callback.output_dir or Path(trainer.default_root_dir) / "images"
                 print(f"Pictures: {folder}")
+        print(
+            "A verdict is wrong? Add the picture to the references and train again, or export the model and teach it."
+        )
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Close the table: its rows are there."""

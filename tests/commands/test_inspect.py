@@ -82,9 +82,11 @@ def test_every_picture_has_a_line_a_row_and_a_picture(bench: Path, walked: Any) 
             assert found[3] == Path(row["nearest_reference"]).name
             assert found[4] == row["nearest_type"]
             assert (bench / "references" / row["nearest_reference"]).is_file()
-    assert said[-3].startswith("5 images: ")
-    assert said[-3].endswith("1 failed")
-    assert said[-2:] == ["Table: inspection/predictions.csv", "Pictures: inspection"]
+    assert said[-5].startswith("5 images: ")
+    assert said[-5].endswith("1 failed")
+    assert said[-4:-2] == ["Table: inspection/predictions.csv", "Pictures: inspection"]
+    assert said[-2].startswith("A verdict is wrong? Put a false alarm into references/good, a miss into ")
+    assert said[-1].endswith("anomalib-nagl train --config own_parts --data.references references")
     assert "1 of 5 images failed" in warned
     assert {path.stem for path in (bench / "inspection").glob("*.png")} == {*GOOD_NEW, *BAD_NEW}
     lines = (bench / "inspection/predictions.jsonl").read_text().splitlines()
