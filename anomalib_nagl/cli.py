@@ -213,7 +213,7 @@ def _help() -> int:
         print(f"{', '.join([*left, *ANOMALIB_COMMANDS])} need {FULL}, in an environment without {BOX}.")
         return 0
     print(f"anomalib's commands: {', '.join(ANOMALIB_COMMANDS)}. `anomalib-nagl train --help` lists their options.")
-    print("--config takes a file, or the name of one that comes along: own_parts, references, quickstart.")
+    print("--config takes a file, or the name of one that comes along: own_parts, references, quickstart, demo.")
     return 0
 
 

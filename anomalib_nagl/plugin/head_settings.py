@@ -17,7 +17,8 @@ from anomalib_nagl.core.model import NaglModel, build_model
 from anomalib_nagl.core.variants import HEAD_FREE, Variant, resolve_views
 from anomalib_nagl.core.weights import check_weights
 from anomalib_nagl.encoders import parse_image_size
-from anomalib_nagl.plugin.checkpoints import TrainedHead, comparable, read_head
+from anomalib_nagl.plugin.builtin_head import find_head
+from anomalib_nagl.plugin.checkpoints import TrainedHead, comparable
 
 if TYPE_CHECKING:
     from anomalib_nagl.plugin.lightning_model import Nagl
@@ -64,11 +65,11 @@ def settle(given: Mapping[str, Any], head: TrainedHead | None, path: str | None)
 def build(
     given: Mapping[str, Any], path: str | None, weights: str | None, seed: int, views: str
 ) -> tuple[NaglModel, dict[str, Any], TrainedHead | None]:
-    """A model with a fresh head, its settled settings, and the trained head of the file at ``path``.
+    """A model with a fresh head, its settled settings, and the trained head of the file at ``path``, or of the name.
 
     The backbone is that of the head's file unless one is given. Raises ValueError as ``settle`` and ``read_head`` do.
     """
-    head = None if path is None else read_head(path)
+    head = None if path is None else find_head(path)
     settled = settle(given, head, path)
     seen = resolve_views(views, settled["variant"])
     if head is None or not head.encoder or given["backbone"] is not None or weights is not None:

@@ -16,6 +16,7 @@ from PIL import Image
 from support.commands import nagl
 from support.environments import ROOT
 from support.exported import picture, pixels
+from support.signals import hear_interrupts
 
 from anomalib_nagl.commands.edge_images import find_items, overlay_names
 from anomalib_nagl.edge import NaglEdge
@@ -98,11 +99,6 @@ def test_the_status_tells_of_defects_when_it_is_asked(box: Path, parts: Path, tm
     detector.set_thresholds(0.001, 0.5)
     (parts / "z.png").write_bytes(b"")
     assert nagl("edge", "predict", box, parts, "--out", tmp_path / "out", "--exit-code") == 3
-
-
-def hear_interrupts() -> None:
-    """As in a terminal: what is started in the background of a shell ignores Ctrl-C, and so do its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def started(box: Path, images: Path, out: Path, rows: int) -> subprocess.Popen[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from support.places import CONFIGS
+from support.signals import hear_interrupts
 
 from faults.case import ANSWER, Case, World
 
@@ -30,8 +31,9 @@ def _started(world: World, arguments: tuple[object, ...], first: str, sign: int)
     command = [sys.executable, "-W", "ignore", "-m", "anomalib_nagl.cli", *map(str, arguments)]
     with words.open("w") as file:
         running = subprocess.Popen(
-            command, cwd=world.room, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-        )
+            command, cwd=world.room, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            preexec_fn=hear_interrupts,
+        )  # fmt: skip
         until = time.monotonic() + SECONDS
         while not any(world.room.rglob(first)) and running.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
