@@ -195,24 +195,20 @@ class Nagl(AnomalibModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with two learning-rate steps; nothing to optimise with a trained head."""
-        decay_all = self.loss.variant.decay_all
-        return published_optimizer(self.model.head, self.learning_rate, decay_all) if self.trains else None
+        rate, decay_all = self.learning_rate, self.loss.variant.decay_all
+        return published_optimizer(self.model.head, rate, decay_all) if self.trains else None
 
     def set_references(
         self, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0
     ) -> None:
-        """Show the model the references of a new part, replacing those it had.
+        """Show the model the references of a new part, replacing those it had; ValueError when they cannot be used.
 
-        How they were chosen, the ``selection``, and how many tested images left because they are references go on
-        record. Raises ValueError when they cannot be used.
+        How they were chosen, the ``selection``, and how many tested images left as they are references go on record.
         """
         self.reference_adapter.set_references(self, references, selection, removed)
 
     def predict(self, image: Any) -> Prediction:
-        """Score one image: a path, a Pillow image, an array or a tensor.
-
-        Raises RuntimeError when no references were set, ValueError when it is no image.
-        """
+        """Score a path, Pillow image, array or tensor; RuntimeError without references, ValueError for no image."""
         return predict_image(self, image)
 
     def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
@@ -224,9 +220,8 @@ class Nagl(AnomalibModule):
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
         """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""
         del batch_idx
-        if not self.trains:
-            return torch.zeros((), device=self.device, requires_grad=True)
-        return self.head_trainer.loss(self, batch)
+        nothing = torch.zeros((), device=self.device, requires_grad=True)
+        return self.head_trainer.loss(self, batch) if self.trains else nothing
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch of the target, for thresholds and score ranges by anomalib's rule."""

@@ -258,10 +258,7 @@ class ReferenceDataModule(AnomalibDataModule):
         return validation_loaders(self.validation_data, epoch, self.train_batch_size)
 
     def episode_datasets(self) -> tuple[EpisodeDataset, EpisodeDataset | None]:
-        """Training episodes of the sources, and validation episodes of categories that are not trained on.
-
-        Raises ValueError if there is no source.
-        """
+        """Training episodes, and validation episodes of categories not trained on; ValueError without a source."""
         self.setup()
         return self.episode_source.datasets(self.target, self.fit_plan)
 
