@@ -94,7 +94,13 @@ def check_lesson(lesson: Lesson, facts: Mapping[str, Any]) -> None:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise EdgeError unless thresholds and scales are finite numbers; any may be missing (None)."""
+    """Raise EdgeError unless thresholds and scales are finite numbers, if there are any, and nothing else is set."""
+    known = (THRESHOLDS, SCALE, CALIBRATION)
+    if unknown := [name for name in settings if name not in known]:
+        raise EdgeError(
+            f"found a setting {str(unknown[0])[:60]!r} in a reference bank, expected some of {', '.join(known)}: "
+            "restore the bank from a copy, or read it with the release that wrote it"
+        )
     found = settings.get(THRESHOLDS, [None, None])
     if not _are_numbers(found, 2):
         raise EdgeError(

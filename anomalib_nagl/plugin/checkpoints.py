@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 _HEAD_PREFIX, _ENCODER_PREFIX = "model.head.", "model.encoder."
-READ_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError)
+# torch's reader fails in many ways on a damaged file.
+READ_ERRORS = (
+    pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError, AttributeError, TypeError,
+    AssertionError,
+)  # fmt: skip
 
 
 class TrainedHead(NamedTuple):

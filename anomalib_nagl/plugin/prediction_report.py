@@ -5,6 +5,7 @@ It has to come after the callbacks of anomalib, which make labels and masks of w
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,11 @@ class PredictionReport(RunCallback):
         )
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Close the table: its rows are there."""
+        """Close the table, and say how many rows are there if the prediction was interrupted."""
         super().on_exception(trainer, pl_module, exception)
+        if self._table is not None and isinstance(exception, KeyboardInterrupt):
+            where = f": {self._table.path}" if self._rows else ""
+            print(f"\ninterrupted: {len(self._rows)} images are done{where}", file=sys.stderr)
         self._close()
 
     def _close(self) -> None:

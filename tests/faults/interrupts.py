@@ -97,8 +97,8 @@ def _training(sign: int) -> Callable[[World], Path]:
     def make(world: World) -> Path:
         from support.small_part import write_part
 
-        for name in ("part", "other"):
-            write_part(world.room / "data", name=name)
+        for name, first in (("part", 50), ("other", 150)):
+            write_part(world.room / "data", name=name, first=first)
         (world.room / "train.yaml").write_text(TRAINING)
         return _started(world, ("train", "--config", "train.yaml"), "last.ckpt", sign)
 

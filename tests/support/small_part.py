@@ -16,13 +16,13 @@ from support.exported import picture, pixels
 SPLITS = (("train/good", 4), ("test/good", 3), ("test/square", 3), ("ground_truth/square", 3))
 
 
-def write_part(root: Path, side: int = 96, name: str = "part") -> Path:
-    """Write the images below ``root``; returns ``root``."""
+def write_part(root: Path, side: int = 96, name: str = "part", first: int = 50) -> Path:
+    """Write the images below ``root``, drawn with seeds from ``first`` on; returns ``root``."""
     for kind, count in SPLITS:
         (root / name / kind).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             suffix = "_mask" if kind.startswith("ground") else ""
-            drawn = pixels(picture((side, side), 50 + i, "square" in kind))
+            drawn = pixels(picture((side, side), first + i, "square" in kind))
             Image.fromarray(drawn[..., 0] if suffix else drawn).save(root / name / kind / f"{i:03}{suffix}.png")
     return root
 
