@@ -23,7 +23,7 @@ test: $(VENV)/.installed-test
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-# The whole campaign of bad and hostile inputs: about twenty minutes. It writes docs/faults.md.
+# The whole campaign of bad and hostile inputs: about ten minutes. It writes docs/faults.md.
 faults: $(VENV)/.installed-test
 	PYTHONPATH=tests $(BIN)/python -m faults
 
