@@ -14,8 +14,10 @@ from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.prediction_table import PredictionRow, PredictionTable
+from anomalib_nagl.io.prediction_text import WRONG_VERDICT
 
 OUT = Path("inspection")
+CHECKPOINTS = (".ckpt", ".pt", ".pth")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,20 +35,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _next_steps(references: Path | None, model: Path | None) -> str:
     """What to do about a verdict that is wrong, and how to keep what was made of references."""
-    if references is None:
-        taught = f"anomalib-nagl edge add-defect {shlex.quote(str(model))} IMAGE --mask MASK"
-        exported = model is not None and model.suffix != ".ckpt"
-        return "A verdict is wrong? " + (
-            f"Teach the model: {taught}, or add-normal."
-            if exported
-            else "Add the picture to the references and train again, or export the model and teach it."
+    if references is not None:
+        keep = shlex.join(["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(references)])
+        good, defects, masks = (references / name for name in ("good", "defects", "masks"))
+        return (
+            f"A verdict is wrong? Put a false alarm into {good}, a miss into {defects} and its mask into {masks}.\n"
+            f"To keep the model: {keep}"
         )
-    keep = shlex.join(["anomalib-nagl", "train", "--config", "own_parts", "--data.references", str(references)])
-    good, defects, masks = (references / name for name in ("good", "defects", "masks"))
-    return (
-        f"A verdict is wrong? Put a false alarm into {good}, a miss into {defects} and its mask into {masks}.\n"
-        f"To keep the model: {keep}"
-    )
+    if model is None or model.suffix in CHECKPOINTS:
+        return WRONG_VERDICT
+    teach = f"anomalib-nagl edge add-defect {shlex.quote(str(_exported(model)))} IMAGE --mask MASK"
+    return f"A verdict is wrong? Teach the model: {teach}, or add-normal."
 
 
 def _parser() -> Parser:
@@ -133,7 +132,7 @@ def load_scorer(references: Any, model: str | Path | None, backbone: str | None 
     if model is None:
         return _torch("--references").from_references(references, backbone)
     path = Path(model)
-    if path.suffix in (".ckpt", ".pt", ".pth"):
+    if path.suffix in CHECKPOINTS:
         return _torch("a checkpoint").from_checkpoint(path)
     # Imported late: a box may inspect without torch, and a desk without OpenVINO.
     from anomalib_nagl.edge.detector import NaglEdge

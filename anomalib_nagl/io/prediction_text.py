@@ -13,6 +13,8 @@ from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.panel import Panel, Shown
 from anomalib_nagl.io.prediction_table import NO_VERDICT, VERDICTS, PredictionRow
 
+WRONG_VERDICT = "A verdict is wrong? Add the picture to the references and train again, or teach an exported model."
+
 
 def line(row: PredictionRow) -> str:
     """A line for the terminal."""

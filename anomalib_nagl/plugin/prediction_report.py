@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from anomalib_nagl.io.prediction_table import PredictionRow, PredictionTable
-from anomalib_nagl.io.prediction_text import line, total
+from anomalib_nagl.io.prediction_text import WRONG_VERDICT, line, total
 from anomalib_nagl.plugin.prediction import batch_rows
 from anomalib_nagl.plugin.run_callback import RunCallback
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
@@ -63,9 +63,7 @@ class PredictionReport(RunCallback):
             if isinstance(callback, ReferenceVisualizer):
                 folder = callback.output_dir or Path(trainer.default_root_dir) / "images"
                 print(f"Pictures: {folder}")
-        print(
-            "A verdict is wrong? Add the picture to the references and train again, or export the model and teach it."
-        )
+        print(WRONG_VERDICT)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Close the table, and say how many rows are there if the prediction was interrupted."""

@@ -173,12 +173,14 @@ def test_anomalib_writes_the_same_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(list(Path(pictures).rglob("*.png"))) == 3
 
 
-def test_an_export_is_inspected_by_the_box(box: Path, tmp_path: Path) -> None:
+def test_an_export_is_inspected_by_the_box(box: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The folder of an export will do, with the same answer as the box gives."""
     for number in range(3):
         write(tmp_path / f"new/{number}.png", pixels(picture((60, 50), number, number == 1)))
     common = (tmp_path / "new", "--review", 0, "--out")
     assert nagl("inspect", *common, tmp_path / "one", "--model", box.parent) == 0
+    advice = capsys.readouterr().out.splitlines()[-1]
+    assert f"edge add-defect {box} IMAGE" in advice  # which takes no folder
     assert nagl("edge", "predict", box, *common, tmp_path / "other") == 0
     first, other = rows(tmp_path / "one"), rows(tmp_path / "other")
     assert first == other
