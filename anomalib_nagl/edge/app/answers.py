@@ -6,9 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from anomalib_nagl.bank.acceptance import DEFECTIVE, GOOD
 from anomalib_nagl.bank.verdicts import REVIEW
 from anomalib_nagl.edge.app.gallery import Picture, total_of
 from anomalib_nagl.edge.app.outlines import outlined
@@ -19,8 +16,6 @@ from anomalib_nagl.edge.detector import Prediction
 from anomalib_nagl.io.prediction_table import DEFECTIVE as IS_DEFECTIVE
 from anomalib_nagl.io.prediction_table import GOOD as IS_GOOD
 from anomalib_nagl.io.prediction_table import LOOK_AGAIN
-
-BINS = 40  # of the histogram
 
 
 class Row(NamedTuple):
@@ -189,60 +184,6 @@ def described(bench: Workbench, found: Prediction, size: tuple[int, int], view: 
     return {"regions": regions, "nearest": nearest}
 
 
-def changes(bench: Workbench, session: Session) -> dict[str, Any]:
-    """What a draft changes in the gallery, judged by marks where there are any."""
-    found = rows_of(bench, session)
-    count = {"found": 0, "alarms": 0, "lost": 0, "cleared": 0, "rising": 0, "falling": 0}
-    images = []
-    for row in found.rows:
-        if changed(row, found):
-            count[_change(row.mark, bool(label(row.score or 0, found.view)))] += 1
-            now, was = judged(bench, row.score, found.view), judged(bench, row.saved, found.saved)
-            images.append({"id": row.picture.id, "name": row.picture.name, "before": was, "after": now})
-    waiting = sum(row.score is None or row.saved is None for row in found.rows if not row.picture.error)
-    return {**count, "waiting": waiting, "words": words(count), "images": images}
-
-
-def _change(mark: str | None, alarm: bool) -> str:
-    if mark == DEFECTIVE:
-        return "found" if alarm else "lost"
-    if mark == GOOD:
-        return "alarms" if alarm else "cleared"
-    return "rising" if alarm else "falling"
-
-
-def words(count: dict[str, int]) -> str:
-    """A line about what changes."""
-    said = {
-        "found": "{} missed found", "alarms": "{} new alarm{s}", "lost": "{} missed now",
-        "cleared": "{} alarm{s} fewer", "rising": "{} unmarked defective now", "falling": "{} unmarked good now",
-    }  # fmt: skip
-    parts = [text.format(count[name], s="s" * (count[name] != 1)) for name, text in said.items() if count[name]]
-    return f"labels changed: {', '.join(parts)}" if parts else "no label changed"
-
-
-def histogram(bench: Workbench, session: Session, threshold: float | None) -> dict[str, Any]:
-    """How many images have which score, by what they were said to be, and what a threshold would mean for these."""
-    found = rows_of(bench, session)
-    known = found.view.detector.score_threshold
-    at = known if threshold is None else threshold
-    edges = np.linspace(0, 1, BINS + 1)
-    scores = {kind: [row.score for row in found.rows if row.score is not None and row.mark == kind]
-              for kind in (None, GOOD, DEFECTIVE)}  # fmt: skip
-    bins = {kind: np.histogram(values, edges)[0].tolist() for kind, values in scores.items()}
-    return {
-        "edges": edges.tolist(),
-        "unmarked": bins[None],
-        "good": bins[GOOD],
-        "defective": bins[DEFECTIVE],
-        "false_alarms": 0 if at is None else sum(score > at for score in scores[GOOD] if score is not None),
-        "misses": 0 if at is None else sum(score <= at for score in scores[DEFECTIVE] if score is not None),
-        "threshold": at,
-        "calibrated": 0.5,
-        "band": None if at is None else {"low": at - REVIEW, "high": at + REVIEW},
-    }
-
-
 def references(bench: Workbench, session: Session) -> list[dict[str, Any]]:
     """All references of a state; those that are in the draft alone are pending."""
     saved = {one.uid for one in bench.saved.references}
@@ -262,33 +203,6 @@ def references(bench: Workbench, session: Session) -> list[dict[str, Any]]:
         }
         for one in bench.detector(session).references
     ]
-
-
-def acceptance(bench: Workbench, session: Session) -> dict[str, Any]:
-    """The acceptance set under what is saved and under the draft."""
-    found, rows, worse, better = rows_of(bench, session), [], [], []
-    by_content = {row.picture.sha256: row for row in found.rows if row.picture.sha256}
-    for sha256, marked in bench.marks(session).items():
-        row = by_content.get(sha256)
-        right = [None, None]
-        if row is not None:
-            for place, (score, view) in enumerate(((row.saved, found.saved), (row.score, found.view))):
-                alarm = None if score is None else label(score, view)
-                right[place] = None if alarm is None else alarm == (marked.mark == DEFECTIVE)
-        rows.append(
-            {
-                "name": marked.name,
-                "image_id": row and row.picture.id,
-                "mark": marked.mark,
-                "before": judged(bench, row.saved, found.saved) if row else None,
-                "after": judged(bench, row.score, found.view) if row else None,
-                "right_before": right[0],
-                "right_after": right[1],
-            }
-        )
-        worse += [marked.name] if right == [True, False] else []
-        better += [marked.name] if right == [False, True] else []
-    return {"rows": rows, "worse": worse, "better": better}
 
 
 def history(bench: Workbench) -> list[dict[str, Any]]:

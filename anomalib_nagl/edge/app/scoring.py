@@ -188,6 +188,7 @@ class Scorer:
 
     def _run(self) -> None:
         looked = 0.0
+        self._warm_up()
         while not self._stop.is_set():
             if time.monotonic() - looked > SCAN_EVERY:
                 self._scan()
@@ -195,6 +196,12 @@ class Scorer:
             self._wake.clear()
             if not self._some():
                 self._wake.wait(SCAN_EVERY)
+
+    def _warm_up(self) -> None:
+        """Compile now what the first lesson would have to wait for."""
+        detector = self._views()[-1].detector
+        height, width = detector.compatibility["image_size"]
+        detector._encoder.encode(np.zeros((3, int(height), int(width)), np.float32))
 
     def _some(self) -> bool:
         """Score a few images; False where all is done."""

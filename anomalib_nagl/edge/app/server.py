@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -17,9 +17,11 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from anomalib_nagl.edge.app import answers, calls
-from anomalib_nagl.edge.app.gallery import TooLarge, check_pixels_sent
+from anomalib_nagl.edge.app import answers, calls, summaries
+from anomalib_nagl.edge.app.exports import Export, export
+from anomalib_nagl.edge.app.gallery import Picture, TooLarge, check_pixels_sent
 from anomalib_nagl.edge.app.guard import Guard, Refusal
+from anomalib_nagl.edge.app.openapi import describe
 from anomalib_nagl.edge.app.pictures import PICTURE, decode, grey_png, jpeg, size_of
 from anomalib_nagl.edge.app.workbench import Workbench
 from anomalib_nagl.io import given
@@ -47,14 +49,16 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
         Route("/api/images/{key}/prediction", pages.prediction),
         Route("/api/images/{key}/suggest", pages.suggest, methods=["POST"]),
         *(Route(f"/api/draft/{name}", pages.drafting(call), methods=["POST"]) for name, call in calls.DRAFT.items()),
-        Route("/api/changes", pages.reading(lambda session, query: answers.changes(bench, session))),
-        Route("/api/acceptance", pages.reading(lambda session, query: answers.acceptance(bench, session))),
+        Route("/api/changes", pages.reading(lambda session, query: summaries.changes(bench, session))),
+        Route("/api/acceptance", pages.reading(lambda session, query: summaries.acceptance(bench, session))),
         Route("/api/references", pages.reading(lambda session, query: answers.references(bench, session))),
         Route("/api/references/{uid}/{role}", pages.reference),
         Route("/api/histogram", pages.reading(pages.histogram)),
         Route("/api/history", pages.reading(lambda session, query: answers.history(bench))),
         Route("/api/history/{revision:int}/undo", pages.undo_saved, methods=["POST"]),
         Route("/api/predict", pages.predict, methods=["POST"]),
+        Route("/api/export/{name}", pages.export),
+        Route("/openapi.json", pages.openapi),
     ]
     failures: Any = {
         Refusal: _refused, EdgeError: _wrong, KeyError: _missing, OSError: _wrong, ValueError: _wrong,
@@ -99,13 +103,19 @@ class Pages:
 
     async def thumbnail(self, request: Request) -> Response:
         """A small JPEG."""
-        one = self._bench.picture(request.path_params["key"])
-        return _jpeg(await run_in_threadpool(self._bench.scorer.thumbnail, one))
+        return await self._picture(request, self._bench.scorer.thumbnail)
 
     async def picture(self, request: Request) -> Response:
         """A JPEG of at most 2048 pixels."""
+        return await self._picture(request, lambda one: jpeg(decode(one.read(), one.name), PICTURE))
+
+    async def _picture(self, request: Request, make: Callable[[Picture], bytes]) -> Response:
+        """An image that a client need not fetch twice as long as its file is the same."""
         one = self._bench.picture(request.path_params["key"])
-        return _jpeg(await run_in_threadpool(lambda: jpeg(decode(one.read(), one.name), PICTURE)))
+        headers = {"etag": f'"{one.number}-{one.stamp[0]}-{one.stamp[1]}"', "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(await run_in_threadpool(make, one), media_type="image/jpeg", headers=headers)
 
     async def map(self, request: Request) -> Response:
         """The anomaly map as a grey PNG."""
@@ -154,11 +164,11 @@ class Pages:
             return jpeg(eight_bit(image).transpose(1, 2, 0), PICTURE)
 
         content = await run_in_threadpool(work)
-        return _jpeg(content) if role == "picture" else Response(content, media_type="image/png")
+        return Response(content, media_type="image/jpeg" if role == "picture" else "image/png")
 
     def histogram(self, session: Any, query: dict[str, str]) -> Any:
         """Scores of the gallery."""
-        return answers.histogram(self._bench, session, float(query["image"]) if "image" in query else None)
+        return summaries.histogram(self._bench, session, float(query["image"]) if "image" in query else None)
 
     async def undo_saved(self, request: Request) -> Response:
         """Take a saved change back."""
@@ -187,6 +197,22 @@ class Pages:
             return {**judged, "label": found.label, **answers.described(self._bench, found, size, view)}
 
         return JSONResponse(await run_in_threadpool(work))
+
+    async def export(self, request: Request) -> Response:
+        """A file to take along."""
+
+        def work() -> Export:
+            with self._bench.session(_session(request)) as session:
+                return export(self._bench, session, request.path_params["name"])
+
+        found = await run_in_threadpool(work)
+        name = quote(found.name)
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
+        return StreamingResponse(found.content, media_type=found.media, headers=headers)
+
+    async def openapi(self, request: Request) -> Response:
+        """All calls, for programs."""
+        return JSONResponse(describe())
 
     async def events(self, request: Request) -> Response:
         """What changes, as it changes."""
@@ -226,10 +252,6 @@ async def _json(request: Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Refusal(400, "found JSON that is no object, expected one: see /openapi.json")
     return found
-
-
-def _jpeg(content: bytes) -> Response:
-    return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
 def _error(status: int, words: str) -> Response:

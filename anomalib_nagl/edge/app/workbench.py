@@ -33,6 +33,7 @@ class Session:
     view: View | None = None
     screen: list[str] = field(default_factory=list)
     seen: float = 0.0
+    tried: int = 0  # the revision on which the draft was tried last
     refused: str = ""  # why the draft does not fit on what somebody else saved
 
 
@@ -153,8 +154,10 @@ class Workbench:
 
     def _follow(self, session: Session) -> None:
         draft = session.draft
-        if draft is None or draft.base == self.saved._snapshot.revision:
+        now = self.saved._snapshot.revision
+        if draft is None or now in (draft.base, session.tried):
             return
+        session.tried = now
         try:
             draft.follow(self.real)
         except EdgeError as error:
