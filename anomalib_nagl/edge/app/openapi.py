@@ -77,7 +77,8 @@ CALLS = (
     Call("post", "/api/history/{revision}/undo", "take a saved change back, at once", body=[]),
     Call("post", "/api/predict", "score an image by what is saved, and keep nothing", image=True),
     Call("get", "/api/export/{name}",
-         "bank, model.zip, predictions.csv, overlays.zip, regions.json or report.html", answer="application/octet-stream"),
+         "bank, model.zip, predictions.csv, overlays.zip, regions.json or report.html",
+         answer="application/octet-stream"),
 )  # fmt: skip
 _ERRORS = {
     "400": "no JSON", "403": "another page asks", "404": "nothing of that name", "409": "does not fit any more",

@@ -33,7 +33,7 @@ def report(
 ) -> Iterator[bytes]:
     """The file part by part.
 
-    ``known`` is the acceptance set (``summaries.acceptance``), ``drawn`` gives the picture of an image as PNG by its id.
+    ``known`` is the acceptance set (``summaries.acceptance``); ``drawn`` gives the picture of an image by its id, PNG.
     """
     title = f"Acceptance set of {name}"
     yield _HEAD.format(title=escape(title)).encode()

@@ -74,7 +74,7 @@ def acceptance(bench: Workbench, session: Session) -> dict[str, Any]:
     by_content = {row.picture.sha256: row for row in found.rows if row.picture.sha256}
     for sha256, marked in bench.marks(session).items():
         row = by_content.get(sha256)
-        right = [None, None]
+        right: list[bool | None] = [None, None]
         if row is not None:
             for place, (score, view) in enumerate(((row.saved, found.saved), (row.score, found.view))):
                 alarm = None if score is None else answers.label(score, view)
