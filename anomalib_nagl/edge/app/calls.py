@@ -75,9 +75,9 @@ def _lesson(bench: Workbench, session: Session, body: Body, fine: bool) -> dict[
         kind = _text(body, "type", "defect")
         with bench.drafting(session) as draft:
             if fine:
-                draft.fine(one.path, mask, name)
+                draft.fine(one.inside(), mask, name)
             else:
-                draft.teach(one.path, mask, name, kind)
+                draft.teach(one.inside(), mask, name, kind)
         now = bench.scorer.predict(one, bench.view(session)).score
         return {
             "step": session.draft.steps[-1].id if session.draft else None,

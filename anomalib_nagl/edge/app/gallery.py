@@ -24,7 +24,7 @@ class Picture:
     """An image of the gallery.
 
     ``number`` is its place among kept tokens. ``size`` (width, height), ``sha256`` of the file and ``error`` are known
-    once it was looked at. ``stamp`` tells whether the file was changed.
+    once it was looked at. ``stamp`` tells whether the file was changed. ``root`` is the folder that it has to lie in.
     """
 
     id: str
@@ -33,14 +33,27 @@ class Picture:
     number: int
     source: str
     stamp: tuple[int, int]
+    root: Path
     size: tuple[int, int] | None = None
     sha256: str = ""
     error: str = ""
     encoded: bool = False
 
     def read(self) -> bytes:
-        """The bytes of the file."""
-        return read_regular(self.path)
+        """The bytes of the file; EdgeError where it lies elsewhere, OSError where it is no regular file."""
+        return read_regular(self.inside())
+
+    def inside(self) -> Path:
+        """The path of the file; EdgeError where a link leads out of the folder."""
+        try:
+            found = self.path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError):  # a link to itself
+            found = False
+        if not found:
+            raise EdgeError(
+                f"found a link that leads out of the folder: {self.name}, expected an image in it: copy the image there"
+            )
+        return self.path
 
 
 class Gallery:
@@ -85,11 +98,13 @@ class Gallery:
     def _keep(self, sha256: str, data: bytes, name: str, source: str) -> Picture:
         path = self._room / f"image-{sha256}"
         path.write_bytes(data)
-        return self._put(Path(path), name, sha256[:20], source, (len(data), 0), sha256)
+        return self._put(path, self._room, name, sha256[:20], source, (len(data), 0), sha256)
 
-    def _put(self, path: Path, name: str, key: str, source: str, stamp: tuple[int, int], sha256: str = "") -> Picture:
+    def _put(
+        self, path: Path, root: Path, name: str, key: str, source: str, stamp: tuple[int, int], sha256: str = ""
+    ) -> Picture:
         with self._lock:
-            one = Picture(key, name, path, self._number, source, stamp, sha256=sha256)
+            one = Picture(key, name, path, self._number, source, stamp, root.resolve(), sha256=sha256)
             self._number += 1
             self._pictures[key] = one
             return one
@@ -129,14 +144,7 @@ class Gallery:
     def _from_folder(self, path: Path, root: Path, stamp: tuple[int, int]) -> Picture:
         name = printable(path.relative_to(self.folder or root).as_posix())
         key = hashlib.sha256(name.encode()).hexdigest()[:20]
-        one = self._put(path, name, key, FOLDER, stamp)
-        try:
-            outside = not path.resolve().is_relative_to(root)
-        except (OSError, RuntimeError):  # a link to itself
-            outside = True
-        if outside:
-            one.error = f"found a link that leads out of the folder: {name}, expected an image in it: copy the image"
-        return one
+        return self._put(path, root, name, key, FOLDER, stamp)
 
     def _drop(self, one: Picture) -> None:
         with self._lock:
