@@ -13,7 +13,6 @@ from anomalib_nagl.bank.acceptance import Marked
 from anomalib_nagl.io.errors import EdgeError, printable
 from anomalib_nagl.io.given_paths import read_regular
 from anomalib_nagl.io.image_files import find_images
-from anomalib_nagl.io.image_formats import MAX_PIXELS
 
 LONGEST = 200  # characters of a name that somebody sends
 DROPPED, KEPT, FOLDER = "dropped", "kept", "folder"
@@ -157,19 +156,6 @@ def plain_name(given: str) -> str:
     last = PurePath(given.replace("\\", "/")).name
     text = "".join(letter for letter in last if letter.isprintable() and unicodedata.category(letter) != "Cs")
     return text.strip()[:LONGEST] or "image"
-
-
-def check_pixels_sent(size: tuple[int, int] | None, most: int = MAX_PIXELS) -> None:
-    """Raise TooLarge for an image of more pixels than are taken from a network."""
-    if size is not None and size[0] * size[1] > most:
-        raise TooLarge(
-            f"found an image of {size[0]} x {size[1]} pixels, expected at most {most}: cut it into parts, or store it "
-            "smaller"
-        )
-
-
-class TooLarge(EdgeError):
-    """More bytes or pixels than are taken from a network."""
 
 
 def total_of(pictures: Iterable[Picture]) -> dict[str, int]:
