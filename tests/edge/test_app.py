@@ -275,6 +275,8 @@ def test_the_acceptance_set_says_what_a_lesson_does(
     assert sum(histogram["defective"]) == 2
     assert sum(histogram["unmarked"]) == 3
     assert ann.get("/api/histogram", image=0.9999)["misses"] == 2
+    with served(exported, tmp_path / "images", tmp_path / "again") as (_, client):
+        assert len(Person(client, "carl").scores()) == 6  # none of them twice
     shutil.rmtree(tmp_path / "images")
     wait(lambda: ann.get("/api/state")["gallery"]["total"] == 0)
     with served(exported, None, tmp_path / "another") as (bench, client):

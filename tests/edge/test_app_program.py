@@ -82,7 +82,7 @@ def test_teaching_through_a_socket_is_kept(exported: Path, tmp_path: Path) -> No
 
 def test_on_another_host_the_token_is_printed_and_needed(exported: Path, tmp_path: Path) -> None:
     with program(tmp_path, exported, "--host", "0.0.0.0") as client:
-        token = client.base_url.params["token"]
+        token = client.base_url.params["token"].rstrip("/")
         bare = f"http://127.0.0.1:{client.base_url.port}"
         assert len(token) >= 32
         assert httpx.get(f"{bare}/api/state").status_code == 401
@@ -107,6 +107,7 @@ def test_loopback_alone_is_listened_at(exported: Path, tmp_path: Path) -> None:
         (["{model}", "--images", "nowhere"], "found no folder at nowhere"),
         (["{model}", "--port", "99999"], "found --port 99999"),
         (["{model}", "--host", "192.0.2.1"], "found no way to listen at 192.0.2.1"),
+        (["{model}", "--address", "box.example"], "found --address box.example"),
         (["{model}", "--ports", "1"], "did you mean '--port'"),
     ],
 )

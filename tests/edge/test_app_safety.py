@@ -90,6 +90,17 @@ def test_a_token_is_asked_for_where_others_can_ask(
     assert len(compared) > 8
 
 
+def test_behind_a_proxy_its_address_is_ours(exported: Path, tmp_path: Path) -> None:
+    with served(exported, None, tmp_path / "room", token=TOKEN, address="https://box.example") as (_, client):
+        entered = client.get(f"/?token={TOKEN}", headers={"Host": "box.example"}, follow_redirects=False)
+        assert entered.headers["set-cookie"].endswith("; Secure")
+        known = {"Host": "box.example", "Authorization": f"Bearer {TOKEN}"}
+        for origin, status in (("https://box.example", 200), ("https://evil.example", 403), ("null", 403)):
+            answer = client.post("/api/draft/save", json={}, headers={**known, "Origin": origin})
+            assert answer.status_code == status
+        assert client.get("/api/state", headers={**known, "Host": "evil.example"}).status_code == 421
+
+
 def test_which_addresses_are_this_machine() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1", "127.8.8.8")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "box", "localhost.evil.example")))

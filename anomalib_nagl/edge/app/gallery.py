@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import unicodedata
@@ -41,6 +42,13 @@ class Picture:
     def read(self) -> bytes:
         """The bytes of the file; EdgeError where it lies elsewhere, OSError where it is no regular file."""
         return read_regular(self.inside())
+
+    def hashed(self) -> str:
+        """The hash of the file, empty where it cannot be read."""
+        if not self.sha256:
+            with contextlib.suppress(OSError, EdgeError):
+                self.sha256 = hashlib.sha256(self.read()).hexdigest()
+        return self.sha256
 
     def inside(self) -> Path:
         """The path of the file; EdgeError where a link leads out of the folder."""
@@ -93,6 +101,12 @@ class Gallery:
     def keep(self, marked: Marked, data: bytes) -> Picture:
         """Take an image of the acceptance set that is not there otherwise."""
         return self._keep(marked.sha256, data, marked.name, KEPT)
+
+    def settle(self, one: Picture) -> None:
+        """Show an image once: one that is in the folder is no longer shown as the bank keeps it."""
+        for other in self.all():
+            if other is not one and other.source == KEPT and other.sha256 == one.sha256:
+                self._drop(other)
 
     def _keep(self, sha256: str, data: bytes, name: str, source: str) -> Picture:
         path = self._room / f"image-{sha256}"

@@ -33,8 +33,8 @@ LONGEST_SESSION = 80  # characters
 EVENTS = 0.25  # seconds between two events at least
 
 
-def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None) -> Guard:
-    """The application, guarded; ``host`` is the name under which it is asked."""
+def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None, address: str | None = None) -> Guard:
+    """The application, guarded (``guard.Guard``)."""
     pages = Pages(bench)
     routes = [
         Route("/", pages.index),
@@ -65,7 +65,7 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
         Refusal: _refused, EdgeError: _wrong, KeyError: _missing, OSError: _wrong, ValueError: _wrong,
         HTTPException: _http,
     }  # fmt: skip
-    return Guard(Starlette(routes=routes, exception_handlers=failures), host, token)
+    return Guard(Starlette(routes=routes, exception_handlers=failures), host, token, address)
 
 
 class Pages:
