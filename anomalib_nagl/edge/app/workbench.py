@@ -204,6 +204,8 @@ class Workbench:
         came, gone = self.gallery.scan()
         for one in gone:
             self.scorer.forget(one)
+        if gone:
+            self._take_kept()
         if came or gone:
             self.scorer.version += 1
         self.refresh()
