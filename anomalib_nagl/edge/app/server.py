@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from anomalib_nagl.edge.app import answers, calls, summaries
 from anomalib_nagl.edge.app.exports import Export, export
-from anomalib_nagl.edge.app.gallery import Picture
+from anomalib_nagl.edge.app.gallery import NotThere, Picture
 from anomalib_nagl.edge.app.guard import Guard, Refusal
 from anomalib_nagl.edge.app.openapi import describe
 from anomalib_nagl.edge.app.pictures import PICTURE, TooLarge, decode, grey_png, jpeg
@@ -62,8 +62,7 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
         Route("/openapi.json", pages.openapi),
     ]
     failures: Any = {
-        Refusal: _refused, EdgeError: _wrong, KeyError: _missing, OSError: _wrong, ValueError: _wrong,
-        HTTPException: _http,
+        Refusal: _refused, EdgeError: _wrong, HTTPException: _http, Exception: _unexpected,
     }  # fmt: skip
     return Guard(Starlette(routes=routes, exception_handlers=failures), host, token, address)
 
@@ -155,11 +154,11 @@ class Pages:
             with self._bench.session(_session(request)) as session:
                 files = self._bench.bank(session).files_of(uid)
             if given.IMAGE not in files or role not in ("picture", "mask"):
-                raise KeyError(uid)
+                raise NotThere("found no picture of this reference, expected it to be kept in the bank: add it anew")
             image, mask = given.read(files, uid)
             if role == "mask":
                 if mask is None:
-                    raise KeyError(uid)
+                    raise NotThere("found no mask of this reference, expected one that was drawn")
                 return grey_png(mask)
             return jpeg(eight_bit(image).transpose(1, 2, 0), PICTURE)
 
@@ -177,7 +176,13 @@ class Pages:
 
     def histogram(self, session: Any, query: dict[str, str]) -> Any:
         """Scores of the gallery."""
-        return summaries.histogram(self._bench, session, float(query["image"]) if "image" in query else None)
+        threshold = None
+        if "image" in query:
+            try:
+                threshold = float(query["image"])
+            except ValueError as error:
+                raise EdgeError(f"found {query['image'][:40]!r} as image, expected a number, a threshold") from error
+        return summaries.histogram(self._bench, session, answers.number(threshold))
 
     async def undo_saved(self, request: Request) -> Response:
         """Take a saved change back."""
@@ -272,12 +277,13 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _wrong(request: Request, error: Exception) -> Response:
-    status = 413 if isinstance(error, TooLarge) else 409 if request.url.path.endswith("/save") else 422
+    status = 409 if request.url.path.endswith("/save") else 422
+    status = next((code for kind, code in ((TooLarge, 413), (NotThere, 404)) if isinstance(error, kind)), status)
     return _error(status, " ".join(str(error).split()))
 
 
-def _missing(request: Request, error: Exception) -> Response:
-    return _error(404, f"found nothing named {str(error)[:60]}, expected one of the list: load it again")
+def _unexpected(request: Request, error: Exception) -> Response:
+    return _error(500, f"found an unexpected error ({type(error).__name__}): the program's output says where it arose")
 
 
 def _http(request: Request, error: Exception) -> Response:

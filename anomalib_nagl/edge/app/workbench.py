@@ -149,7 +149,7 @@ class Workbench:
         return getattr(self.detector(session), "region", None) is not None
 
     def picture(self, key: str) -> Picture:
-        """An image of the gallery; KeyError where there is none."""
+        """An image of the gallery; NotThere where there is none."""
         return self.gallery.get(key)
 
     def _follow(self, session: Session) -> None:
