@@ -221,5 +221,5 @@ def facts_of(model: Path, detector: NaglEdge, thresholds: bool) -> dict[str, Any
         "input": list(facts["image_size"]),
         "grid": list(facts["grid"]),
         "has_thresholds": thresholds,
-        "windows": None,
+        "windows": facts.get("windows"),
     }
