@@ -17,7 +17,8 @@ SNAPSHOT = Path(__file__).parents[1] / "public_names.txt"
 COMMANDS = (
     ("edge", "predict"), ("edge", "list"), ("edge", "add-defect"), ("edge", "add-normal"), ("edge", "check"),
     ("edge", "remove"),
-    ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"), ("edge", "undo"), ("edge", "history"),
+    ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"),
+    ("edge", "region"), ("edge", "undo"), ("edge", "history"),
     ("edge", "bake"), ("edge", "migrate"), ("evaluate",), ("inspect",), ("references", "check"),
 )  # fmt: skip
 
