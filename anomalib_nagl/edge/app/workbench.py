@@ -113,7 +113,7 @@ class Workbench:
             if not session.draft.steps and not session.draft.can_redo:
                 self.discard(session)
             else:
-                session.view = view_of(session.draft.detector)
+                session.view, session.tried = view_of(session.draft.detector), 0
             self.scorer.changed()
 
     def discard(self, session: Session) -> None:
