@@ -85,7 +85,7 @@ def measure(given: argparse.Namespace, mode: str, episodes: int, epochs: int) ->
         "epochs": clock.epochs,
         "total": total,
         "memory": machine.peak_memory(),
-        "distinct": len(set(data.episode_datasets()[0].pictures())),
+        "distinct": len(set(data.episode_datasets()[0].images())),
     }
 
 
