@@ -82,9 +82,9 @@ class PredictionTable:
 
     def write(self, row: PredictionRow) -> None:
         """Add a row."""
-        lines = [(self.path, _csv_line(_texts(row)))]
+        lines = [(self.path, csv_line(row))]
         if self.json_lines is not None:
-            lines.append((self.json_lines, _json_line(row)))
+            lines.append((self.json_lines, json_line(row)))
         if self._files:
             for file, (path, line) in zip(self._files, lines, strict=True):
                 _append(file, path, line)
@@ -98,7 +98,7 @@ class PredictionTable:
 
 def _start(path: Path, line: bytes, headed: bool) -> BinaryIO:
     """A file that has its first row, open for more."""
-    atomic_write_bytes(path, (_csv_line(PredictionRow._fields) if headed else b"") + line)
+    atomic_write_bytes(path, (HEADER if headed else b"") + line)
     return path.open("ab", buffering=0)
 
 
@@ -131,7 +131,16 @@ def _csv_line(cells: Sequence[str]) -> bytes:
     return text.getvalue().encode()
 
 
-def _json_line(row: PredictionRow) -> bytes:
+HEADER = _csv_line(PredictionRow._fields)
+
+
+def csv_line(row: PredictionRow) -> bytes:
+    """A row as a line of the table."""
+    return _csv_line(_texts(row))
+
+
+def json_line(row: PredictionRow) -> bytes:
+    """A row as a line of JSON."""
     content = row._asdict() | {name: _rounded(getattr(row, name)) for name in ("score", "threshold")}
     content["regions"] = [_plain(region) for region in row.regions]
     return (json.dumps(content) + "\n").encode()
