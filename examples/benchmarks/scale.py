@@ -86,6 +86,13 @@ def inspect(root: Path, out: str, *options: str, kill: bool = False) -> float:
     return time.perf_counter() - start
 
 
+def steady(out: Path, images: int) -> float:
+    """Images per second once programs are up: between the first file that a run wrote and the last."""
+    files = list((out / "partitions").glob("*.csv")) or list(out.glob("*.png"))
+    times = sorted(path.stat().st_mtime for path in files)
+    return images * (len(times) - 1) / len(times) / (times[-1] - times[0])
+
+
 def kill_a_worker(parent: int, folder: Path) -> None:
     """Wait for the first partition, then kill a worker."""
     while psutil.pid_exists(parent):
@@ -114,20 +121,26 @@ def main() -> None:
         root = Path(folder)
         size = write_images(root, given.images, given.side)
         common = ("--model", trained(root, given.backbone, given.side))
-        seconds = {"one process, with pictures": inspect(root, "alone", *common)}
+        alone = "one process, with pictures"
+        seconds = {alone: inspect(root, "alone", *common)}
+        rates = {alone: steady(root / "alone", given.images)}
         expected = (root / "alone/predictions.csv").read_bytes()
         for workers in given.workers:
             out = f"workers{workers}"
             options = ("--scheduler", f"local:{workers}", "--partition", str(given.partition))
-            seconds[f"{workers} workers"] = inspect(root, out, *common, *options, kill=given.kill and workers == 2)
+            name = f"workers: {workers}"
+            seconds[name] = inspect(root, out, *common, *options, kill=given.kill and workers == 2)
+            rates[name] = steady(root / out, given.images)
             same = (root / out / "predictions.csv").read_bytes() == expected
             console.print(f"{workers} workers: the table is {'that' if same else 'NOT that'} of one process")
     table = Table(title=f"{given.images} images of {given.side} pixels a side, {size / 1e6:.0f} MB, {given.backbone}")
-    for column in ("", "s in all", "images per s", "ms per image", "s per GB"):
+    for column in ("", "s in all", "images per s once started", "ms per image", "s per GB"):
         table.add_column(column, justify="right" if column else "left")
     for name, took in seconds.items():
-        each = (f"{took:.0f}", f"{given.images / took:.0f}", f"{1000 * took / given.images:.1f}")
-        table.add_row(name, *each, f"{took / (size / 1e9):.0f}")
+        rate = rates[name]
+        table.add_row(
+            name, f"{took:.0f}", f"{rate:.0f}", f"{1000 / rate:.1f}", f"{given.images / rate / (size / 1e9):.0f}"
+        )
     console.print(table)
 
 
