@@ -1,0 +1,92 @@
+"""What kind of known defect a defect is, or that it is none of them: for torch and the box alike, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_nagl.bank.adapted import ReferencePatches
+from anomalib_nagl.bank.patch_masks import l2_normalize
+from anomalib_nagl.bank.pools import counts
+
+UNKNOWN = "unknown"
+TOP = 0.01  # share of the patches that decide a score, and with it what the defect is like
+Floats = NDArray[np.float32]
+Places = NDArray[np.int64]
+
+
+class DefectType(NamedTuple):
+    """The known type that a defect resembles most, how much, and whether enough to be one: the ``label`` says."""
+
+    nearest: str
+    similarity: float
+    known: bool
+
+    @property
+    def label(self) -> str:
+        """The type, or ``UNKNOWN``."""
+        return self.nearest if self.known else UNKNOWN
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.label}, similarity {self.similarity:.3f}"
+
+
+class KnownTypes(NamedTuple):
+    """Unit patches (P, C) of known defects, the places (P,) of their types in ``names``, and the least similarity.
+
+    A defect less like its nearest type is of an unknown one.
+    """
+
+    names: tuple[str, ...]
+    patches: Floats
+    owner: Places
+    least: float
+
+
+def known_types(patches: ReferencePatches, types: Sequence[str]) -> KnownTypes | None:
+    """Types of known defects, of abnormal references whose ``types`` these are; None of fewer than two.
+
+    References count that show where the defect is, with the patches that a query is compared with. The least
+    similarity is how alike defects of different types are here: of each reference the largest similarity to another
+    type, their mean and one standard deviation more.
+    """
+    marked = [one.marked for one in patches.abnormal]
+    kept = counts(marked, patches.limits.defects)
+    used = [i for i, one in enumerate(patches.abnormal) if one.shown and kept[i]]
+    names = tuple(sorted({types[i] for i in used}))
+    if len(names) < 2:
+        return None
+    shown = [l2_normalize(marked[i].head(kept[i])) for i in used]
+    places = [names.index(types[i]) for i in used]
+    owner = np.repeat(np.array(places, np.int64), [len(one) for one in shown])
+    found = KnownTypes(names, np.concatenate(shown).astype(np.float32), owner, -1.0)
+    others = [np.delete(likeness(one, found), place).max() for one, place in zip(shown, places, strict=True)]
+    return found._replace(least=float(np.mean(others) + np.std(others)))
+
+
+def likeness(tokens: Floats, known: KnownTypes) -> Floats:
+    """How alike patches (K, C) and each type are, (T,): the mean of their cosines to its nearest patch."""
+    cosine = l2_normalize(tokens) @ known.patches.T
+    best = np.full((len(known.names), len(tokens)), -1.0, np.float32)
+    for place in range(len(known.names)):
+        best[place] = cosine[:, known.owner == place].max(axis=1)
+    found: Floats = best.mean(axis=1)
+    return found
+
+
+def deciding(scores: Floats) -> Places:
+    """Places of the highest 1 % of the patch scores (M,), at least one."""
+    return np.argsort(-scores, kind="stable")[: max(int(TOP * len(scores)), 1)].astype(np.int64)
+
+
+def type_of_defect(tokens: Floats, scores: Floats, known: KnownTypes | None) -> DefectType | None:
+    """The type of the defect that patches (M, C) show, by those with the highest scores (M,); None if none is known."""
+    if known is None:
+        return None
+    alike = likeness(tokens[deciding(scores)], known)
+    place = int(alike.argmax())
+    return DefectType(known.names[place], float(alike[place]), bool(alike[place] >= known.least))
