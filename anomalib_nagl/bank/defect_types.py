@@ -13,7 +13,6 @@ from anomalib_nagl.bank.patch_masks import l2_normalize
 from anomalib_nagl.bank.pools import counts
 
 UNKNOWN = "unknown"
-TOP = 0.01  # share of the patches that decide a score, and with it what the defect is like
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 
@@ -78,15 +77,10 @@ def likeness(tokens: Floats, known: KnownTypes) -> Floats:
     return found
 
 
-def deciding(scores: Floats) -> Places:
-    """Places of the highest 1 % of the patch scores (M,), at least one."""
-    return np.argsort(-scores, kind="stable")[: max(int(TOP * len(scores)), 1)].astype(np.int64)
-
-
-def type_of_defect(tokens: Floats, scores: Floats, known: KnownTypes | None) -> DefectType | None:
-    """The type of the defect that patches (M, C) show, by those with the highest scores (M,); None if none is known."""
-    if known is None:
+def type_of_defect(tokens: Floats, known: KnownTypes | None) -> DefectType | None:
+    """The type of the defect that patches (K, C) show, those that decide a score; None if no types are known."""
+    if known is None or not len(tokens):
         return None
-    alike = likeness(tokens[deciding(scores)], known)
+    alike = likeness(tokens, known)
     place = int(alike.argmax())
     return DefectType(known.names[place], float(alike[place]), bool(alike[place] >= known.least))

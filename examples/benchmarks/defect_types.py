@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from anomalib_nagl import Nagl
 from anomalib_nagl.bank.adapted import background
-from anomalib_nagl.bank.defect_types import deciding, known_types, type_of_defect
+from anomalib_nagl.bank.defect_types import known_types, type_of_defect
 from anomalib_nagl.bank.discriminant import directions
 from anomalib_nagl.bank.moments import Moments
 from anomalib_nagl.core.state import as_array
@@ -84,8 +84,8 @@ def answer(scorer: Scorer, model: Nagl, category: Category, draw: Draw) -> Answe
         tokens = scorer.tokens(model, category, queries)
         scores = as_array(core.score(tokens, state).score)
         for sample, own, score in zip(queries, as_array(tokens), scores, strict=True):
-            told = type_of_defect(own, score, known)
-            top = own[deciding(score)]
+            top = own[np.argsort(-score, kind="stable")[: max(int(0.01 * len(score)), 1)]]
+            told = type_of_defect(top, known)
             unit = top / np.linalg.norm(top, axis=1, keepdims=True)
             standing = ((unit - normal.mean) @ rows.T).mean(axis=0)
             assert told is not None
