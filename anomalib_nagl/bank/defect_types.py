@@ -60,21 +60,25 @@ def known_types(patches: ReferencePatches, types: Sequence[str]) -> KnownTypes |
     if len(names) < 2:
         return None
     shown = [l2_normalize(marked[i].head(kept[i])) for i in used]
-    places = [names.index(types[i]) for i in used]
-    owner = np.repeat(np.array(places, np.int64), [len(one) for one in shown])
-    found = KnownTypes(names, np.concatenate(shown).astype(np.float32), owner, -1.0)
-    others = [np.delete(likeness(one, found), place).max() for one, place in zip(shown, places, strict=True)]
-    return found._replace(least=float(np.mean(others) + np.std(others)))
+    places, sizes = np.array([names.index(types[i]) for i in used]), np.array([len(one) for one in shown])
+    found = KnownTypes(names, np.concatenate(shown).astype(np.float32), np.repeat(places, sizes), -1.0)
+    nearest = _nearest(found.patches, found)
+    alike = np.add.reduceat(nearest, np.cumsum(sizes) - sizes, axis=0) / sizes[:, None]  # of references and types
+    alike[np.arange(len(places)), places] = -1
+    others = alike.max(axis=1)
+    return found._replace(least=float(others.mean() + others.std()))
 
 
 def likeness(tokens: Floats, known: KnownTypes) -> Floats:
     """How alike patches (K, C) and each type are, (T,): the mean of their cosines to its nearest patch."""
-    cosine = l2_normalize(tokens) @ known.patches.T
-    best = np.full((len(known.names), len(tokens)), -1.0, np.float32)
-    for place in range(len(known.names)):
-        best[place] = cosine[:, known.owner == place].max(axis=1)
-    found: Floats = best.mean(axis=1)
+    found: Floats = _nearest(l2_normalize(tokens), known).mean(axis=0)
     return found
+
+
+def _nearest(unit: Floats, known: KnownTypes) -> Floats:
+    """Cosine of unit patches (K, C) to the nearest patch of each type, (K, T)."""
+    cosine = unit @ known.patches.T
+    return np.stack([cosine[:, known.owner == place].max(axis=1) for place in range(len(known.names))], axis=1)
 
 
 def type_of_defect(tokens: Floats, known: KnownTypes | None) -> DefectType | None:
