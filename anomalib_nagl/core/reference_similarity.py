@@ -27,8 +27,7 @@ def reference_similarity(tokens: Tensor, score: Tensor, normal: OwnedPatches, ab
     patch of a reference, of an abnormal one with its marked patches alone; the mean of these cosines is the similarity,
     and -1 where no patch of a reference was kept.
     """
-    top = score.topk(max(int(0.01 * score.shape[-1]), 1), dim=-1).indices
-    query = l2_normalize(tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1])))
+    query = l2_normalize(deciding(tokens, score))
     found = []
     for patches, owner, count in (normal, abnormal):
         if count:
@@ -36,6 +35,12 @@ def reference_similarity(tokens: Tensor, score: Tensor, normal: OwnedPatches, ab
             least = cosine.new_full((*cosine.shape[:-1], count), -1.0)
             found.append(least.scatter_reduce(-1, owner.expand_as(cosine), cosine, "amax").mean(1))
     return torch.cat(found, dim=-1)
+
+
+def deciding(tokens: Tensor, score: Tensor) -> Tensor:
+    """The patches (B, K, C) of queries (B, M, C) that decide their score: those with the highest 1 % of (B, M)."""
+    top = score.topk(max(int(0.01 * score.shape[-1]), 1), dim=-1).indices
+    return tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def nearest_references(similarity: Tensor, records: Sequence[Mapping[str, str]]) -> list[NearestReference]:

@@ -244,7 +244,7 @@ class NaglEdge(Lessons):
             proxies = found.proxies
             if proxies is None:
                 proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
-            owned = owned_patches(found.patches)
+            owned = owned_patches(found.patches, found.compared)
         decided = {"thresholds": found.thresholds, "scale": np.array(scales_of(found.settings), np.float32)}
         arrays = {**arrays, "residual_proxies": proxies, **decided}
         # The tensors own a copy: no request can outlive what it reads.

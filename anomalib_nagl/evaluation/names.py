@@ -12,6 +12,8 @@ SOURCES = ("other_domains", "same_domain", "same_object")
 ABNORMAL = ("real", *SYNTHETIC_METHODS)
 STRATEGIES = ("uniform", "per_type")  # those whose larger sets of references contain the smaller
 MASKS = ("given", "guessed", "whole")
+TURNS = {"turn90": 1, "turn180": 2, "turn270": 3}  # quarter turns of whole source categories
+EXTRA_SOURCES = (*TURNS, *SYNTHETIC_METHODS)
 
 # NAGL without training: heads that everybody has, and that read no other abnormal reference than real ones.
 UNTRAINED_HEADS: dict[str, dict[str, object]] = {
@@ -21,14 +23,16 @@ UNTRAINED_HEADS: dict[str, dict[str, object]] = {
     "head_free": {"variant": "discriminant"},
 }
 
-# What a head may be given: arguments of Nagl, of the episodes that ReferenceDataModule makes, and of scoring.
+# What a head may be given: arguments of Nagl, of the episodes that ReferenceDataModule makes, of its sources and of
+# scoring.
 NAGL_ARGUMENTS = (
     "layers", "backbone_weights", "num_proxies", "num_heads", "variant", "bank_limit", "views", "epochs",
     "learning_rate", "token_precision", "selection",
 )  # fmt: skip
 EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
+SOURCE_ARGUMENTS = ("extra_sources",)
 SCORING_ARGUMENTS = ("trained_as", "masks", "fusion")
-HEAD_ARGUMENTS = NAGL_ARGUMENTS + EPISODE_ARGUMENTS + SCORING_ARGUMENTS
+HEAD_ARGUMENTS = NAGL_ARGUMENTS + EPISODE_ARGUMENTS + SOURCE_ARGUMENTS + SCORING_ARGUMENTS
 
 
 def has_proxies(variant: str) -> bool:

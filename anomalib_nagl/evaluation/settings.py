@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from anomalib_nagl.evaluation.names import (
     ABNORMAL,
     BASELINES,
+    EXTRA_SOURCES,
     HEAD_ARGUMENTS,
     MASKS,
     PROTOCOLS,
@@ -49,8 +50,10 @@ class Settings:
 
     A head is trained with its arguments of ``Nagl`` and of the episodes besides the common ones, on the sources; one
     whose ``variant`` has no proxies is not trained. ``trained_as`` scores with the training of another head, whose
-    arguments it takes over unless it has its own. ``masks`` are those of the abnormal references: "given", "guessed"
-    from the images, or "whole" images. ``fusion`` are the weights of nearest defect patch and proxies.
+    arguments it takes over unless it has its own. ``extra_sources`` are made of the sources, turned or damaged
+    (``extra_sources.extra_source``), and trained on beside them. ``masks`` are those of the abnormal references:
+    "given", "guessed" from the images, or "whole" images. ``fusion`` are the weights of nearest defect patch and
+    proxies.
 
     Raises ValueError on settings that contradict each other.
     """
@@ -203,6 +206,8 @@ class Settings:
                 f"found selection=paper in {place}, expected best or last: it selects on the target, which an "
                 "evaluation must not look at"
             )
+        if "extra_sources" in arguments:
+            _check_names(f"{place}.extra_sources", arguments["extra_sources"], EXTRA_SOURCES)
         _check_names(f"{place}.masks", [arguments.get("masks", "given")], MASKS)
         trainings = [name for name, given in self.heads.items() if name != head and "trained_as" not in given]
         if "trained_as" in arguments:

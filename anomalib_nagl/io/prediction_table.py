@@ -33,7 +33,8 @@ class PredictionRow(NamedTuple):
     """What is known of an image: a line of the table.
 
     ``verdict`` is one of ``VERDICTS``, empty without a threshold and for an image that failed, which has its reason in
-    ``error``. ``score`` and ``threshold`` are on the same scale.
+    ``error``. ``score`` and ``threshold`` are on the same scale. ``defect_type`` is what kind of known defect it is, or
+    that it is an unknown one; empty for a good part, and where references do not show two types.
     """
 
     image: str
@@ -44,6 +45,7 @@ class PredictionRow(NamedTuple):
     nearest_type: str = ""
     regions: Sequence[Region] = ()
     error: str = ""
+    defect_type: str = ""
 
 
 def failed_row(image: str | Path, error: BaseException) -> PredictionRow:

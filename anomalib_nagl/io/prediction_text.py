@@ -23,7 +23,7 @@ def line(row: PredictionRow) -> str:
     if row.error:
         return printable(f"{row.image}: failed: {row.error}")
     score = "" if row.score is None else f"score {row.score:.3f}"
-    parts = [row.verdict or "no verdict", score, _nearest(row)]
+    parts = [row.verdict or "no verdict", score, _type(row), _nearest(row)]
     return printable(f"{row.image}: {', '.join(part for part in parts if part)}")
 
 
@@ -54,7 +54,11 @@ def notes(row: PredictionRow, band: float = 0.0, reason: str = "") -> list[str]:
         largest = max(region.area for region in row.regions)
         number = f"{len(row.regions)} region{'s' * (len(row.regions) != 1)}"
         found.append(f"{number}, the largest of {largest} pixels")
-    return [*found, *([reason] if reason else []), *([_nearest(row)] if row.nearest_reference else [])]
+    return [*found, *(text for text in (reason, _type(row), _nearest(row)) if text)]
+
+
+def _type(row: PredictionRow) -> str:
+    return f"type {row.defect_type}" if row.defect_type else ""
 
 
 def _nearest(row: PredictionRow) -> str:
