@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from anomalib_nagl.bank import history
@@ -48,21 +48,33 @@ def named(connection: sqlite3.Connection, name: str) -> Reference:
     return one
 
 
+def reference_of(connection: sqlite3.Connection, uid: str) -> Reference:
+    """The reference of a key, removed or not; EdgeError if there is none."""
+    row = connection.execute(f"SELECT {_FACTS} FROM reference WHERE uid = ?", (uid,)).fetchone()
+    if row is None:
+        raise EdgeError(f"found no reference {uid[:40]!r} in the bank, expected one of its keys: load the list again")
+    return _reference(*row)
+
+
 def insert(connection: sqlite3.Connection, lesson: Lesson, author: Author) -> Reference:
     """Write a reference with its patches and files."""
-    one = lesson.reference
+    number, added = insert_facts(connection, lesson.reference, author)
+    for role, pool in lesson.pools.items():
+        insert_moments(connection, insert_pool(connection, number, WHOLE, role, pool), pool.moments)
+    files = [(number, role, file.media, file.data) for role, file in lesson.files.items()]
+    connection.executemany("INSERT INTO image VALUES (?, ?, ?, ?)", files)
+    return added
+
+
+def insert_facts(connection: sqlite3.Connection, one: Reference, author: Author) -> tuple[int, Reference]:
+    """Write what is known of a reference, under a new key; returns the number of its row too."""
     row = (
         one.kind, one.name, one.defect_type, one.sha256, one.mask_sha256, one.localized, one.active,
         one.added or history.now(), one.author or author.name, uuid.uuid4().hex,
     )  # fmt: skip
     places = ", ".join("?" * len(row))
     cursor = connection.execute(f"INSERT INTO reference ({_FACTS}, removed) VALUES ({places}, 0)", row)
-    number = int(cursor.lastrowid or 0)
-    for role, pool in lesson.pools.items():
-        insert_moments(connection, insert_pool(connection, number, WHOLE, role, pool), pool.moments)
-    files = [(number, role, file.media, file.data) for role, file in lesson.files.items()]
-    connection.executemany("INSERT INTO image VALUES (?, ?, ?, ?)", files)
-    return _reference(*row)
+    return int(cursor.lastrowid or 0), _reference(*row)
 
 
 def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, dict[str, StoredPool]]:
@@ -74,15 +86,6 @@ def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, di
     ):  # fmt: skip
         found.setdefault(uid, {})[role] = StoredPool(reader, row, size, key)
     return found
-
-
-def compared_of(
-    references: Sequence[Reference], pools: Mapping[str, Mapping[str, StoredPool]]
-) -> tuple[Reference, ...]:
-    """Active references in the order in which their patches are compared with: normal ones first, then by content."""
-    role = {one.uid: "marked" if one.kind == "abnormal" else "normal" for one in references}
-    active = (one for one in references if one.active)
-    return tuple(sorted(active, key=lambda one: (role[one.uid] == "marked", pools[one.uid][role[one.uid]].key)))
 
 
 def lesson_of(connection: sqlite3.Connection, one: Reference, facts: Mapping[str, Any], images: bool = True) -> Lesson:

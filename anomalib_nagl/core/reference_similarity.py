@@ -20,26 +20,28 @@ class OwnedPatches(NamedTuple):
     number: int
 
 
-def reference_similarity(tokens: Tensor, score: Tensor, normal: OwnedPatches, abnormal: OwnedPatches) -> Tensor:
+def reference_similarity(
+    tokens: Tensor, score: Tensor, normal: OwnedPatches, abnormal: OwnedPatches, count: int | None = None
+) -> Tensor:
     """How alike queries (B, M, C) with patch scores (B, M) and each of n + a references are: (B, n + a).
 
-    Of a query only the patches count that decide its score, the highest 1 %. Each is compared with the most similar
-    patch of a reference, of an abnormal one with its marked patches alone; the mean of these cosines is the similarity,
-    and -1 where no patch of a reference was kept.
+    Of a query only the patches count that decide its score: the highest 1 %, or as many as ``count`` says. Each is
+    compared with the most similar patch of a reference, of an abnormal one with its marked patches alone; the mean of
+    these cosines is the similarity, and -1 where no patch of a reference was kept.
     """
-    query = l2_normalize(deciding(tokens, score))
+    query = l2_normalize(deciding(tokens, score, count))
     found = []
-    for patches, owner, count in (normal, abnormal):
-        if count:
+    for patches, owner, number in (normal, abnormal):
+        if number:
             cosine = query @ l2_normalize(patches).T
-            least = cosine.new_full((*cosine.shape[:-1], count), -1.0)
+            least = cosine.new_full((*cosine.shape[:-1], number), -1.0)
             found.append(least.scatter_reduce(-1, owner.expand_as(cosine), cosine, "amax").mean(1))
     return torch.cat(found, dim=-1)
 
 
-def deciding(tokens: Tensor, score: Tensor) -> Tensor:
-    """The patches (B, K, C) of queries (B, M, C) that decide their score: those with the highest 1 % of (B, M)."""
-    top = score.topk(max(int(0.01 * score.shape[-1]), 1), dim=-1).indices
+def deciding(tokens: Tensor, score: Tensor, count: int | None = None) -> Tensor:
+    """The patches (B, K, C) of queries (B, M, C) that decide their score: K of the highest of (B, M), 1 % if not said."""
+    top = score.topk(max(int(0.01 * score.shape[-1]), 1) if count is None else count, dim=-1).indices
     return tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1]))
 
 

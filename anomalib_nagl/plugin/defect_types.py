@@ -11,7 +11,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from anomalib_nagl.bank.defect_types import KnownTypes, known_types, type_of_defect
 from anomalib_nagl.bank.nearest import NearestReference
-from anomalib_nagl.core.reference_similarity import deciding
 from anomalib_nagl.core.state import ReferenceTokens, as_array
 
 if TYPE_CHECKING:
@@ -41,5 +40,5 @@ def with_types(
     known = types_of(nagl)
     if known is None:
         return list(nearest)
-    told = [type_of_defect(as_array(one), known) for one in deciding(tokens, score)]
+    told = [type_of_defect(as_array(one), known) for one in nagl.model.deciding(tokens, score)]
     return [replace(one, found_type=kind) for one, kind in zip(nearest, told, strict=True)]
