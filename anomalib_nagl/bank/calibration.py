@@ -57,7 +57,7 @@ def calibrate(patches: ReferencePatches, state: State, detector: Detector) -> Ca
     Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
     """
     held_out = held_out_scores(patches, state, detector)
-    normal, abnormal = image_score(held_out.normal), image_score(held_out.abnormal)
+    normal, abnormal = (image_score(one, cells=detector.cells) for one in (held_out.normal, held_out.abnormal))
     middle = threshold(normal, abnormal)
     maps = detector.maps(held_out.normal).reshape(-1)
     marked = held_out.abnormal[held_out.marked]

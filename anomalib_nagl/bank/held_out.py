@@ -35,10 +35,12 @@ class Detector(NamedTuple):
     """What scores references.
 
     ``score`` makes patch scores (B, M) of tokens (B, M, C) by a state, ``maps`` anomaly maps (B, H, W) of these.
+    ``cells`` are the patches of a window, where images are cut (``maps.image_score``).
     """
 
     score: Callable[[Floats, State], Floats]
     maps: Callable[[Floats], Floats]
+    cells: int | None = None
 
 
 class HeldOut(NamedTuple):

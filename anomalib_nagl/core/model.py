@@ -20,6 +20,7 @@ from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_simi
 from anomalib_nagl.core.state import AdaptedState, ReferenceTokens, as_array
 from anomalib_nagl.core.views import in_views, stack_views
 from anomalib_nagl.encoders import Encoder, build_encoder
+from anomalib_nagl.io.windows import Cut
 
 ENCODE_BATCH = 8
 
@@ -49,7 +50,7 @@ class NaglModel(nn.Module):
         self.views, self.symmetries = views, symmetries(views, encoder.image_size)
         (height, width), (rows, cols) = encoder.image_size, encoder.grid
         patches = len(self.symmetries) * rows * cols
-        sigma = smoothing_sigma((height, width))
+        sigma = smoothing_sigma(encoder.window)
         self.register_buffer("smooth_down", smoothing_matrix(rows, height, sigma), persistent=False)
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
         for tensor in adapted.TENSORS:
@@ -228,7 +229,8 @@ class NaglModel(nn.Module):
 
     def predictions(self, score: Tensor) -> ImageScores:
         """Image scores and anomaly maps of patch scores (B, M)."""
-        return ImageScores(image_score(score), anomaly_map(score, self.smooth_down, self.smooth_right))
+        found = image_score(score, cells=self.encoder.window_cells)
+        return ImageScores(found, anomaly_map(score, self.smooth_down, self.smooth_right))
 
     def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
         """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
@@ -257,12 +259,13 @@ def build_model(
     seed: int = 0,
     config: dict[str, Any] | None = None,
     views: str = "none",
+    cut: Cut | None = None,
 ) -> NaglModel:
     """Encoder and a fresh head, which ``seed`` decides; ``config`` stands in for a ``local-dir:`` folder.
 
-    ``views`` are those in which references are encoded (``bank.views``).
+    ``views`` are those in which references are encoded (``bank.views``). ``cut`` says how images are cut into windows.
     """
-    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config)
+    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config, cut)
     with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
         torch.manual_seed(seed)
         return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant), views)

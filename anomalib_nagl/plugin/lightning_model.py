@@ -42,6 +42,7 @@ from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_folder import RunFolder
 from anomalib_nagl.plugin.token_store import check_precision
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
+from anomalib_nagl.plugin.window_settings import Windows
 from anomalib_nagl.references.reference_set import ReferenceSet
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class Nagl(AnomalibModule):
     brings, or it is as in ``head_settings.DEFAULTS``. ``seed`` decides the head's first weights, and with ``n_normal``,
     ``n_abnormal`` and ``strategy`` (``sampling``) the references if the data is no ``ReferenceDataModule``.
     ``bank_limit`` bounds what a query is compared with (``bank.adapted.Limits``). ``views`` of references are those of
-    ``bank.views``; "auto" is "turns", and "none" in the published code.
+    ``bank.views``; "auto" is "turns", and "none" in the published code or with windows. ``window``, ``overlap`` and
+    ``overview`` cut large images, see ``window_settings.Windows``.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out sources: "best", "last", or "paper", which selects on the target (Q16).
@@ -85,6 +87,9 @@ class Nagl(AnomalibModule):
         n_abnormal: int = 1,
         bank_limit: int | None = BANK_LIMIT,
         views: str = "auto",
+        window: int | str | None = None,
+        overlap: int = 64,
+        overview: bool | None = None,
         seed: int = 0,
         strategy: str = "uniform",
         epochs: int = 20,
@@ -102,11 +107,11 @@ class Nagl(AnomalibModule):
         tell_errors()
         head = str(head) if head is not None else None
         given = dict(zip(DEFAULTS, (backbone, layers, num_proxies, num_heads, variant, image_size), strict=True))
-        model, settled, trained = build(given, head, backbone_weights, seed, views)
+        self.windows = windows = Windows.parse(window, overlap, overview, given, head is not None)
+        model, settled, trained = build(given, head, backbone_weights, seed, views, windows)
         backbone, layers, num_proxies, num_heads, variant, image_size = settled.values()  # what Lightning saves
         token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
         check_precision(token_precision)
-        # What anomalib's constructor asks for: the kind of learning, and settings of the components it builds.
         self.adapts = self.head_trained = head is not None or not Variant.parse(settled["variant"]).proxies
         self.variant_given = head is not None or given["variant"] is not None  # by a person, or by a head
         self.image_size: tuple[int, int] = settled["image_size"]
@@ -154,7 +159,7 @@ class Nagl(AnomalibModule):
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What ``references.json`` says of them: the records, and how they were chosen."""
+        """What ``references.json`` says: their records, and how they were chosen."""
         return self.reference_adapter.manifest
 
     @property
@@ -180,14 +185,12 @@ class Nagl(AnomalibModule):
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
-        folder = RunFolder(self.trainer, self.fitting)
         # The report of a prediction comes after what anomalib does to its batches.
-        ours = [self.reference_adapter, self.head_trainer, folder, *epochs, PredictionReport()]
-        return [DefectTypeReport(), *listed, *ours]
+        late = [RunFolder(self.trainer, self.fitting), *epochs, PredictionReport()]
+        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *late]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""
-        del stage
         # Imported late: anomalib's engine may itself be importing this package.
         from anomalib_nagl.plugin.checkpoint_io import explain_errors
 
@@ -201,9 +204,9 @@ class Nagl(AnomalibModule):
     def set_references(
         self, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0
     ) -> None:
-        """Show the model the references of a new part, replacing those it had; ValueError when they cannot be used.
+        """Show the model references of a new part, in place of those it had; ValueError when they cannot be used.
 
-        How they were chosen, the ``selection``, and how many tested images left as they are references go on record.
+        How they were chosen, ``selection``, and how many tested images left as they are references go on record.
         """
         self.reference_adapter.set_references(self, references, selection, removed)
 
@@ -213,7 +216,6 @@ class Nagl(AnomalibModule):
 
     def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
         """Score RGB images (B, 3, H, W) in [0, 1] of any size: what an exported file does."""
-        del args, kwargs
         images = self.pre_processor(batch) if self.pre_processor else batch
         return post_process(self.post_processor, inference_batch(self.model(images)))
 
@@ -229,12 +231,10 @@ class Nagl(AnomalibModule):
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch, see ``predict_batch``."""
-        del batch_idx, args, kwargs
         return predict_batch(self, batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a batch, see ``predict_batch``."""
-        del batch_idx, dataloader_idx
         return predict_batch(self, batch)
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
