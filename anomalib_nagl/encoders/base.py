@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anomalib_nagl.io.windows import Cut
+
 logger = logging.getLogger(__name__)
 
 Triple = tuple[float, float, float]
@@ -36,6 +38,7 @@ class Encoder(nn.Module):
     """
 
     is_transformer = False
+    cut: Cut | None = None  # how images are cut into windows, None where they are seen as a whole
     introduction = ""  # what a user should know of it, said once beside its name
 
     def __init__(

@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_nagl.encoders.base import Encoder
-from anomalib_nagl.io.windows import BLOCK, Cut, between, plan_windows
-
-FINE = 0.5  # share of a deviation that is told by the windows, beside an overview; the rest is told by the overview
+from anomalib_nagl.io.windows import BLOCK, FINE, Cut, between, plan_windows
 
 
 class WindowedEncoder(Encoder):

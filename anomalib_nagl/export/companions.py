@@ -12,7 +12,6 @@ from torch import Tensor
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.model import NaglModel
-from anomalib_nagl.encoders.windowed import WindowedEncoder
 from anomalib_nagl.export.exportable import Exportable
 from anomalib_nagl.io.arrays import as_image, content_hash
 from anomalib_nagl.io.given import File, keep
@@ -46,7 +45,7 @@ def compatibility_of(exportable: Exportable) -> dict[str, Any]:
         "shared_mining": variant.shared_mining,
         "bank_limit": exportable.bank_limit,
         "views": model.views,
-        **({"windows": encoder.cut.facts()} if isinstance(encoder := model.encoder, WindowedEncoder) else {}),
+        **({"windows": model.encoder.cut.facts()} if model.encoder.cut is not None else {}),
     }
 
 

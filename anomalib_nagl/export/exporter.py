@@ -12,7 +12,6 @@ from typing import Any
 
 from anomalib_nagl.bank.bank_file import BankFile, was_changed
 from anomalib_nagl.bank.border import settings_of_scale
-from anomalib_nagl.encoders.windowed import WindowedEncoder
 from anomalib_nagl.export import openvino_graph
 from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_of
 from anomalib_nagl.export.exportable import Exportable
@@ -118,16 +117,15 @@ def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any
     def convert(name: str) -> Any:
         return ov.convert_model(folder / f"{name}.onnx", **options.openvino)
 
-    cut, by_patch = exportable.model.encoder, not exportable.model.head.variant.proxies
-    windowed = isinstance(cut, WindowedEncoder)
-    if windowed:
+    seen, by_patch = exportable.model.encoder, not exportable.model.head.variant.proxies
+    if seen.cut is not None:
         trace_windowed(exportable, folder, **options.onnx)
-        encoder = windowed_encoder(cut, convert("network"), convert("prepare"), exportable.resize is not None)
+        encoder = windowed_encoder(seen, convert("network"), convert("prepare"), exportable.resize is not None)
     else:
         trace_encoder(exportable, folder / "encoder.onnx", **options.onnx)
         encoder = convert("encoder")
-    if windowed and by_patch:
-        scorer = blockwise_scorer(convert("patches"), convert("finish"), cut.grid[0] * cut.grid[1])
+    if seen.cut is not None and by_patch:
+        scorer = blockwise_scorer(convert("patches"), convert("finish"), seen.grid[0] * seen.grid[1])
     else:
         trace_scorer(exportable, folder / "scorer.onnx", **options.onnx)
         scorer = convert("scorer")
@@ -137,7 +135,7 @@ def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any
 
 def _refuse_windows(exportable: Exportable, kind: str, remedy: str) -> None:
     """Raise ValueError for a model with windows."""
-    if isinstance(exportable.model.encoder, WindowedEncoder):
+    if exportable.model.encoder.cut is not None:
         raise ValueError(f"found a model with windows for {kind}, expected one that sees images as a whole: {remedy}")
 
 

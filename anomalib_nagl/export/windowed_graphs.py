@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from anomalib_nagl.encoders.windowed import FINE, WindowedEncoder
 from anomalib_nagl.export.graphs import RAW, SCORES
-from anomalib_nagl.io.windows import between
+from anomalib_nagl.io.windows import FINE, between
 
 COMPARED = 2048  # patches that are compared at once
 SMALLEST = 1e-12  # length of a token below which it stays as it is, as in torch
 
 
-def windowed_encoder(encoder: WindowedEncoder, network: Any, prepare: Any, resizes: bool) -> Any:
-    """The graph of ``EncoderGraph``: image (B, 3, H, W) -> markers, the last of them tokens (B, M, C).
+def windowed_encoder(encoder: Any, network: Any, prepare: Any, resizes: bool) -> Any:
+    """The graph of ``EncoderGraph`` for an encoder with windows: image (B, 3, H, W) -> markers, tokens (B, M, C) last.
 
     ``network`` encodes a window (B, 3, h, w) -> (B, m, c), ``prepare`` makes the network input of a resized image; it
     is resized here where the model ``resizes``.
@@ -72,7 +71,7 @@ def _each_window(network: Any, seen: Any, corners: Any, window: tuple[int, int])
     return loop.get_concatenated_slices(found.output(0), 0, 1, 1, -1, 0).get_node()
 
 
-def _stitched(encoder: WindowedEncoder, found: Any) -> Any:
+def _stitched(encoder: Any, found: Any) -> Any:
     """``WindowedEncoder.stitch`` of tokens (N, B, m, c), those of the overview last."""
     from openvino import opset13 as ops
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from anomalib_nagl.core.variants import resolve_views
 from anomalib_nagl.encoders import Encoder, parse_image_size
-from anomalib_nagl.encoders.windowed import WindowedEncoder
 from anomalib_nagl.io.windows import AUTO_SIDE, Cut
 
 AUTO = "auto"
@@ -68,4 +67,4 @@ class Windows:
 
 def facts_of(encoder: Encoder) -> dict[str, Any] | None:
     """How an encoder cuts images, as plain values; None where it does not."""
-    return encoder.cut.facts() if isinstance(encoder, WindowedEncoder) else None
+    return None if encoder.cut is None else encoder.cut.facts()
