@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+COMPARED = 2**26  # pairs of patches that are compared at once
 
 
 def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -74,7 +75,9 @@ def guess_patch_mask(tokens: Floats, normal: Floats) -> Floats:
     A patch deviates by 1 - its largest cosine similarity to a normal one. Abnormal are those at least half-way from
     the median to the largest deviation, hence always one.
     """
-    deviation = 1 - (l2_normalize(tokens) @ l2_normalize(normal).T).max(axis=1)
+    unit, bank = l2_normalize(tokens), l2_normalize(normal).T
+    blocks = np.array_split(unit, max(len(unit) * len(normal) // COMPARED, 1))  # a large image has tens of thousands
+    deviation = 1 - np.concatenate([(block @ bank).max(axis=1) for block in blocks])
     return (deviation >= (deviation.max() + np.median(deviation)) / 2).astype(np.float32)
 
 

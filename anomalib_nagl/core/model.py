@@ -20,6 +20,7 @@ from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_simi
 from anomalib_nagl.core.state import AdaptedState, ReferenceTokens, as_array
 from anomalib_nagl.core.views import in_views, stack_views
 from anomalib_nagl.encoders import Encoder, build_encoder
+from anomalib_nagl.io.model_facts import MOST
 from anomalib_nagl.io.windows import Cut
 
 ENCODE_BATCH = 8
@@ -50,6 +51,11 @@ class NaglModel(nn.Module):
         self.views, self.symmetries = views, symmetries(views, encoder.image_size)
         (height, width), (rows, cols) = encoder.image_size, encoder.grid
         patches = len(self.symmetries) * rows * cols
+        if patches > MOST:
+            raise ValueError(
+                f"found {patches} patches of an image in {len(self.symmetries)} views, expected {MOST} at most: take a "
+                "smaller image_size, or views none"
+            )
         sigma = smoothing_sigma(encoder.window)
         self.register_buffer("smooth_down", smoothing_matrix(rows, height, sigma), persistent=False)
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)

@@ -148,3 +148,30 @@ def between(coarse: int, fine: int) -> NDArray[np.float32]:
     """Weights (fine, coarse) of linear interpolation between the centres of cells along one axis."""
     centre = np.clip((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0, coarse - 1)
     return np.maximum(1 - np.abs(centre[:, None] - np.arange(coarse)), 0).astype(np.float32)
+
+
+def join_windows(
+    plan: Plan, found: NDArray[np.float32], which: Indices, overview: bool
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Tokens (M, C) of an image of which only some windows were seen, zero elsewhere, and which are known (M,).
+
+    ``found`` (n, m, c) are tokens of the windows ``which`` (n,), rising, those of the overview last if there is one.
+    """
+    number = np.full(len(plan.corners), -1)
+    number[which] = np.arange(len(which))
+    cells, mine = plan.inner[0] * plan.inner[1], number[plan.owner]
+    known: NDArray[np.bool_] = mine >= 0
+    fine = found.reshape(-1, found.shape[-1])[(mine * cells + plan.source % cells)[known]]
+    if overview:
+        coarse = enlarge(_unit(found[-1]), plan.inner, plan.grid)[known]
+        parts = ((FINE, fine), (1 - FINE, coarse))
+        fine = np.concatenate([np.float32(share**0.5) * _unit(part) for share, part in parts], axis=1)
+    tokens = np.zeros((len(known), fine.shape[1]), np.float32)
+    tokens[known] = fine
+    return tokens, known
+
+
+def _unit(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(tokens, axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = tokens / np.maximum(length, np.float32(1e-12))
+    return unit
