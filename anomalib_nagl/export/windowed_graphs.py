@@ -109,6 +109,8 @@ def blockwise_scorer(patches: Any, finish: Any, cells: int) -> Any:
     from openvino import opset13 as ops
 
     finish = finish.clone()
+    for node in patches.get_ordered_ops():  # names of their own: those that compare are told from those that encode
+        node.set_friendly_name(f"patches/{node.get_friendly_name()}")
     inner = patches.input("tokens").get_node()
     width = inner.get_output_partial_shape(0)[2].get_length()
     tokens = ops.parameter([-1, cells, width], ov.Type.f32, name="tokens")

@@ -105,12 +105,12 @@ class Nagl(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         tell_errors()
-        head = str(head) if head is not None else None
+        head = None if head is None else str(head)
         given = dict(zip(DEFAULTS, (backbone, layers, num_proxies, num_heads, variant, image_size), strict=True))
-        self.windows = windows = Windows.parse(window, overlap, overview, given, head is not None)
-        model, settled, trained = build(given, head, backbone_weights, seed, views, windows)
+        self.windows = Windows.parse(window, overlap, overview, given, head is not None)
+        model, settled, trained = build(given, head, backbone_weights, seed, views, self.windows)
         backbone, layers, num_proxies, num_heads, variant, image_size = settled.values()  # what Lightning saves
-        token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
+        token_cache_dir = token_cache_dir and str(token_cache_dir)
         check_precision(token_precision)
         self.adapts = self.head_trained = head is not None or not Variant.parse(settled["variant"]).proxies
         self.variant_given = head is not None or given["variant"] is not None  # by a person, or by a head
@@ -122,8 +122,8 @@ class Nagl(AnomalibModule):
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(settled["variant"])
         self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
-        self.epochs, self.learning_rate = epochs, learning_rate
-        self.token_cache, self.token_cache_dir, self.token_precision = token_cache, token_cache_dir, token_precision
+        self.epochs, self.learning_rate, self.token_cache = epochs, learning_rate, token_cache
+        self.token_cache_dir, self.token_precision = token_cache_dir, token_precision
         self.plan: FitPlan | None = None  # of the fit that runs, or ran last
         self.checkpoint_file: Path | None = None  # that it was loaded from
         drawn = ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
@@ -221,7 +221,6 @@ class Nagl(AnomalibModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
         """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""
-        del batch_idx
         nothing = torch.zeros((), device=self.device, requires_grad=True)
         return self.head_trainer.loss(self, batch) if self.trains else nothing
 
@@ -275,7 +274,7 @@ class Nagl(AnomalibModule):
         save_content(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
+        """Take all from the checkpoint, whatever the constructor was told."""
         check_checkpoint(checkpoint, "the checkpoint")
         if self._trainer is not None and self.head_trainer.has_outgrown(self._trainer.ckpt_path):
             logger.info("Going on with the head just trained, not with the checkpoint its training was resumed from.")
@@ -292,7 +291,8 @@ class Nagl(AnomalibModule):
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
         # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
-        placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
+        plain = dict.fromkeys(("layers", "window", "overview"))
+        placeholder = {"backbone": "gabor", "image_size": 448, "num_heads": 1, **plain, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
         model.checkpoint_file = Path(checkpoint_path)
         if "threshold" in kwargs:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 from anomalib.deploy import OpenVINOInferencer
 from anomalib.deploy.export import CompressionType
 
 from anomalib_nagl import Nagl, NaglEdge
+from anomalib_nagl.io.precise_layers import precise_layers
 from anomalib_nagl.references.reference_set import ReferenceSet
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -116,6 +118,31 @@ def test_what_windows_do_not_go_into_is_refused(tmp_path: Path) -> None:
         model.to_onnx(tmp_path)
     with pytest.raises(ValueError, match="found a model with windows for 8-bit integers"):
         model.to_openvino(tmp_path, compression_type=CompressionType.INT8)
+
+
+def test_what_was_taught_is_baked_into_the_file(exported: tuple[Nagl, Path], tmp_path: Path) -> None:
+    _, path = exported
+    detector = NaglEdge(path, bank=_copy(path, tmp_path))
+    detector.add_normal(pixels(picture((150, 262), 21)), name="another")
+    image = pixels(picture((150, 262), 12, True))
+    baked = detector.bake(tmp_path / "baked.xml")
+    found = OpenVINOInferencer(path=baked, device="CPU", config=EXACT).predict(image)
+    assert float(found.pred_score.reshape(())) == pytest.approx(detector.predict(image).score, abs=1e-4)
+
+
+def test_comparison_in_the_loop_stays_exact_and_encoding_does_not(exported: tuple[Nagl, Path]) -> None:
+    _, path = exported
+    exact = precise_layers(path)
+    assert any(name.startswith("patches/") for name in exact)
+    inside = [
+        node.get_friendly_name()
+        for loop in ov.Core().read_model(path).get_ordered_ops()
+        if loop.get_type_name() == "TensorIterator"
+        for node in loop.get_body().get_ordered_ops()
+    ]
+    encoding = {name for name in inside if not name.startswith("patches/")}
+    assert encoding
+    assert not encoding & exact
 
 
 def _copy(path: Path, folder: Path) -> Path:
