@@ -4,7 +4,8 @@
 
 Compared are the whole image squeezed into a square (``square``), the whole image with its aspect kept and as many
 pixels as the square (``aspect``), windows alone (``windows``) and windows with the whole image beside them
-(``overview``), each also with other limits of the bank if ``--limits`` names some. For each draw of references: AUROC
+(``overview``, with ``turned`` references too if ``--models`` names them), each also with other limits of the bank if
+``--limits`` names some. For each draw of references: AUROC
 of images, how often the brightest spot of a map of a defective image lies inside of its mask (``hit``), and the average
 precision of pixels, of all defects and of the smallest, the middle and the largest third of them (among the good images
 and their own). Maps are compared at half the size of the images. Every folder given is in MVTec's layout.
@@ -38,6 +39,7 @@ from anomalib_nagl.io.image_files import read_header
 from anomalib_nagl.io.windows import nearest_multiples
 
 PATCH = 16
+MODELS = ["square", "aspect", "windows", "overview", "overview, turned"]
 Row = dict[str, Any]
 
 
@@ -59,8 +61,10 @@ def heads(size: tuple[int, int], given: argparse.Namespace) -> dict[str, Row]:
         "aspect": {"image_size": aspect},
         "windows": {**cut, "overview": False},
         "overview": {**cut, "overview": True},
+        "overview, turned": {**cut, "overview": True, "views": "turns"},
     }
-    found |= {f"{name} {n}": {**found[name], "bank_limit": n} for n in given.limits for name in ("square", "overview")}
+    found = {name: arguments for name, arguments in found.items() if name in given.models}
+    found |= {f"{name}, bank {n}": {**found[name], "bank_limit": n} for n in given.limits for name in list(found)}
     return {name: {"variant": "discriminant", **arguments} for name, arguments in found.items()}
 
 
@@ -92,7 +96,7 @@ def evaluate(data: Path, name: str, backbone: str, given: argparse.Namespace, fo
     models = heads(size, given)
     settings = Settings(
         data=str(data), domains={name: [name]}, models=list(models), heads=models, shots=given.shots,
-        backbone=backbone, image_size=[size[0] // 2, size[1] // 2], costs=False, compare_to="square", out=str(folder),
+        backbone=backbone, image_size=[size[0] // 2, size[1] // 2], costs=False, compare_to=next(iter(models)), out=str(folder),
     )  # fmt: skip
     scorer = Scorer(settings)
     category = scorer.category(name)
@@ -117,6 +121,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=64)
     parser.add_argument("--shots", nargs="+", default=["1+1", "4+1"])
     parser.add_argument("--seeds", type=int, default=10, help="draws of references")
+    parser.add_argument("--models", nargs="+", default=MODELS[:4], choices=MODELS)
     parser.add_argument("--limits", type=int, nargs="*", default=[], help="further limits of the bank")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--out", type=Path, default=Path("results/windows"))
