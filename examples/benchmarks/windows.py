@@ -5,10 +5,10 @@
 Compared are the whole image squeezed into a square (``square``), the whole image with its aspect kept and as many
 pixels as the square (``aspect``), windows alone (``windows``) and windows with the whole image beside them
 (``overview``, with ``turned`` references too if ``--models`` names them), each also with other limits of the bank if
-``--limits`` names some. For each draw of references: AUROC
-of images, how often the brightest spot of a map of a defective image lies inside of its mask (``hit``), and the average
-precision of pixels, of all defects and of the smallest, the middle and the largest third of them (among the good images
-and their own). Maps are compared at half the size of the images. Every folder given is in MVTec's layout.
+``--limits`` names some. For each draw of references: AUROC of images, how often the brightest spot of a map of a
+defective image lies inside of its mask (``hit``), and the average precision of pixels, of all defects and of the
+smallest, the middle and the largest third of them (among the good images and their own). Maps are compared at half the
+size of the images. Every folder given is in MVTec's layout.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def evaluate(data: Path, name: str, backbone: str, given: argparse.Namespace, fo
     models = heads(size, given)
     settings = Settings(
         data=str(data), domains={name: [name]}, models=list(models), heads=models, shots=given.shots,
-        backbone=backbone, image_size=[size[0] // 2, size[1] // 2], costs=False, compare_to=next(iter(models)), out=str(folder),
+        backbone=backbone, image_size=[size[0] // 2, size[1] // 2], costs=False,
+        compare_to=next(iter(models)), out=str(folder),
     )  # fmt: skip
     scorer = Scorer(settings)
     category = scorer.category(name)
