@@ -23,7 +23,7 @@ from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_callback import RunCallback
 from anomalib_nagl.plugin.sample_reader import SampleReader, steady_reader
-from anomalib_nagl.plugin.window_size import settle_size
+from anomalib_nagl.plugin.window_size import settle_size, tell_windows
 from anomalib_nagl.references.advice import threshold_advice
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_record, write_record
@@ -67,6 +67,7 @@ class ReferenceAdapter(RunCallback):
         untrained = references.abnormal and not nagl.head_trained and not nagl.fitting
         if untrained and not do_without_head(nagl):
             logger.warning("The head is untrained: abnormal references add noise. Train one, or load one as `head`.")
+        tell_windows(nagl.model.encoder)
         nagl.model.encoder.ensure_weights()
         # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
         with torch.inference_mode(False), torch.no_grad():

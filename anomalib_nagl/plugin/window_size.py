@@ -42,8 +42,23 @@ def settle_size(nagl: Nagl, sizes: Sequence[Size]) -> bool:
     nagl.image_size = size
     _rebuild(nagl, size, cut)
     set_size(nagl.pre_processor, size)
-    logger.info("Windows: %s.", _described(nagl.model.encoder, middle))
+    if cut is None:
+        logger.info("Windows: none, as images of %d x %d pixels are hardly larger than one.", *middle)
     return True
+
+
+def tell_windows(encoder: Encoder) -> None:
+    """Say how images are seen, and what that needs, before anything is encoded."""
+    if not isinstance(encoder, WindowedEncoder):
+        return
+    rows, cols = encoder.grid
+    logger.info(
+        "Windows: images of %d x %d pixels are seen in %d of %d x %d%s; %d patches, and about %d MB while one is "
+        "scored, beside the libraries.",
+        *encoder.image_size, len(encoder.plan.corners), *encoder.window,
+        ", and as a whole beside that" if encoder.cut.overview else "", rows * cols,
+        megabytes(encoder.plan, encoder.dim),
+    )  # fmt: skip
 
 
 def _rebuild(nagl: Nagl, size: Size, cut: Cut | None) -> None:
@@ -59,16 +74,3 @@ def _rebuild(nagl: Nagl, size: Size, cut: Cut | None) -> None:
     if encoder.dim == old.dim:
         nagl.model.head.load_state_dict(head)
     nagl.head_trainer.remember_first(nagl.model.head)
-
-
-def _described(encoder: Encoder, size: Size) -> str:
-    """How images of a size are seen, for people."""
-    height, width = size
-    if not isinstance(encoder, WindowedEncoder):
-        return f"none, as {height} x {width} pixels are hardly more than one"
-    window, whole = "{} x {}".format(*encoder.window), ", and as a whole beside that" if encoder.cut.overview else ""
-    needed = megabytes(encoder.plan, encoder.dim)
-    return (
-        f"images of {height} x {width} pixels are seen in {len(encoder.plan.corners)} of {window}{whole}; "
-        f"{encoder.grid[0] * encoder.grid[1]} patches, and about {needed} MB while one is scored, beside the libraries"
-    )

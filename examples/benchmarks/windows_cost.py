@@ -1,10 +1,11 @@
-"""Time and memory of an image in windows, against one window by itself with as large a bank.
+"""Time and memory of an image in windows, against one window by itself, and whether runtimes agree.
 
     python examples/benchmarks/windows_cost.py --backbone mobilenetv2_100 --random --size 2100 4500
 
 A model of one normal and one abnormal reference, textures of no meaning, scores an image in torch, by anomalib's
 OpenVINOInferencer and by NaglEdge, each in a process of its own: the median time of an image, and the largest resident
-memory with libraries. ``ratio`` is the time over that of one window times the number of windows, the overview included.
+memory with libraries. ``ratio`` is the time over that of one window times the number of windows, the overview included;
+``scores`` are those of an image without and with a defect.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ RUNTIMES = ("torch", "OpenVINOInferencer", "NaglEdge")
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def picture(size: tuple[int, int], seed: int) -> torch.Tensor:
-    """A texture (3, H, W) in [0, 1]."""
+def picture(size: tuple[int, int], seed: int, defect: bool = False) -> torch.Tensor:
+    """A texture (3, H, W) in [0, 1], with a white square or without."""
     coarse = torch.rand(1, 3, size[0] // 8 + 2, size[1] // 8 + 2, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0]
+    image = torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0]
+    if defect:
+        image[:, size[0] // 2 : size[0] // 2 + 40, size[1] // 2 : size[1] // 2 + 40] = 1
+    return image
 
 
 def export(given: argparse.Namespace, size: tuple[int, int], cut: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def export(given: argparse.Namespace, size: tuple[int, int], cut: dict[str, Any]
     mask = torch.zeros(size)
     mask[size[0] // 2 : size[0] // 2 + 40, size[1] // 2 : size[1] // 2 + 40] = 1
     start = time.perf_counter()
-    model.set_references(ReferenceSet([picture(size, 1)], [picture(size, 2)], [mask]))
+    model.set_references(ReferenceSet([picture(size, 1)], [picture(size, 2, True)], [mask]))
     took = time.perf_counter() - start
     model.to_torch(folder, "model")
     model.to_openvino(folder, "model")
@@ -56,41 +60,41 @@ def export(given: argparse.Namespace, size: tuple[int, int], cut: dict[str, Any]
     return {"windows": count, "patches": encoder.grid[0] * encoder.grid[1], "references take s": round(took, 1)}
 
 
-def scorer(runtime: str, folder: Path) -> Callable[[torch.Tensor], Any]:
+def scorer(runtime: str, folder: Path) -> Callable[[torch.Tensor], float]:
     """Something that scores images (3, H, W), as a program would."""
     if runtime == "torch":
         model = torch.load(folder / "weights" / "torch" / "model.pt", weights_only=False)["model"].eval()
-        return lambda image: model(image[None])
+        return lambda image: float(model(image[None]).pred_score)
     path = folder / "weights" / "openvino" / "model.xml"
     if runtime == "NaglEdge":
         from anomalib_nagl.edge import NaglEdge
 
         detector = NaglEdge(path)
-        return lambda image: detector.predict(image.permute(1, 2, 0).numpy())
+        return lambda image: detector.predict(image.permute(1, 2, 0).numpy()).score
     from anomalib.deploy import OpenVINOInferencer
 
     inferencer = OpenVINOInferencer(path=path, device="CPU", config=EXACT)
-    return lambda image: inferencer.predict(image.permute(1, 2, 0).numpy())
+    return lambda image: float(inferencer.predict(image.permute(1, 2, 0).numpy()).pred_score.reshape(()))
 
 
-def measure(runtime: str, folder: Path, size: tuple[int, int], repeats: int) -> dict[str, float]:
-    """Median time and peak memory, in this process."""
+def measure(runtime: str, folder: Path, size: tuple[int, int], repeats: int) -> dict[str, Any]:
+    """Median time, peak memory and scores, in this process."""
     score, image, took = scorer(runtime, folder), picture(size, 3), []
     with torch.inference_mode():
-        score(image)
+        scores = [score(image), score(picture(size, 3, True))]
         for _ in range(repeats):
             start = time.perf_counter()
             score(image)
             took.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(took), "MB": machine.peak_memory()}
+    return {"seconds": statistics.median(took), "MB": machine.peak_memory(), "scores": scores}
 
 
-def in_process(runtime: str, folder: Path, size: tuple[int, int], repeats: int) -> dict[str, float]:
+def in_process(runtime: str, folder: Path, size: tuple[int, int], repeats: int) -> dict[str, Any]:
     """The same in a new process."""
     command = [sys.executable, "-W", "ignore", __file__, "--measure", runtime, str(folder)]
     command += ["--size", *map(str, size), "--repeats", str(repeats)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -127,7 +131,8 @@ def main() -> None:
             ratio = whole["seconds"] / (single["seconds"] * facts["windows"])
             console.print(
                 f"{runtime:20s} one window {1000 * single['seconds']:.1f} ms, all {whole['seconds']:.2f} s, "
-                f"ratio {ratio:.2f}, {whole['MB']:.0f} MB", highlight=False,
+                f"ratio {ratio:.2f}, {whole['MB']:.0f} MB, scores {whole['scores'][0]:.5f} {whole['scores'][1]:.5f}",
+                highlight=False,
             )  # fmt: skip
 
 

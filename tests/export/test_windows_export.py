@@ -71,6 +71,14 @@ def test_every_runtime_says_the_same(exported: tuple[Nagl, Path], size: tuple[in
         assert boxed.label == bool(wanted.pred_label)
 
 
+def test_images_in_a_batch(exported: tuple[Nagl, Path]) -> None:
+    model, path = exported
+    images = torch.stack([picture((150, 262), seed, seed == 2) for seed in (1, 2, 3)])
+    graph = ov.Core().compile_model(path, "CPU", EXACT)
+    found = graph(images.numpy())["pred_score"].reshape(-1)
+    np.testing.assert_allclose(found, model(images).pred_score.reshape(-1).numpy(), atol=5e-4)
+
+
 def test_a_lesson_sees_the_windows_that_its_mask_touches(exported: tuple[Nagl, Path], tmp_path: Path) -> None:
     model, path = exported
     detector = NaglEdge(path, bank=_copy(path, tmp_path))
