@@ -33,7 +33,7 @@ def check_facts(facts: object, source: object, needed: tuple[str, ...] = tuple(_
         raise EdgeError(f"found {what} with a grid or limit that cannot be, expected those of an export: {remedy}")
     if not _are_windows(found.get("windows")):
         raise EdgeError(
-            f"found {what} with windows {str(found['windows'])[:60]}, expected a size, an overlap and an overview: {remedy}"
+            f"found {what} with windows {str(found['windows'])[:60]}, expected size, overlap and overview: {remedy}"
         )
     if found.get("views", "none") not in VIEWS:
         raise EdgeError(f"found {what} with views {found['views']!r}, expected one of {', '.join(VIEWS)}: {remedy}")
