@@ -26,7 +26,7 @@ from anomalib_nagl.references.quality import file_problems
 from anomalib_nagl.references.record import read_record
 from anomalib_nagl.references.reference_set import load_references
 
-_OF_NAGL = ("backbone", "layers", "backbone_weights", "image_size")
+_OF_NAGL = ("backbone", "layers", "backbone_weights", "image_size", "window")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     references = load_references(files.normal, files.abnormal, options.masks)
     checked = check_references(references, _model(options))
     _print_quality(console, checked)
+    if checked.size_advice:
+        console.print("[yellow]note[/]", end=" ")
+        console.print(f"{checked.size_advice}.", soft_wrap=True, highlight=False, markup=False)
     if advice := threshold_advice(len(files.normal)):
         console.print("[yellow]note[/]", end=" ")
         console.print(f"{advice}.", soft_wrap=True, highlight=False, markup=False)
@@ -65,6 +68,7 @@ def _parser() -> Parser:
     check.add_argument("--layers", help="stages of a CNN backbone")
     check.add_argument("--backbone_weights", metavar="FILE", help="weight file of the backbone")
     check.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the network input; 256 unless given")
+    check.add_argument("--window", type=int, metavar="PIXELS", help="side of windows that large images are cut into")
     check.add_argument(
         "--masks",
         default="auto",
@@ -80,7 +84,8 @@ def _parser() -> Parser:
 def _model(options: argparse.Namespace) -> Nagl:
     given = {name: value for name in _OF_NAGL if (value := getattr(options, name)) is not None}
     if options.checkpoint is None:
-        return Nagl(**{"backbone": BACKBONE, "image_size": 256, **given})
+        size = {} if "window" in given else {"image_size": 256}
+        return Nagl(**{"backbone": BACKBONE, **size, **given})
     if given:
         names = ", ".join(f"--{name}" for name in given)
         raise ValueError(

@@ -40,7 +40,7 @@ def reference_similarity(
 
 
 def deciding(tokens: Tensor, score: Tensor, count: int | None = None) -> Tensor:
-    """The patches (B, K, C) of queries (B, M, C) that decide their score: K of the highest of (B, M), 1 % if not said."""
+    """The patches (B, K, C) of queries (B, M, C) that decide their score: the K highest of (B, M), or 1 %."""
     top = score.topk(max(int(0.01 * score.shape[-1]), 1) if count is None else count, dim=-1).indices
     return tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1]))
 

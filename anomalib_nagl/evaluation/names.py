@@ -27,7 +27,7 @@ UNTRAINED_HEADS: dict[str, dict[str, object]] = {
 # scoring.
 NAGL_ARGUMENTS = (
     "layers", "backbone_weights", "num_proxies", "num_heads", "variant", "bank_limit", "views", "epochs",
-    "learning_rate", "token_precision", "selection",
+    "learning_rate", "token_precision", "selection", "image_size", "window", "overlap", "overview",
 )  # fmt: skip
 EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_categories", "validation_episodes")
 SOURCE_ARGUMENTS = ("extra_sources",)

@@ -115,7 +115,7 @@ class HeadTrainer(RunCallback):
         """
         nagl: Nagl = pl_module
         nagl.model.encoder.ensure_weights()
-        check_backbone(self.backbone, nagl.model.encoder.fingerprint())
+        check_backbone(self.backbone, nagl.model.encoder.network.fingerprint())
         if trainer.ckpt_path is None:
             start_over(trainer)
             self._begin_anew(nagl)
