@@ -23,7 +23,7 @@ from anomalib_nagl.evaluation.categories import check_shots, load_category
 from anomalib_nagl.evaluation.executors import Factory, local, run_jobs
 from anomalib_nagl.evaluation.grid import TrainingJob, enumerate_cells, scoring_jobs, training_job, training_jobs
 from anomalib_nagl.evaluation.heads import head_path
-from anomalib_nagl.evaluation.names import BASELINES
+from anomalib_nagl.evaluation.names import baseline_of
 from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.results import FAILED, NOT_RUN, cell_path, unfinished, write_results
 from anomalib_nagl.evaluation.settings import Settings
@@ -83,7 +83,7 @@ def make_plan(settings: Settings) -> Plan:
             "found nothing to evaluate: with these models, shots and protocols no cell makes sense (heads and the "
             "naive rule need abnormal references, the protocol unseen a second defect type)"
         )
-    reasons = {name: unavailable(name, settings) for name in settings.models if name in BASELINES}
+    reasons = {name: unavailable(base, settings) for name in settings.models if (base := baseline_of(name))}
     return Plan(cells, {name: reason for name, reason in reasons.items() if reason is not None}, Path(settings.out))
 
 
