@@ -7,13 +7,14 @@ Of *VOD* (arXiv 2606.14475) only the abstract is public: it keeps what residuals
 objects, defect types and domains, and shows a model normal and synthetic (cut-and-paste) references. Operator, loss,
 backbone and figures are not known. This is one reading of it, not the method, and none of the defaults: of the residual
 of a patch to the nearest normal patch, and of that to the nearest patch of a pasted defect, the sizes of the channels
-are kept in order (the values) and which channel has which is dropped (the order); a small classifier of these numbers
-learns on the sources which patches are defective, and is used on the target as it is.
+are kept in order (the values) and which channel has which is dropped (the order). They are divided by what the normal
+references deviate from their own turned and zoomed views, which takes out how much a domain varies. A small classifier
+of these numbers learns on the sources which patches are defective, and is used on the target as it is.
 
 Each source of the settings is one training; every target is then scored with a normal and a real, or a cut-and-paste,
 abnormal reference. Writes ``vod.csv``, one row for each run, and prints results and gaps of this reading and of
 ``head_free``; ``--beside`` names the folder of an evaluation with the same halves and draws whose heads are shown too.
-Other options are those of ``evaluate``. No number here was chosen on any image.
+Other options are those of ``evaluate``. The division was added after one draw had been seen without it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -48,7 +50,7 @@ from anomalib_nagl.plugin.datasets import samples
 from anomalib_nagl.references.sampling import Sample
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/evaluate/gaps.yaml"
-TOKENS = "normal_only"  # the model whose tokens are taken: images as they are
+TOKENS = "head_free"  # the model whose tokens and views of references are taken
 SYNTHETIC = "cut_paste"
 VALUES = 32  # numbers that stand for the ordered sizes of the channels, each the mean of an equal share of them
 HIDDEN, STEPS, RATE = 32, 500, 1e-2
@@ -63,14 +65,23 @@ def ordered_values(residuals: Tensor) -> Tensor:
     return F.adaptive_avg_pool1d(ordered.flatten(0, -2)[:, None], VALUES)[:, 0].unflatten(0, ordered.shape[:-1])
 
 
-def reading(tokens: Tensor, normal: Tensor, abnormal: Tensor) -> Tensor:
-    """What the classifier sees of patches (P, M, C): (P, M, 2 ``VALUES``), of references' patches (K, C), (L, C)."""
-    queries = l2_normalize(tokens)
-    parts = []
-    for known in (l2_normalize(normal), l2_normalize(abnormal)):
-        nearest = known[(queries @ known.T).argmax(-1)]
-        parts.append(ordered_values(queries - nearest))
-    return torch.cat(parts, -1)
+class Known(NamedTuple):
+    """References: patches of normal ones in all views (K, C), of defects (L, C), what the normal ones deviate by."""
+
+    normal: Tensor
+    abnormal: Tensor
+    usual: Tensor
+
+
+def ordered_residuals(queries: Tensor, known: Tensor) -> Tensor:
+    """Ordered values of patches (..., C) less the nearest of known ones (K, C)."""
+    queries, known = l2_normalize(queries), l2_normalize(known)
+    return ordered_values(queries - known[(queries @ known.T).argmax(-1)])
+
+
+def reading(tokens: Tensor, known: Known) -> Tensor:
+    """What the classifier sees of patches (P, M, C): (P, M, 2 ``VALUES``)."""
+    return torch.cat([ordered_residuals(tokens, each) / known.usual for each in (known.normal, known.abnormal)], -1)
 
 
 class Reader:
@@ -79,11 +90,13 @@ class Reader:
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.model = scorer, scorer.model(TOKENS)
 
-    def references(self, category: Category, draw: Draw, synthetic: bool, seed: int) -> tuple[Tensor, Tensor]:
-        """Patches of the normal references (K, C), and those of defects (L, C)."""
+    def references(self, category: Category, draw: Draw, synthetic: bool, seed: int) -> Known:
+        """References of a draw; of the views of a defect only the image as it is."""
         made = (SYNTHETIC, 1, seed) if synthetic else None
         found = self.scorer.reference_tokens(self.model, category, draw, "given", made)
-        return found.normal.flatten(0, 1), found.abnormal[found.patch_mask > 0]
+        upright = found.patch_mask.shape[1]
+        usual = ordered_residuals(found.normal[:, :upright], found.normal[:, upright:].flatten(0, 1)).mean((0, 1))
+        return Known(found.normal.flatten(0, 1), found.abnormal[:, :upright][found.patch_mask > 0], usual)
 
     def labels(self, queries: tuple[Sample, ...]) -> Tensor:
         """How much of each patch is defective (P, M)."""
@@ -94,9 +107,9 @@ class Reader:
         ]
         return F.adaptive_avg_pool2d(torch.stack(masks).float()[:, None], encoder.grid).flatten(1)
 
-    def read(self, category: Category, queries: tuple[Sample, ...], references: tuple[Tensor, Tensor]) -> Tensor:
+    def read(self, category: Category, queries: tuple[Sample, ...], known: Known) -> Tensor:
         """What the classifier sees of the patches of queries."""
-        return reading(self.scorer.tokens(self.model, category, queries), *references)
+        return reading(self.scorer.tokens(self.model, category, queries), known)
 
 
 def source_category(settings: Settings, name: str, part: str) -> Category:

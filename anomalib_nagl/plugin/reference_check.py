@@ -17,6 +17,7 @@ from anomalib_nagl.io.panel import Panel, beside, framed, stack
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.pre_processing import transform_of
+from anomalib_nagl.references.curve import CurvePoint, own_curve
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.quality import DefectQuality, NormalQuality, quality
 from anomalib_nagl.references.reference_set import DEVIATING, ReferenceSet
@@ -26,11 +27,12 @@ GIVEN_COLOUR, FOUND_COLOUR = (255, 0, 0), (255, 160, 0)
 
 
 class CheckedReferences(NamedTuple):
-    """Quality of the normal and of the abnormal references, and the contact sheet."""
+    """Quality of the normal and of the abnormal references, the contact sheet, and the curve of more normal ones."""
 
     normal: list[NormalQuality]
     abnormal: list[DefectQuality]
     sheet: Image.Image
+    curve: list[CurvePoint]
 
 
 def read_model(checkpoint: str) -> Nagl:
@@ -56,7 +58,8 @@ def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
     # A mask that was found by deviation is in contrast by construction.
     guessed = [origin == DEVIATING for origin in references.mask_sources]
     abnormal = [each._replace(contrast=math.nan) if g else each for each, g in zip(abnormal, guessed, strict=False)]
-    return CheckedReferences(normal, abnormal, contact_sheet(references, model))
+    curve = own_curve(tokens.normal, tokens.abnormal, tokens.patch_mask)
+    return CheckedReferences(normal, abnormal, contact_sheet(references, model), curve)
 
 
 def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:
