@@ -152,6 +152,19 @@ def show(column: str, shots: int, rows: list[dict[str, str]], published: tuple[f
     return table
 
 
+def row_of_the_results_page(
+    column: str, shots: int, rows: list[dict[str, str]], published: tuple[float, float] | None
+) -> str:
+    """The line of docs/results.md that these figures replace: means over categories ± over draws, published beside."""
+    seeds = sorted({row["seed"] for row in rows})
+    means = np.array(
+        [np.mean([[float(row[m]) for m in METRICS] for row in rows if row["seed"] == seed], axis=0) for seed in seeds]
+    )
+    ours = [f"{100 * mean:.1f} ± {100 * spread:.1f}" for mean, spread in zip(means.mean(0), means.std(0), strict=True)]
+    stated = [f"{value:.1f}" for value in published] if published else ["", ""]
+    return "| " + " | ".join([f"`{column}`", f"{shots} + 1", *ours, *stated]) + " |"
+
+
 def main() -> None:
     """Check, train, adapt, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -188,7 +201,11 @@ def main() -> None:
     Nagl.load_from_checkpoint(head)  # whole before it is used many times
     evaluate(log, out / "results.csv", head, categories, given.seeds, common)
     console.print(show(given.column, given.shots, rows_of(out / "results.csv"), column.published.get(given.shots)))
-    console.print(f"Rows: {out / 'results.csv'}")
+    line = row_of_the_results_page(
+        given.column, given.shots, rows_of(out / "results.csv"), column.published.get(given.shots)
+    )
+    console.print(f"Rows: {out / 'results.csv'}. For docs/results.md:", highlight=False)
+    console.print(line, soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def test_the_papers_column_runs_to_its_table(column, folder, monkeypatch, capsys
     """The whole recipe on stand-ins: expected time first, head, every category there is, figures."""
     source, target, categories = COLUMNS[column]
     roots = [lay_out(source, folder / "source", SOURCES[source]), lay_out(target, folder / "target", categories)]
-    quick = ["--model.backbone", "builtin", "--model.image_size", "64", "--model.epochs", "1", "--data.episodes", "8",
+    quick = ["--model.backbone", "builtin", "--model.image_size", "96", "--model.epochs", "1", "--data.episodes", "8",
              "--data.validation_episodes", "8", "--data.validation_categories", str([categories[0]]),
              "--data.source.root", str(roots[0]), "--data.target.root", str(roots[1]),
              "--data.target.category", categories[0]]  # fmt: skip
@@ -102,6 +102,12 @@ def test_the_papers_column_runs_to_its_table(column, folder, monkeypatch, capsys
     assert [row["category"] for row in rows] == categories
     assert all(0 <= float(row["pixel_AUROC"]) <= 1 for row in rows)
     assert "mean, ours" in said
+    line = next(line for line in said.splitlines() if line.startswith(f"| `{column}` | 1 + 1 | "))
+    page = (CONFIGS.parent / "docs/results.md").read_text()
+    assert f"| `{column}` | 1 + 1 | " in page  # the row to replace
+    assert line.count("|") == next(one for one in page.splitlines() if one.startswith(f"| `{column}` | 1 + 1")).count(
+        "|"
+    )
 
 
 def test_expectation_grows_with_what_is_to_do(drawn, tmp_path):
