@@ -8,7 +8,7 @@ objects, defect types and domains, and shows a model normal and synthetic (cut-a
 backbone and figures are not known. This is one reading of it, not the method, and none of the defaults: of the residual
 of a patch to the nearest normal patch, and of that to the nearest patch of a pasted defect, the sizes of the channels
 are kept in order (the values) and which channel has which is dropped (the order). They are divided by what the normal
-references deviate from their own turned and zoomed views, which takes out how much a domain varies. A logistic
+references deviate from their own turned views, which takes out how much a domain varies. A logistic
 regression of these numbers learns on the sources which patches are defective, and is used on the target as it is.
 
 Each source of the settings is one training; every target is then scored with a normal and a real, or a cut-and-paste,
@@ -51,7 +51,8 @@ from anomalib_nagl.plugin.datasets import samples
 from anomalib_nagl.references.sampling import Sample
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/evaluate/gaps.yaml"
-TOKENS = "head_free"  # the model whose tokens and views of references are taken
+TURNED, UPRIGHT = "turned", "normal_only"  # models whose tokens are taken: of normal references, and of everything else
+HEADS = {TURNED: {"variant": "discriminant", "views": "turns"}}
 SYNTHETIC = "cut_paste"
 VALUES = 32  # numbers that stand for the ordered sizes of the channels, each the mean of an equal share of them
 STEPS, RATE, DECAY = 300, 1e-2, 0.1
@@ -67,7 +68,7 @@ def ordered_values(residuals: Tensor) -> Tensor:
 
 
 class Known(NamedTuple):
-    """References: patches of normal ones in all views (K, C), of defects (L, C), what the normal ones deviate by."""
+    """References: patches of normal ones and their views (K, C), of defects (L, C), what the normal ones deviate by."""
 
     normal: Tensor
     abnormal: Tensor
@@ -89,15 +90,15 @@ class Reader:
     """References, queries and labels of categories as this reading takes them."""
 
     def __init__(self, scorer: Scorer) -> None:
-        self.scorer, self.model = scorer, scorer.model(TOKENS)
+        self.scorer, self.model, self.turned = scorer, scorer.model(UPRIGHT), scorer.model(TURNED)
 
     def references(self, category: Category, draw: Draw, synthetic: bool, seed: int) -> Known:
-        """References of a draw; of the views of a defect only the image as it is."""
+        """References of a draw."""
         made = (SYNTHETIC, 1, seed) if synthetic else None
         found = self.scorer.reference_tokens(self.model, category, draw, "given", made)
-        upright = found.patch_mask.shape[1]
-        usual = ordered_residuals(found.normal[:, :upright], found.normal[:, upright:].flatten(0, 1)).mean((0, 1))
-        return Known(found.normal.flatten(0, 1), found.abnormal[:, :upright][found.patch_mask > 0], usual)
+        normal, upright = self.scorer.viewed(self.turned, category, draw.normal), found.patch_mask.shape[1]
+        usual = ordered_residuals(normal[:, :upright], normal[:, upright:].flatten(0, 1)).mean((0, 1))
+        return Known(normal.flatten(0, 1), found.abnormal[found.patch_mask > 0], usual)
 
     def labels(self, queries: tuple[Sample, ...]) -> Tensor:
         """How much of each patch is defective (P, M)."""
@@ -244,6 +245,7 @@ def main() -> None:
         rows = pd.concat([pd.read_csv(path) for path in given.rows], ignore_index=True)
     else:
         settings, _ = parse(["--config", str(given.config), "--models", "[normal_only, head_free]", *rest])
+        settings = replace(settings, heads={**settings.heads, **HEADS})
         rows, path = pd.DataFrame(runs(Scorer(settings))), Path(settings.out) / "vod.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.to_csv(path, index=False)

@@ -153,6 +153,9 @@ def teach(name: str, module: Any, images: Tensor, at_once: int) -> None:
 
 def _train(module: Any, images: Tensor) -> None:
     """``STEPS`` steps on all images, or on ``TRAINING_BATCH`` of them at a time, each as often as the others."""
+    exact = torch.get_float32_matmul_precision()
+    if images.is_cuda:  # three times as fast; Lightning advises it too
+        torch.set_float32_matmul_precision("high")
     module.trainer = plan = TrainingPlan(STEPS)
     module.log = lambda *args, **kwargs: None  # there is no trainer to log to
     found = module.configure_optimizers()
@@ -170,6 +173,7 @@ def _train(module: Any, images: Tensor) -> None:
         for scheduler in schedulers:
             scheduler.step()
         plan.global_step += 1
+    torch.set_float32_matmul_precision(exact)
 
 
 @contextlib.contextmanager
