@@ -20,6 +20,7 @@ from anomalib_nagl.plugin.inspection import BACKBONE
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
 from anomalib_nagl.references.advice import threshold_advice
+from anomalib_nagl.references.curve import general_sentence, own_sentence
 from anomalib_nagl.references.folders import Problem, ReferenceFiles, scan
 from anomalib_nagl.references.names import MASK_POLICIES
 from anomalib_nagl.references.quality import file_problems
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     references = load_references(files.normal, files.abnormal, options.masks)
     checked = check_references(references, _model(options))
     _print_quality(console, checked)
+    _print_curve(console, checked)
     if checked.size_advice:
         console.print("[yellow]note[/]", end=" ")
         console.print(f"{checked.size_advice}.", soft_wrap=True, highlight=False, markup=False)
@@ -142,3 +144,11 @@ def _shown(text: str) -> Text:
 
 def _number(value: float, digits: int = 4) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _print_curve(console: Console, checked: CheckedReferences) -> None:
+    """Where on the curve of more references this part stands."""
+    said = (own_sentence(checked.curve), general_sentence(len(checked.normal), len(checked.abnormal)))
+    for sentence in said:
+        if sentence is not None:
+            console.print(f"{sentence}.", soft_wrap=True, highlight=False, markup=False)

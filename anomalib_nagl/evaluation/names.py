@@ -6,7 +6,12 @@ import re
 
 from anomalib_nagl.references.names import SYNTHETIC_METHODS
 
-BASELINES = ("patchcore", "padim", "anomaly_dino", "winclip", "foundad")
+BASELINES = (
+    "patchcore", "padim", "mh_patchcore", "anomaly_dino", "rad", "super_add", "dinomaly", "inp_former", "winclip",
+    "foundad",
+)  # fmt: skip
+ALL = "_all"  # ends the name of a baseline that learns from every normal image of the train split
+EVERY_NORMAL = tuple(name + ALL for name in BASELINES if name != "winclip")
 PROTOCOLS = ("fixed", "unseen", "paper")
 SOURCES = ("other_domains", "same_domain", "same_object")
 ABNORMAL = ("real", *SYNTHETIC_METHODS)
@@ -33,6 +38,12 @@ EPISODE_ARGUMENTS = ("episodes", "sampling", "train_batch_size", "validation_cat
 SOURCE_ARGUMENTS = ("extra_sources",)
 SCORING_ARGUMENTS = ("trained_as", "masks", "fusion")
 HEAD_ARGUMENTS = NAGL_ARGUMENTS + EPISODE_ARGUMENTS + SOURCE_ARGUMENTS + SCORING_ARGUMENTS
+
+
+def baseline_of(model: str) -> str | None:
+    """The class of anomalib behind the name of a model, None for a model of ours."""
+    name = model.removesuffix(ALL)
+    return name if name in BASELINES else None
 
 
 def has_proxies(variant: str) -> bool:

@@ -18,6 +18,7 @@ from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.window_size import settle_size
+from anomalib_nagl.references.curve import CurvePoint, own_curve
 from anomalib_nagl.references.defect_size import size_advice
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.quality import DefectQuality, NormalQuality, quality
@@ -28,11 +29,12 @@ GIVEN_COLOUR, FOUND_COLOUR = (255, 0, 0), (255, 160, 0)
 
 
 class CheckedReferences(NamedTuple):
-    """Quality of the normal and of the abnormal references, the contact sheet, and what to do of small defects."""
+    """Quality of normal and abnormal references, contact sheet, curve of more normal ones, advice for small defects."""
 
     normal: list[NormalQuality]
     abnormal: list[DefectQuality]
     sheet: Image.Image
+    curve: list[CurvePoint]
     size_advice: str | None = None
 
 
@@ -60,8 +62,9 @@ def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
     # A mask that was found by deviation is in contrast by construction.
     guessed = [origin == DEVIATING for origin in references.mask_sources]
     abnormal = [each._replace(contrast=math.nan) if g else each for each, g in zip(abnormal, guessed, strict=False)]
+    curve = own_curve(tokens.normal, tokens.abnormal, tokens.patch_mask)
     advice = _size_advice(references, model)
-    return CheckedReferences(normal, abnormal, contact_sheet(references, model), advice)
+    return CheckedReferences(normal, abnormal, contact_sheet(references, model), curve, advice)
 
 
 def _size_advice(references: ReferenceSet, model: NaglModel) -> str | None:
