@@ -44,6 +44,11 @@ class Command(NamedTuple):
 
 # Each is imported when it is called: some must run where torch is not installed.
 COMMANDS = {
+    "app": Command(
+        "open a page on an exported model: see scores, draw defects, save what they teach, without torch",
+        "anomalib_nagl.commands.edge_app:main",
+        BOX,
+    ),
     "edge": Command(
         "predict with an exported model and change its references, without torch",
         "anomalib_nagl.commands.edge:main",

@@ -16,6 +16,7 @@ from anomalib_nagl.io.json_values import parse_json
 
 FIELDS = {"name": str, "defect_type": str, "active": int, "removed": int}
 _ALONE = "setting"  # the table whose rows have one field
+_MARKED = "acceptance"  # images that were said to be good or defective (``bank.acceptance``)
 
 
 class Author(NamedTuple):
@@ -79,13 +80,16 @@ def apply(connection: sqlite3.Connection, edit: Edit) -> None:
     elif table == "reference" and field in FIELDS:
         found = connection.execute(f"SELECT {field} FROM reference WHERE uid = ?", (key,)).fetchone()
         statement = f"UPDATE reference SET {field} = ? WHERE uid = ?"
+    elif (table, field) == (_MARKED, "mark"):
+        found = connection.execute("SELECT mark FROM acceptance WHERE sha256 = ?", (key,)).fetchone()
+        statement = "UPDATE acceptance SET mark = ? WHERE sha256 = ?"
     else:
         raise EdgeError(f"found a change of {table} {field}, expected one of {', '.join(FIELDS)} or a setting")
     if (found[0] if found else None) != before:
         raise EdgeError(
             f"found {field} of {key} changed again since, expected {before!r}: take back the later change first"
         )
-    if after is None:
+    if after is None and table == _ALONE:
         connection.execute("DELETE FROM setting WHERE name = ?", (key,))
     else:
         connection.execute(statement, (after, key))

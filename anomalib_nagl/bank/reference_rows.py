@@ -48,6 +48,14 @@ def named(connection: sqlite3.Connection, name: str) -> Reference:
     return one
 
 
+def reference_of(connection: sqlite3.Connection, uid: str) -> Reference:
+    """The reference of a key, removed or not; EdgeError if there is none."""
+    row = connection.execute(f"SELECT {_FACTS} FROM reference WHERE uid = ?", (uid,)).fetchone()
+    if row is None:
+        raise EdgeError(f"found no reference {uid[:40]!r} in the bank, expected one of its keys: load the list again")
+    return _reference(*row)
+
+
 def insert(connection: sqlite3.Connection, lesson: Lesson, author: Author) -> Reference:
     """Write a reference with its patches and files."""
     one = lesson.reference

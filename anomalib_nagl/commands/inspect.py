@@ -13,6 +13,7 @@ from anomalib_nagl.commands.inspection import Scorer, Source
 from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import printable
+from anomalib_nagl.io.export_manifest import exported_model
 from anomalib_nagl.io.prediction_table import PredictionRow, PredictionTable
 from anomalib_nagl.io.prediction_text import WRONG_VERDICT
 
@@ -44,7 +45,7 @@ def _next_steps(references: Path | None, model: Path | None) -> str:
         )
     if model is None or model.suffix in CHECKPOINTS:
         return WRONG_VERDICT
-    teach = f"anomalib-nagl edge add-defect {shlex.quote(str(_exported(model)))} IMAGE --mask MASK"
+    teach = f"anomalib-nagl edge add-defect {shlex.quote(str(exported_model(model)))} IMAGE --mask MASK"
     return f"A verdict is wrong? Teach the model: {teach}, or add-normal."
 
 
@@ -138,7 +139,7 @@ def load_scorer(references: Any, model: str | Path | None, backbone: str | None 
     from anomalib_nagl.edge.detector import NaglEdge
     from anomalib_nagl.edge.inspection import EdgeScorer
 
-    return EdgeScorer(NaglEdge(_exported(path)))
+    return EdgeScorer(NaglEdge(exported_model(path)))
 
 
 def _torch(what: str) -> Any:
@@ -150,23 +151,3 @@ def _torch(what: str) -> Any:
             "on a box give --model with an exported model.xml"
         ) from error
     return TorchScorer
-
-
-def _exported(path: Path) -> Path:
-    """The model of an export: the file, or the only one in a folder that has a reference bank beside it."""
-    if path.is_file() and path.suffix == ".xml":
-        return path
-    if path.is_dir():
-        models = sorted(bank.with_suffix(".xml") for bank in path.glob("*.bank"))
-        found = [model for model in models if model.is_file()]
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(model.name for model in found) or "none"
-        raise ValueError(
-            f"found {names} in {path}, expected one exported model with its .bank beside it: name the .xml"
-        )
-    what = "nothing" if not path.exists() else "another file"
-    raise ValueError(
-        f"found {what} at {path}, expected a checkpoint (.ckpt), the model.xml of an export, or its folder: check the "
-        "path"
-    )

@@ -86,3 +86,24 @@ def check_file(path: Path, expected: str) -> None:
             f"found {path} with another content than was exported (truncated, edited, or of another export), expected "
             f"SHA-256 {expected[:12]}...: copy the folder again, or export again"
         )
+
+
+def exported_model(path: Path) -> Path:
+    """The model of an export: the file, or the only one in a folder that has a reference bank beside it."""
+    if path.is_file() and path.suffix == ".xml":
+        return path
+    if path.is_dir():
+        banks = [*path.glob("*.bank"), *path.glob("weights/openvino/*.bank")]
+        models = sorted(bank.with_suffix(".xml") for bank in banks)
+        found = [model for model in models if model.is_file()]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(model.name for model in found) or "none"
+        raise ValueError(
+            f"found {names} in {path}, expected one exported model with its .bank beside it: name the .xml"
+        )
+    what = "nothing" if not path.exists() else "another file"
+    raise ValueError(
+        f"found {what} at {path}, expected a checkpoint (.ckpt), the model.xml of an export, or its folder: check the "
+        "path"
+    )

@@ -14,7 +14,7 @@ from support.places import ROOT
 
 pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
 
-COMMANDS = ("__init__", "edge", "edge_bank", "edge_check", "edge_images", "inspect", "inspection", "parser")
+COMMANDS = ("__init__", "edge", "edge_app", "edge_bank", "edge_check", "edge_images", "inspect", "inspection", "parser")
 RUN = """
 import contextlib, io, json, sys
 
@@ -55,7 +55,8 @@ def test_the_box_installs_no_torch(folder: Path, environments: Environments) -> 
         names = {name for name in archive.namelist() if ".dist-info" not in name}
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         required = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
-    rooms = [path for room in ("io", "bank", "edge") for path in (ROOT / "anomalib_nagl" / room).glob("*.py")]
+    rooms = [path for room in ("io", "bank", "edge") for path in (ROOT / "anomalib_nagl" / room).rglob("*")]
+    rooms = [path for path in rooms if path.is_file() and "__pycache__" not in path.parts]
     own = {path.relative_to(ROOT).as_posix() for path in rooms}
     shared = (
         "__init__.py",

@@ -1,0 +1,246 @@
+"""Scores of a gallery under several states of a bank at once, found in the background from kept tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_nagl.bank.border import THRESHOLDS
+from anomalib_nagl.edge.app.gallery import Gallery, Picture
+from anomalib_nagl.edge.app.kept_tokens import KeptTokens
+from anomalib_nagl.edge.app.pictures import THUMBNAIL, decode, jpeg
+from anomalib_nagl.edge.detector import NaglEdge, Prediction
+
+BATCH = 16  # images between two looks at what is on a screen
+BOARDS, PREDICTIONS = 24, 32  # states of a bank whose scores are kept, and maps
+SCAN_EVERY = 1.0  # seconds
+
+
+class View(NamedTuple):
+    """A state of a bank: a detector that stays as it is, and a key that is the same for states that score alike."""
+
+    detector: NaglEdge
+    key: Hashable
+
+
+def view_of(detector: NaglEdge) -> View:
+    """The state of a detector at this moment; its key leaves out thresholds, which change no score."""
+    frozen = detector.sharing()
+    bank = frozen._snapshot
+    settings = {name: value for name, value in bank.settings.items() if name not in (THRESHOLDS, "calibration")}
+    compared = sorted(
+        (one.kind, one.sha256, one.mask_sha256 or ("" if one.kind == "normal" else one.uid), one.localized)
+        for one in bank.compared
+    )
+    return View(frozen, hashlib.sha256(json.dumps([compared, settings], sort_keys=True).encode()).hexdigest())
+
+
+class Scores:
+    """Scores of images by id under states of a bank by key; those that nobody looked at for long are given up."""
+
+    def __init__(self) -> None:
+        self._boards: OrderedDict[Hashable, dict[str, float]] = OrderedDict()
+        self._predictions: OrderedDict[tuple[Hashable, str], Prediction] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def board(self, key: Hashable) -> dict[str, float]:
+        """Scores under a state."""
+        with self._lock:
+            board = self._boards.setdefault(key, {})
+            self._boards.move_to_end(key)
+            while len(self._boards) > BOARDS:
+                self._boards.popitem(last=False)
+            return board
+
+    def prediction(self, key: Hashable, image: str) -> Prediction | None:
+        """A map that is kept."""
+        with self._lock:
+            return self._predictions.get((key, image))
+
+    def keep(self, key: Hashable, image: str, found: Prediction, whole: bool) -> None:
+        """Keep a score and, where that is wanted, the ``whole`` prediction with its map."""
+        self.board(key)[image] = found.score
+        if whole:
+            with self._lock:
+                self._predictions[key, image] = found
+                self._predictions.move_to_end((key, image))
+                while len(self._predictions) > PREDICTIONS:
+                    self._predictions.popitem(last=False)
+
+    def forget(self, image: str) -> None:
+        """Forget all of an image."""
+        with self._lock:
+            for board in self._boards.values():
+                board.pop(image, None)
+            for place in [place for place in self._predictions if place[1] == image]:
+                del self._predictions[place]
+
+
+class Scorer:
+    """Encodes and scores the images of a gallery, at once where somebody waits, else in a thread of its own.
+
+    ``views`` gives the states to score by, the most wanted first; ``wanted`` the ids of images on screens.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        tokens: KeptTokens,
+        room: Path,
+        views: Callable[[], Sequence[View]],
+        wanted: Callable[[], Sequence[str]],
+        scan: Callable[[], None],
+    ) -> None:
+        self.gallery, self.scores, self._tokens, self._room = gallery, Scores(), tokens, room
+        self._views, self._wanted, self._scan = views, wanted, scan
+        self.version = 0  # rises with everything that a page may want to know
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._waiting = 0
+        self._free = threading.Condition()
+        self._encoding = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="gallery", daemon=True)
+
+    def start(self) -> None:
+        """Begin in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it; an image in the making is finished."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def changed(self) -> None:
+        """Look again at what is to be done."""
+        self.version += 1
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look at once what is on the screens."""
+        self._wake.set()
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let the background wait while somebody else does."""
+        with self._free:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._waiting -= 1
+                self._free.notify_all()
+
+    def predict(self, one: Picture, view: View) -> Prediction:
+        """The prediction of an image, kept or made now; EdgeError or OSError where the image will not do."""
+        found = self.scores.prediction(view.key, one.id)
+        if found is None:
+            found = view.detector.score(self.tokens(one, view.detector))
+            self.scores.keep(view.key, one.id, found, True)
+            self.version += 1
+        return found
+
+    def tokens(self, one: Picture, detector: NaglEdge) -> NDArray[np.float32]:
+        """Tokens of an image, kept or encoded now."""
+        kept = self._tokens.get(one.number)
+        if kept is not None:
+            return kept
+        with self._encoding:
+            kept = self._tokens.get(one.number)
+            return self._encode(one, detector) if kept is None else kept
+
+    def thumbnail(self, one: Picture) -> bytes:
+        """A small JPEG file of an image."""
+        path = self._room / f"small-{one.number}"
+        if not path.is_file():
+            path.write_bytes(jpeg(decode(one.read(), one.name), THUMBNAIL))
+        return path.read_bytes()
+
+    def forget(self, one: Picture) -> None:
+        """Forget an image that went away or was changed."""
+        self._tokens.forget(one.number)
+        self.scores.forget(one.id)
+        (self._room / f"small-{one.number}").unlink(missing_ok=True)
+
+    def _encode(self, one: Picture, detector: NaglEdge) -> NDArray[np.float32]:
+        data = one.read()
+        one.sha256 = hashlib.sha256(data).hexdigest()
+        pixels = decode(data, one.name)
+        one.size = (pixels.shape[1], pixels.shape[0])
+        tokens = detector.encode(pixels)
+        kept = self._tokens.put(one.number, tokens)
+        if not (path := self._room / f"small-{one.number}").is_file():
+            path.write_bytes(jpeg(pixels, THUMBNAIL))
+        one.encoded = True
+        # Scored by what is kept: an image is not to change its score when it is looked at again.
+        again = self._tokens.get(one.number) if kept else None
+        return tokens if again is None else again
+
+    def _run(self) -> None:
+        looked = 0.0
+        self._warm_up()
+        while not self._stop.is_set():
+            if time.monotonic() - looked > SCAN_EVERY:
+                self._scan()
+                looked = time.monotonic()
+            self._wake.clear()
+            if not self._some():
+                self._wake.wait(SCAN_EVERY)
+
+    def _warm_up(self) -> None:
+        """Compile now what the first lesson would have to wait for."""
+        detector = self._views()[-1].detector
+        height, width = detector.compatibility["image_size"]
+        detector._encoder.encode(np.zeros((3, int(height), int(width)), np.float32))
+
+    def _some(self) -> bool:
+        """Score a few images; False where all is done."""
+        jobs = list(self._jobs())
+        for one, view in jobs:
+            with self._free:
+                while self._waiting and not self._stop.is_set():
+                    self._free.wait(0.5)
+            if self._stop.is_set():
+                return False
+            self._score(one, view)
+            if self._wake.is_set():
+                break
+        return bool(jobs)
+
+    def _score(self, one: Picture, view: View) -> None:
+        try:
+            found = view.detector.score(self.tokens(one, view.detector))
+            self.scores.keep(view.key, one.id, found, False)
+        except Exception as error:  # one bad image never stops the others
+            one.error = " ".join(str(error).split()) or type(error).__name__
+        self.version += 1
+
+    def _jobs(self) -> Iterator[tuple[Picture, View]]:
+        """What is on a screen first, then what is encoded already, then the rest."""
+        views, pictures = self._views(), [one for one in self.gallery.all() if not one.error]
+        known, left = {one.id: one for one in pictures}, BATCH
+        for round_ in ([known[key] for key in self._wanted() if key in known], _encoded(pictures), pictures):
+            for view in views:
+                board = self.scores.board(view.key)
+                for one in round_:
+                    if one.id not in board:
+                        yield one, view
+                        left -= 1
+                        if not left:
+                            return
+            if left < BATCH:
+                return
+
+
+def _encoded(pictures: Iterable[Picture]) -> list[Picture]:
+    return [one for one in pictures if one.encoded]
