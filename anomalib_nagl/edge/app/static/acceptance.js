@@ -9,10 +9,13 @@ import { t } from "./words.js";
 export function startAcceptance(view) {
   const verdict = el("div", { class: "outcome" });
   const rows = el("tbody");
-  const head = ["image", "mark", "before", "after", "right"].map((name) => el("th", { scope: "col", text: t(`acceptance.${name}`) }));
+  const head = ["image", "mark", "before", "after", "right"].map((name) =>
+    el("th", { scope: "col", text: t(`acceptance.${name}`) }),
+  );
   view.append(
     el("div", { class: "head" }, el("h2", { id: "acceptance-title", text: t("tabs.acceptance") })),
-    el("p", { class: "lead", text: t("acceptance.lead") }), verdict,
+    el("p", { class: "lead", text: t("acceptance.lead") }),
+    verdict,
     el("table", { class: "table" }, el("thead", {}, el("tr", {}, ...head)), rows),
   );
 
@@ -22,11 +25,18 @@ export function startAcceptance(view) {
     if (!found) return;
     const right = found.rows.filter((one) => one.right_after).length;
     verdict.replaceChildren(
-      el("div", { class: "box" }, el("b", { class: "big", text: t("acceptance.of", { right, all: found.rows.length }) }), el("span", { text: t("acceptance.right.now") })),
-      names("worse", found.worse), names("better", found.better),
+      el(
+        "div",
+        { class: "box" },
+        el("b", { class: "big", text: t("acceptance.of", { right, all: found.rows.length }) }),
+        el("span", { text: t("acceptance.right.now") }),
+      ),
+      names("worse", found.worse),
+      names("better", found.better),
     );
     rows.replaceChildren(...found.rows.map((one) => row(one, found)));
-    if (!found.rows.length) rows.append(el("tr", {}, el("td", { colSpan: 5, class: "empty", text: t("acceptance.none") })));
+    if (!found.rows.length)
+      rows.append(el("tr", {}, el("td", { colSpan: 5, class: "empty", text: t("acceptance.none") })));
   }
 
   const soon = throttled(500, load);
@@ -35,19 +45,38 @@ export function startAcceptance(view) {
 }
 
 function names(kind, all) {
-  const made = el("div", { class: `box ${all.length ? kind : ""}` }, el("b", { class: "big", text: String(all.length) }), el("span", { text: t(`acceptance.${kind}`) }));
+  const made = el(
+    "div",
+    { class: `box ${all.length ? kind : ""}` },
+    el("b", { class: "big", text: String(all.length) }),
+    el("span", { text: t(`acceptance.${kind}`) }),
+  );
   if (all.length) made.append(el("ul", {}, ...all.slice(0, 8).map((name) => el("li", { text: name }))));
   return made;
 }
 
 function row(one, { worse }) {
-  const name = one.image_id ? el("a", { href: `#/inspect/${encodeURIComponent(one.image_id)}`, text: one.name }) : one.name;
-  const right = one.right_after === null ? t("verdict.waiting") : t(one.right_after ? "acceptance.yes" : "acceptance.no");
-  const made = el("span", { class: one.right_after ? "yes" : "no" }, one.right_after === null ? null : icon(one.right_after ? "good" : "clear"), right);
+  const name = one.image_id
+    ? el("a", { href: `#/inspect/${encodeURIComponent(one.image_id)}`, text: one.name })
+    : one.name;
+  const right =
+    one.right_after === null ? t("verdict.waiting") : t(one.right_after ? "acceptance.yes" : "acceptance.no");
+  const made = el(
+    "span",
+    { class: one.right_after ? "yes" : "no" },
+    one.right_after === null ? null : icon(one.right_after ? "good" : "clear"),
+    right,
+  );
   return el(
-    "tr", { class: worse.includes(one.name) ? "worse" : "" }, el("td", {}, name), el("td", { text: t(`mark.${one.mark}`) }),
-    el("td", {}, judged(one.before)), el("td", {}, judged(one.after)), el("td", {}, made),
+    "tr",
+    { class: worse.includes(one.name) ? "worse" : "" },
+    el("td", {}, name),
+    el("td", { text: t(`mark.${one.mark}`) }),
+    el("td", {}, judged(one.before)),
+    el("td", {}, judged(one.after)),
+    el("td", {}, made),
   );
 }
 
-const judged = (found) => (found ? el("span", { class: "judged" }, el("b", { text: score(found.score) }), badge(found.verdict)) : "–");
+const judged = (found) =>
+  found ? el("span", { class: "judged" }, el("b", { text: score(found.score) }), badge(found.verdict)) : "–";

@@ -13,7 +13,23 @@ import { startThresholds } from "./thresholds.js";
 import { fillWords, loadWords, t } from "./words.js";
 
 const VIEWS = ["inspect", "references", "thresholds", "acceptance", "history", "export"];
-const HELP = ["gallery", "enter", "n", "a", "s", "b", "e", "l", "v", "size", "arrows", "space", "undo", "clear", "zoom"];
+const HELP = [
+  "gallery",
+  "enter",
+  "n",
+  "a",
+  "s",
+  "b",
+  "e",
+  "l",
+  "v",
+  "size",
+  "arrows",
+  "space",
+  "undo",
+  "clear",
+  "zoom",
+];
 const CHANGES = ["found", "alarms", "lost", "cleared", "rising", "falling"];
 const shown = {}; // what a view does when it is seen
 
@@ -40,7 +56,7 @@ async function start() {
 }
 
 function named({ model }) {
-  $("model").textContent = model.name;
+  $("model").textContent = t("brand", model);
   $("model").title = t("model", { ...model, input: model.input.join(" × ") });
   document.title = t("title", { model: model.name });
 }
@@ -105,7 +121,10 @@ function words(found) {
 function startHelp() {
   $("help").addEventListener("click", () => $("keys").showModal());
   $("keys-list").append(
-    ...HELP.flatMap((name) => [el("dt", {}, el("kbd", { text: t(`help.${name}.key`) })), el("dd", { text: t(`help.${name}`) })]),
+    ...HELP.flatMap((name) => [
+      el("dt", {}, el("kbd", { text: t(`help.${name}.key`) })),
+      el("dd", { text: t(`help.${name}`) }),
+    ]),
   );
 }
 

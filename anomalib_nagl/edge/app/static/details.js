@@ -30,49 +30,79 @@ function gauge(value, threshold, before) {
   const bar = el("span", { class: "bar" });
   bar.style.width = at(value);
   const made = el("div", { class: "gauge", "aria-hidden": "true" }, bar);
-  for (const [kind, place] of [["line", threshold], ["dot", before]]) {
+  for (const [kind, place] of [
+    ["line", threshold],
+    ["dot", before],
+  ]) {
     if (place === null || place === undefined) continue;
     const one = el("span", { class: kind });
     one.style.left = at(place);
     made.append(one);
   }
-  const words = threshold === null || threshold === undefined ? "" : t("details.threshold", { threshold: score(threshold) });
+  const words =
+    threshold === null || threshold === undefined ? "" : t("details.threshold", { threshold: score(threshold) });
   return el("div", {}, made, el("p", { class: "hint", text: words }));
 }
 
 function change({ before, score: now, verdict }) {
   const rising = now > before.score;
   return el(
-    "dl", { class: "change" },
-    el("dt", { text: t("details.saved") }), el("dd", {}, el("b", { text: score(before.score) }), badge(before.verdict)),
+    "dl",
+    { class: "change" },
+    el("dt", { text: t("details.saved") }),
+    el("dd", {}, el("b", { text: score(before.score) }), badge(before.verdict)),
     el("dt", { text: t("details.draft") }),
     el("dd", {}, el("b", {}, score(now), icon(rising ? "up" : "down")), badge(verdict)),
   );
 }
 
 function marks(found, actions) {
-  const buttons = [["good", "good"], ["defective", "defective"], ["none", null]].map(([kind, value]) => {
+  const buttons = [
+    ["good", "good"],
+    ["defective", "defective"],
+    ["none", null],
+  ].map(([kind, value]) => {
     const input = el("input", {
-      type: "radio", name: "mark", id: `mark-${kind}`, value: kind, checked: found.mark === value,
+      type: "radio",
+      name: "mark",
+      id: `mark-${kind}`,
+      value: kind,
+      checked: found.mark === value,
       on: { change: () => actions.mark(value) },
     });
     return el("label", { class: "choice" }, input, el("span", { text: t(`mark.${kind}`) }));
   });
-  return el("fieldset", { class: "marks" }, el("legend", { text: t("mark.title") }), el("div", { class: "choices" }, ...buttons));
+  return el(
+    "fieldset",
+    { class: "marks" },
+    el("legend", { text: t("mark.title") }),
+    el("div", { class: "choices" }, ...buttons),
+  );
 }
 
 function nearest({ nearest: like }, actions) {
   const made = el("div", { class: "nearest" }, el("h3", { text: t("details.nearest") }));
-  if (!like) return made.append(el("p", { class: "hint", text: t("details.nearest.none") })), made;
+  if (!like) return (made.append(el("p", { class: "hint", text: t("details.nearest.none") })), made);
   const picture = el("img", { src: actions.picture(like.uid), alt: "", on: { error: () => picture.remove() } });
   const type = t(`kind.${like.kind}`, { type: like.defect_type });
   const alike = t("details.alike", { part: Math.round(like.similarity * 100) });
-  made.append(el("div", { class: "like" }, picture, el("div", {}, el("b", { text: type }), el("span", { text: like.name }), el("span", { text: alike }))));
+  made.append(
+    el(
+      "div",
+      { class: "like" },
+      picture,
+      el("div", {}, el("b", { text: type }), el("span", { text: like.name }), el("span", { text: alike })),
+    ),
+  );
   return made;
 }
 
 function regions({ regions: all, width, height }, actions) {
-  const made = el("div", { class: "regions" }, el("h3", { text: t("details.regions", { n: all.length }) }));
+  const made = el(
+    "div",
+    { class: "regions" },
+    el("h3", { text: all.length ? t("details.regions", { n: all.length }) : t("details.regions.none") }),
+  );
   if (!all.length) return made;
   const list = el("ol", {});
   all.slice(0, 12).forEach((one, place) => {
@@ -80,11 +110,24 @@ function regions({ regions: all, width, height }, actions) {
     const size = t("details.size", { width: Math.round(one.box[2]), height: Math.round(one.box[3]) });
     list.append(
       el(
-        "li", {},
-        el("button", { type: "button", class: "quiet", id: `region-${number}`, text: `${score(one.score)} · ${size}`,
-          "aria-label": t("details.show", { number, score: score(one.score), size }), on: { click: () => actions.frame(one.box) } }),
-        el("button", { type: "button", class: "small", id: `use-${number}`, text: t("details.use"),
-          "aria-label": t("details.use.label", { number }), on: { click: () => actions.use(one.peak) } }),
+        "li",
+        {},
+        el("button", {
+          type: "button",
+          class: "quiet",
+          id: `region-${number}`,
+          text: `${score(one.score)} · ${size}`,
+          "aria-label": t("details.show", { number, score: score(one.score), size }),
+          on: { click: () => actions.frame(one.box) },
+        }),
+        el("button", {
+          type: "button",
+          class: "small",
+          id: `use-${number}`,
+          text: t("details.use"),
+          "aria-label": t("details.use.label", { number }),
+          on: { click: () => actions.use(one.peak) },
+        }),
       ),
     );
   });

@@ -58,7 +58,9 @@ export const score = (value) => (value === null || value === undefined ? "–" :
 /** A date and time in the reader's way. */
 export function date(value) {
   const read = new Date(value);
-  return Number.isNaN(read.getTime()) ? String(value ?? "") : read.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  return Number.isNaN(read.getTime())
+    ? String(value ?? "")
+    : read.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }
 
 /** Say something at the foot of the page, and to screen readers. */
@@ -87,9 +89,12 @@ export function throttled(wait, action) {
   return () => {
     clearTimeout(timer);
     const left = last + wait - Date.now();
-    timer = setTimeout(() => {
-      last = Date.now();
-      action();
-    }, Math.max(left, 0));
+    timer = setTimeout(
+      () => {
+        last = Date.now();
+        action();
+      },
+      Math.max(left, 0),
+    );
   };
 }

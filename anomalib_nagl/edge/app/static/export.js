@@ -17,6 +17,11 @@ export function startExport(view) {
 }
 
 function file(name) {
-  const link = el("a", { class: "button", href: address(`/api/export/${name}`), download: "" }, icon("download"), t(`export.${name}`));
+  const link = el(
+    "a",
+    { class: "button", href: address(`/api/export/${name}`), download: "" },
+    icon("download"),
+    t(`export.${name}`),
+  );
   return el("li", {}, el("p", { text: t(`export.${name}.words`) }), link);
 }

@@ -7,7 +7,7 @@ import { t } from "./words.js";
 
 const FILTERS = ["all", "defective", "look again", "good", "marked", "changed", "failed", "waiting"];
 const SORTS = ["-score", "score", "name", "-name", "newest"];
-const CARD = { width: 128, height: 156 };
+const CARD = { width: 118, height: 156 };
 const SPARE = 2; // rows above and below what is seen
 
 const items = new Map(); // index -> item
@@ -26,7 +26,10 @@ const floor = el("div", { class: "floor", role: "presentation" });
 export function startGallery(open, enter) {
   choose = open;
   scroller.append(floor);
-  for (const [id, values] of [["filter", FILTERS], ["sort", SORTS]]) {
+  for (const [id, values] of [
+    ["filter", FILTERS],
+    ["sort", SORTS],
+  ]) {
     $(id).append(...values.map((value) => el("option", { value, text: t(`gallery.${id}.${value}`) })));
     $(id).addEventListener("change", again);
   }
@@ -155,13 +158,16 @@ function describe(item) {
 function inside(item) {
   const thumb = el("div", { class: "thumb" });
   if (item.status === "failed") thumb.append(icon("failed"));
-  else thumb.append(el("img", { src: `/api/images/${encodeURIComponent(item.id)}/thumbnail`, alt: "", draggable: false }));
+  else
+    thumb.append(el("img", { src: `/api/images/${encodeURIComponent(item.id)}/thumbnail`, alt: "", draggable: false }));
   thumb.append(badge(item.verdict, item.status));
   if (item.mark) thumb.append(el("span", { class: `flag ${item.mark}`, title: t(`mark.${item.mark}`) }, icon("mark")));
   const line = el("div", { class: "score" }, el("span", { text: item.status === "scored" ? score(item.score) : "" }));
   if (item.before && Math.abs(item.before.score - item.score) >= 0.0005) {
     const rising = item.score > item.before.score;
-    line.append(el("span", { class: "was" }, icon(rising ? "up" : "down"), t("gallery.was", { score: score(item.before.score) })));
+    line.append(
+      el("span", { class: "was" }, icon(rising ? "up" : "down"), t("gallery.was", { score: score(item.before.score) })),
+    );
   }
   const short = item.name.split("/").pop();
   return [thumb, line, el("div", { class: "name", text: short, title: item.error ?? item.name })];
@@ -188,8 +194,14 @@ function seen(index) {
 function press(event, enter) {
   const { columns, limit } = shape();
   const steps = {
-    ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: limit - columns * 2 * SPARE,
-    PageUp: -(limit - columns * 2 * SPARE), Home: -total, End: total,
+    ArrowRight: 1,
+    ArrowLeft: -1,
+    ArrowDown: columns,
+    ArrowUp: -columns,
+    PageDown: limit - columns * 2 * SPARE,
+    PageUp: -(limit - columns * 2 * SPARE),
+    Home: -total,
+    End: total,
   };
   if (event.key in steps) {
     event.preventDefault();
@@ -207,7 +219,8 @@ function progress(state) {
   bar.max = Math.max(all, 1);
   bar.value = all - waiting;
   bar.classList.toggle("done", waiting === 0);
-  const counts = ["defective", "look again", "good"].map((kind) => t(`gallery.count.${kind}`, { n: state.counts[kind] ?? 0 }));
+  const seen = ["defective", "look again", "good"].filter((kind) => state.counts[kind]);
+  const counts = seen.map((kind) => t(`gallery.count.${kind}`, { n: state.counts[kind] }));
   if (failed) counts.push(t("gallery.count.failed", { n: failed }));
   $("progress-words").textContent = waiting ? t("gallery.scoring", { scored, all }) : all ? counts.join(" · ") : "";
 }

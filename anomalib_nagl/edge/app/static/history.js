@@ -10,10 +10,13 @@ export function startHistory(view) {
   const drafted = el("ol", { class: "steps" });
   const draft = el("section", { class: "box drafted" }, el("h3", { text: t("history.draft") }), drafted);
   const rows = el("tbody");
-  const head = ["revision", "what", "who", "when", "back"].map((name) => el("th", { scope: "col", text: t(`history.${name}`) }));
+  const head = ["revision", "what", "who", "when", "back"].map((name) =>
+    el("th", { scope: "col", text: t(`history.${name}`) }),
+  );
   view.append(
     el("div", { class: "head" }, el("h2", { id: "history-title", text: t("tabs.history") })),
-    el("p", { class: "lead", text: t("history.lead") }), draft,
+    el("p", { class: "lead", text: t("history.lead") }),
+    draft,
     el("table", { class: "table" }, el("thead", {}, el("tr", {}, ...head)), rows),
   );
 
@@ -33,10 +36,25 @@ export function startHistory(view) {
 }
 
 function row(one) {
-  const back = el("button", { type: "button", class: "small", "aria-label": t("history.undo.label", { revision: one.revision }), on: { click: () => undo(one) } }, icon("undo"), t("history.undo"));
+  const back = el(
+    "button",
+    {
+      type: "button",
+      class: "small",
+      "aria-label": t("history.undo.label", { revision: one.revision }),
+      on: { click: () => undo(one) },
+    },
+    icon("undo"),
+    t("history.undo"),
+  );
   return el(
-    "tr", {}, el("td", { class: "number", text: one.revision }), el("td", { text: one.summary }), el("td", { text: one.author ?? "" }),
-    el("td", { text: date(one.at) }), el("td", {}, one.can_undo ? back : null),
+    "tr",
+    {},
+    el("td", { class: "number", text: one.revision }),
+    el("td", { text: one.summary }),
+    el("td", { text: one.author ?? "" }),
+    el("td", { text: date(one.at) }),
+    el("td", {}, one.can_undo ? back : null),
   );
 }
 

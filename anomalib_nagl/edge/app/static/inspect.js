@@ -27,7 +27,11 @@ export const onOpen = (listener) => watchers.push(listener);
 export function startInspect() {
   viewer = new Viewer($("stage"), $("canvas"));
   marking = new Marking(viewer, strokes, marked);
-  const look = { opacity: () => (viewer.layers.opacity = $("opacity").value / 100), outline: outlines, saved: () => load() };
+  const look = {
+    opacity: () => (viewer.layers.opacity = $("opacity").value / 100),
+    outline: outlines,
+    saved: () => load(),
+  };
   for (const [id, action] of Object.entries(look)) {
     $(id).addEventListener("input", () => {
       action();

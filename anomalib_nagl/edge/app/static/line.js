@@ -2,21 +2,31 @@
 
 import { el, score, svg } from "./dom.js";
 
-const SIZE = { width: 720, height: 200, left: 8, top: 14, bottom: 22 };
+const SIZE = { width: 1000, height: 176, left: 10, top: 16, bottom: 24 };
 const STEP = 0.005;
 const KEYS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
 
-/** A chart; `moving(value)` is called while the line moves, `moved(value)` when it is let go. */
+/** A chart of so many kinds of bars; `moving(value)` is called while the line moves, `moved(value)` when it is let go. */
 export class LineChart {
-  constructor(label, { moving, moved }) {
+  constructor(label, { moving, moved, kinds }) {
+    this.kinds = kinds;
     this.value = null;
     this.moving = moving;
     this.moved = moved;
     this.drawing = svg("svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, "aria-hidden": "true" });
     this.handle = el("div", {
-      class: "handle", role: "slider", tabIndex: 0, "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 1,
-      on: { keydown: (event) => this.press(event), keyup: () => this.settle(), blur: () => this.settle(),
-        pointerdown: (event) => this.grab(event) },
+      class: "handle",
+      role: "slider",
+      tabIndex: 0,
+      "aria-label": label,
+      "aria-valuemin": 0,
+      "aria-valuemax": 1,
+      on: {
+        keydown: (event) => this.press(event),
+        keyup: () => this.settle(),
+        blur: () => this.settle(),
+        pointerdown: (event) => this.grab(event),
+      },
     });
     this.flag = el("span", { class: "handle-value" });
     this.handle.append(this.flag);
@@ -32,10 +42,18 @@ export class LineChart {
     const sums = edges.slice(1).map((_, bin) => stacks.reduce((sum, one) => sum + one.values[bin], 0));
     // Few marked images among thousands would not be seen on an even scale.
     const rise = (count) => Math.sqrt(count / Math.max(...sums, 1)) * tall;
-    const parts = [patterns()];
+    const parts = this.kinds > 1 ? [patterns()] : [];
     if (band) {
       const [low, high] = [Math.max(band.low, 0), Math.min(band.high, 1)];
-      parts.push(svg("rect", { class: "band", x: across(low), y: 0, width: across(high) - across(low), height: height - bottom }));
+      parts.push(
+        svg("rect", {
+          class: "band",
+          x: across(low),
+          y: 0,
+          width: across(high) - across(low),
+          height: height - bottom,
+        }),
+      );
     }
     sums.forEach((_, bin) => {
       let below = 0;
@@ -44,12 +62,26 @@ export class LineChart {
         const [y, foot] = [rise(below + values[bin]), rise(below)];
         below += values[bin];
         const x = across(edges[bin]) + 1;
-        parts.push(svg("rect", { class: `bin ${kind}`, x, y: height - bottom - y, width: across(edges[bin + 1]) - x - 1, height: y - foot }));
+        parts.push(
+          svg("rect", {
+            class: `bin ${kind}`,
+            x,
+            y: height - bottom - y,
+            width: across(edges[bin + 1]) - x - 1,
+            height: y - foot,
+          }),
+        );
       }
     });
     parts.push(svg("line", { class: "axis", x1: left, x2: width - left, y1: height - bottom, y2: height - bottom }));
     for (const mark of [0, 0.25, 0.5, 0.75, 1]) {
-      parts.push(svg("text", { x: across(mark), y: height - 6, "text-anchor": mark === 0 ? "start" : mark === 1 ? "end" : "middle" }, String(mark)));
+      parts.push(
+        svg(
+          "text",
+          { x: across(mark), y: height - 6, "text-anchor": mark === 0 ? "start" : mark === 1 ? "end" : "middle" },
+          String(mark),
+        ),
+      );
     }
     this.drawing.replaceChildren(...parts);
   }
@@ -108,9 +140,17 @@ export class LineChart {
 
 /** Marked images are told apart by lines and dots, too. */
 function patterns() {
-  const hatch = svg("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-    svg("rect", { width: 6, height: 6, class: "ground good" }), svg("rect", { width: 2, height: 6, class: "ink" }));
-  const dots = svg("pattern", { id: "dots", width: 6, height: 6, patternUnits: "userSpaceOnUse" },
-    svg("rect", { width: 6, height: 6, class: "ground defective" }), svg("circle", { cx: 3, cy: 3, r: 1.4, class: "ink" }));
+  const hatch = svg(
+    "pattern",
+    { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    svg("rect", { width: 6, height: 6, class: "ground good" }),
+    svg("rect", { width: 2, height: 6, class: "ink" }),
+  );
+  const dots = svg(
+    "pattern",
+    { id: "dots", width: 6, height: 6, patternUnits: "userSpaceOnUse" },
+    svg("rect", { width: 6, height: 6, class: "ground defective" }),
+    svg("circle", { cx: 3, cy: 3, r: 1.4, class: "ink" }),
+  );
   return svg("defs", {}, hatch, dots);
 }

@@ -23,9 +23,14 @@ export class Marking {
     stage.addEventListener("keydown", (event) => this.pressed(event));
     stage.addEventListener("keyup", (event) => this.released(event));
     stage.addEventListener("blur", () => this.stop());
-    for (const button of $("tool-buttons").children) button.addEventListener("click", () => this.choose(button.dataset.tool));
+    for (const button of $("tool-buttons").children)
+      button.addEventListener("click", () => this.choose(button.dataset.tool));
     $("size").addEventListener("input", () => this.resize(Number($("size").value)));
-    for (const [id, action] of [["stroke-undo", "undo"], ["stroke-redo", "redo"], ["stroke-clear", "clear"]]) {
+    for (const [id, action] of [
+      ["stroke-undo", "undo"],
+      ["stroke-redo", "redo"],
+      ["stroke-clear", "clear"],
+    ]) {
       $(id).addEventListener("click", () => this.act(action));
     }
     this.choose("move");
@@ -42,7 +47,8 @@ export class Marking {
 
   choose(tool) {
     this.tool = tool;
-    for (const button of $("tool-buttons").children) button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
+    for (const button of $("tool-buttons").children)
+      button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     this.viewer.stage.dataset.tool = tool;
     this.cursor(null);
   }
@@ -76,7 +82,12 @@ export class Marking {
     if (!this.image) return;
     const { id, width, picture } = this.image;
     const wide = width / picture.width;
-    const body = at ? { x: Math.min(Math.max(at[0], 0), picture.width - 1) * wide, y: Math.min(Math.max(at[1], 0), picture.height - 1) * wide } : {};
+    const body = at
+      ? {
+          x: Math.min(Math.max(at[0], 0), picture.width - 1) * wide,
+          y: Math.min(Math.max(at[1], 0), picture.height - 1) * wide,
+        }
+      : {};
     const found = await trying(() => post(`/api/images/${encodeURIComponent(id)}/suggest`, body));
     if (!found || id !== this.image.id) return;
     await this.strokes.add({ tool: "mask", data: found.mask });
@@ -112,7 +123,8 @@ export class Marking {
       return;
     }
     const points = event.getCoalescedEvents?.() ?? [];
-    for (const one of points.length ? points : [event]) if (this.stroke) this.extend(this.viewer.toPicture(this.place(one)));
+    for (const one of points.length ? points : [event])
+      if (this.stroke) this.extend(this.viewer.toPicture(this.place(one)));
     this.cursor(this.viewer.toPicture(at));
   }
 

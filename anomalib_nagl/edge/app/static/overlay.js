@@ -1,7 +1,14 @@
 /** Pictures made of numbers: the anomaly map in colours, a mask as what is marked, what is left out. */
 
 // Dark violet to light yellow (the stops of "magma"): it rises in lightness, so it can be read without its colours.
-const STOPS = [[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]];
+const STOPS = [
+  [0, 0, 4],
+  [59, 15, 112],
+  [140, 41, 129],
+  [222, 73, 104],
+  [254, 159, 109],
+  [252, 253, 191],
+];
 export const MARK = [34, 211, 238];
 
 /** A canvas of a size, and its context. */
@@ -30,12 +37,14 @@ export function painted(values, width, height, colour) {
   return canvas;
 }
 
-/** The colour of a map value: the higher, the lighter and the less transparent. */
+/** The colour of a map value: the higher, the lighter; what is low leaves the picture as it is. */
 export function heat(value) {
   const at = (value / 255) * (STOPS.length - 1);
   const low = Math.min(Math.floor(at), STOPS.length - 2);
-  const mixed = [0, 1, 2].map((channel) => STOPS[low][channel] + (at - low) * (STOPS[low + 1][channel] - STOPS[low][channel]));
-  return [...mixed, Math.min(value * 1.5, 255)];
+  const mixed = [0, 1, 2].map(
+    (channel) => STOPS[low][channel] + (at - low) * (STOPS[low + 1][channel] - STOPS[low][channel]),
+  );
+  return [...mixed, Math.min(Math.max((value - 40) * 1.7, 0), 255)];
 }
 
 /** The colour of what a mask marks. */

@@ -9,11 +9,16 @@ import { t } from "./words.js";
 export function startReferences(view) {
   const list = el("ul", { class: "references" });
   const filter = el("select", { id: "reference-filter", "aria-label": t("references.filter"), on: { change: draw } });
-  filter.append(...["all", "abnormal", "normal", "off"].map((value) => el("option", { value, text: t(`references.filter.${value}`) })));
+  filter.append(
+    ...["all", "abnormal", "normal", "off"].map((value) =>
+      el("option", { value, text: t(`references.filter.${value}`) }),
+    ),
+  );
   const count = el("p", { class: "hint" });
   view.append(
     el("div", { class: "head" }, el("h2", { id: "references-title", text: t("tabs.references") }), count, filter),
-    el("p", { class: "lead", text: t("references.lead") }), list,
+    el("p", { class: "lead", text: t("references.lead") }),
+    list,
   );
   let all = [];
 
@@ -24,7 +29,12 @@ export function startReferences(view) {
   }
 
   function draw() {
-    const wanted = { all: () => true, abnormal: (one) => one.kind === "abnormal", normal: (one) => one.kind !== "abnormal", off: (one) => !one.active };
+    const wanted = {
+      all: () => true,
+      abnormal: (one) => one.kind === "abnormal",
+      normal: (one) => one.kind !== "abnormal",
+      off: (one) => !one.active,
+    };
     const seen = all.filter(wanted[filter.value]);
     count.textContent = t("references.count", { n: all.length, active: all.filter((one) => one.active).length });
     const focused = document.activeElement?.id;
@@ -40,26 +50,63 @@ export function startReferences(view) {
 function row(one, place) {
   const id = `reference-${place}`;
   const change = (body) => step("reference", { uid: one.uid, ...body });
-  const said = el("div", { class: "said-of" },
-    el("span", { class: `badge ${one.kind === "abnormal" ? "defective" : "good"}` }, icon(one.kind === "abnormal" ? "defective" : "good"), t(`references.kind.${one.kind}`)),
+  const said = el(
+    "div",
+    { class: "said-of" },
+    el(
+      "span",
+      { class: `badge ${one.kind === "abnormal" ? "defective" : "good"}` },
+      icon(one.kind === "abnormal" ? "defective" : "good"),
+      t(`references.kind.${one.kind}`),
+    ),
     one.pending ? el("span", { class: "badge pending", text: t("references.pending") }) : null,
     one.active ? null : el("span", { class: "badge none", text: t("references.off") }),
     one.kind === "abnormal" && !one.localized ? el("span", { class: "hint", text: t("references.unlocalized") }) : null,
   );
   const about = [date(one.date), one.author].filter(Boolean).join(" · ");
   return el(
-    "li", { class: one.active ? "" : "off" }, picture(one),
-    el("div", { class: "about" },
+    "li",
+    { class: one.active ? "" : "off" },
+    picture(one),
+    el(
+      "div",
+      { class: "about" },
       field(`${id}-name`, t("lesson.name"), one.name, (name) => change({ name })),
-      one.kind === "abnormal" ? field(`${id}-type`, t("lesson.type"), one.type, (type) => change({ type }), "types") : null,
-      said, el("p", { class: "hint", text: about })),
-    el("div", { class: "buttons" },
-      el("label", { class: "switch" },
-        el("input", { type: "checkbox", role: "switch", id: `${id}-on`, checked: one.active,
-          "aria-label": t("references.use", { name: one.name }), on: { change: (event) => change({ active: event.target.checked }) } }),
-        el("span", { text: t("references.switch") })),
-      el("button", { type: "button", class: "quiet", id: `${id}-remove`, "aria-label": t("references.remove", { name: one.name }),
-        title: t("references.remove", { name: one.name }), on: { click: () => remove(one, change) } }, icon("trash"))),
+      one.kind === "abnormal"
+        ? field(`${id}-type`, t("lesson.type"), one.type, (type) => change({ type }), "types")
+        : null,
+      said,
+      el("p", { class: "hint", text: about }),
+    ),
+    el(
+      "div",
+      { class: "buttons" },
+      el(
+        "label",
+        { class: "switch" },
+        el("input", {
+          type: "checkbox",
+          role: "switch",
+          id: `${id}-on`,
+          checked: one.active,
+          "aria-label": t("references.use", { name: one.name }),
+          on: { change: (event) => change({ active: event.target.checked }) },
+        }),
+        el("span", { text: t("references.switch") }),
+      ),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "quiet",
+          id: `${id}-remove`,
+          "aria-label": t("references.remove", { name: one.name }),
+          title: t("references.remove", { name: one.name }),
+          on: { click: () => remove(one, change) },
+        },
+        icon("trash"),
+      ),
+    ),
   );
 }
 
@@ -80,9 +127,11 @@ function field(id, label, value, change, list) {
 /** The picture with its mask over it; where the bank holds none, a word instead. */
 function picture(one) {
   const frame = el("div", { class: "reference-picture" });
-  if (!one.has_picture) return frame.append(el("span", { class: "hint", text: t("references.picture.none") })), frame;
+  if (!one.has_picture) return (frame.append(el("span", { class: "hint", text: t("references.picture.none") })), frame);
   const path = `/api/references/${encodeURIComponent(one.uid)}`;
-  frame.append(el("img", { src: address(`${path}/picture`), alt: t("references.picture", { name: one.name }), loading: "lazy" }));
+  frame.append(
+    el("img", { src: address(`${path}/picture`), alt: t("references.picture", { name: one.name }), loading: "lazy" }),
+  );
   if (one.kind !== "normal" && (one.localized || one.kind === "region")) {
     const mask = el("div", { class: "reference-mask" });
     const source = new Image();

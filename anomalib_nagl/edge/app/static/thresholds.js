@@ -11,20 +11,52 @@ const BINS = 40;
 
 /** Build the view; returns what has to be done when it is seen. */
 export function startThresholds(view) {
-  const image = new LineChart(t("thresholds.image.line"), { moving: throttled(120, () => load()), moved: (value) => step("thresholds", { image: value }) });
-  const pixel = new LineChart(t("thresholds.pixel.line"), { moving: () => share(), moved: (value) => step("thresholds", { pixel: value }) });
+  const image = new LineChart(t("thresholds.image.line"), {
+    moving: throttled(120, () => load()),
+    moved: (value) => step("thresholds", { image: value }),
+    kinds: 3,
+  });
+  const pixel = new LineChart(t("thresholds.pixel.line"), {
+    moving: () => share(),
+    moved: (value) => step("thresholds", { pixel: value }),
+    kinds: 1,
+  });
   const counts = el("div", { class: "outcome" });
   const words = el("p", { class: "lead" });
   const part = el("p", { class: "hint" });
   const none = el("p", { class: "empty", text: t("thresholds.none"), hidden: true });
-  const charts = el("div", { class: "charts" },
-    el("section", { class: "box" }, el("h3", { text: t("thresholds.image") }), words, image.element, legend(), counts, back("image")),
-    el("section", { class: "box" }, el("h3", { text: t("thresholds.pixel") }), el("p", { class: "lead", text: t("thresholds.pixel.words") }), pixel.element, part, back("pixel")),
+  const charts = el(
+    "div",
+    { class: "charts" },
+    el(
+      "section",
+      { class: "box" },
+      el("h3", { text: t("thresholds.image") }),
+      words,
+      image.element,
+      legend(),
+      counts,
+      back("image"),
+    ),
+    el(
+      "section",
+      { class: "box" },
+      el("h3", { text: t("thresholds.pixel") }),
+      el("p", { class: "lead", text: t("thresholds.pixel.words") }),
+      pixel.element,
+      part,
+      back("pixel"),
+    ),
   );
   view.append(
-    el("div", { class: "head" }, el("h2", { id: "thresholds-title", text: t("tabs.thresholds") }),
-      el("button", { type: "button", id: "calibrate", text: t("thresholds.calibrate"), on: { click: calibrate } })),
-    none, charts,
+    el(
+      "div",
+      { class: "head" },
+      el("h2", { id: "thresholds-title", text: t("tabs.thresholds") }),
+      el("button", { type: "button", id: "calibrate", text: t("thresholds.calibrate"), on: { click: calibrate } }),
+    ),
+    none,
+    charts,
   );
 
   async function load() {
@@ -35,7 +67,11 @@ export function startThresholds(view) {
     const query = image.changed ? { image: image.value } : {};
     const found = await trying(() => get("/api/histogram", query));
     if (!found) return;
-    image.draw(found.edges, ["unmarked", "good", "defective"].map((kind) => ({ kind, values: found[kind] })), found.band);
+    image.draw(
+      found.edges,
+      ["unmarked", "good", "defective"].map((kind) => ({ kind, values: found[kind] })),
+      found.band,
+    );
     image.set(state.thresholds.image);
     told(found);
     pixels();
@@ -43,8 +79,16 @@ export function startThresholds(view) {
 
   function told(found) {
     const marked = sum(found.good) + sum(found.defective);
-    counts.replaceChildren(...["false_alarms", "misses"].map((kind) =>
-      el("div", { class: "box" }, el("b", { class: "big", text: String(found[kind]) }), el("span", { text: t(`thresholds.${kind}`) }))));
+    counts.replaceChildren(
+      ...["false_alarms", "misses"].map((kind) =>
+        el(
+          "div",
+          { class: "box" },
+          el("b", { class: "big", text: String(found[kind]) }),
+          el("span", { text: t(`thresholds.${kind}`) }),
+        ),
+      ),
+    );
     words.textContent = marked ? t("thresholds.image.words", { n: marked }) : t("thresholds.image.unmarked");
   }
 
@@ -74,11 +118,19 @@ export function startThresholds(view) {
 
 function legend() {
   const kinds = ["unmarked", "good", "defective", "band"];
-  return el("ul", { class: "legend" }, ...kinds.map((kind) => el("li", {}, el("span", { class: `swatch ${kind}` }), t(`thresholds.legend.${kind}`))));
+  return el(
+    "ul",
+    { class: "legend" },
+    ...kinds.map((kind) => el("li", {}, el("span", { class: `swatch ${kind}` }), t(`thresholds.legend.${kind}`))),
+  );
 }
 
 function back(kind) {
-  const button = el("button", { type: "button", id: `back-${kind}`, on: { click: () => step("thresholds", { [kind]: 0.5 }) } });
+  const button = el("button", {
+    type: "button",
+    id: `back-${kind}`,
+    on: { click: () => step("thresholds", { [kind]: 0.5 }) },
+  });
   button.textContent = t("thresholds.back", { value: score(0.5) });
   return el("div", { class: "buttons" }, button);
 }

@@ -9,7 +9,16 @@ export class Viewer {
     this.stage = stage;
     this.canvas = canvas;
     this.view = { scale: 1, x: 0, y: 0 };
-    this.layers = { picture: null, map: null, opacity: 0.55, outlines: [], mark: null, left: null, path: [], cursor: null };
+    this.layers = {
+      picture: null,
+      map: null,
+      opacity: 0.55,
+      outlines: [],
+      mark: null,
+      left: null,
+      path: [],
+      cursor: null,
+    };
     this.fitted = true;
     this.pending = false;
     new ResizeObserver(() => this.resize()).observe(stage);
@@ -68,7 +77,11 @@ export class Viewer {
   /** Bring a box of the picture into the middle. */
   frame([left, top, width, height]) {
     const room = 4;
-    const scale = Math.min(this.stage.clientWidth / (room * width), this.stage.clientHeight / (room * height), 8 * this.whole);
+    const scale = Math.min(
+      this.stage.clientWidth / (room * width),
+      this.stage.clientHeight / (room * height),
+      8 * this.whole,
+    );
     this.view.scale = Math.max(scale, this.whole);
     this.view.x = this.stage.clientWidth / 2 - (left + width / 2) * this.view.scale;
     this.view.y = this.stage.clientHeight / 2 - (top + height / 2) * this.view.scale;
@@ -106,7 +119,11 @@ export class Viewer {
     context.imageSmoothingEnabled = scale < 4;
     context.drawImage(picture, 0, 0);
     context.imageSmoothingEnabled = true;
-    for (const [above, alpha] of [[map, opacity], [left, 1], [mark, 0.6]]) {
+    for (const [above, alpha] of [
+      [map, opacity],
+      [left, 1],
+      [mark, 0.6],
+    ]) {
       if (!above || !alpha) continue;
       context.globalAlpha = alpha;
       context.drawImage(above, 0, 0, picture.width, picture.height);
@@ -123,7 +140,10 @@ export class Viewer {
     points.forEach(([x, y], place) => (place ? context.lineTo(x, y) : context.moveTo(x, y)));
     if (closed) context.closePath();
     context.lineJoin = "round";
-    for (const [width, colour] of [[4, DARK], [1.8, "#ffffff"]]) {
+    for (const [width, colour] of [
+      [4, DARK],
+      [1.8, "#ffffff"],
+    ]) {
       context.lineWidth = width / this.view.scale;
       context.strokeStyle = colour;
       context.stroke();
@@ -138,7 +158,21 @@ export class Viewer {
     if (radius) this.trace(context, round, true);
     if (!cross) return;
     const arm = 9 / this.view.scale;
-    this.trace(context, [[x - arm, y], [x + arm, y]], false);
-    this.trace(context, [[x, y - arm], [x, y + arm]], false);
+    this.trace(
+      context,
+      [
+        [x - arm, y],
+        [x + arm, y],
+      ],
+      false,
+    );
+    this.trace(
+      context,
+      [
+        [x, y - arm],
+        [x, y + arm],
+      ],
+      false,
+    );
   }
 }

@@ -16,7 +16,11 @@ export function t(key, values = {}) {
   const text = words[numbered] ?? words[`${key}.other`] ?? words[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (all, name) => {
     const value = values[name];
-    return value === undefined ? all : typeof value === "number" ? value.toLocaleString(document.documentElement.lang) : value;
+    return value === undefined
+      ? all
+      : typeof value === "number"
+        ? value.toLocaleString(document.documentElement.lang)
+        : value;
   });
 }
 
