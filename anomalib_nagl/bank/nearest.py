@@ -65,8 +65,8 @@ def nearest_reference(
     top = np.argsort(-scores, kind="stable")[:count]
     cosine = _unit(tokens[top]) @ owned.tokens.T
     best = np.full((count, len(references)), -1.0, np.float32)
-    for row, values in zip(best, cosine, strict=True):
-        np.maximum.at(row, owned.owner, values)
+    starts = np.flatnonzero(np.diff(owned.owner, prepend=-1))  # patches of one owner lie together
+    best[:, owned.owner[starts]] = np.maximum.reduceat(cosine, starts, axis=1)
     mean = best.mean(axis=0)
     index = int(mean.argmax())
     one = references[index]

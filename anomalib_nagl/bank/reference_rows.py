@@ -58,19 +58,23 @@ def reference_of(connection: sqlite3.Connection, uid: str) -> Reference:
 
 def insert(connection: sqlite3.Connection, lesson: Lesson, author: Author) -> Reference:
     """Write a reference with its patches and files."""
-    one = lesson.reference
+    number, added = insert_facts(connection, lesson.reference, author)
+    for role, pool in lesson.pools.items():
+        insert_moments(connection, insert_pool(connection, number, WHOLE, role, pool), pool.moments)
+    files = [(number, role, file.media, file.data) for role, file in lesson.files.items()]
+    connection.executemany("INSERT INTO image VALUES (?, ?, ?, ?)", files)
+    return added
+
+
+def insert_facts(connection: sqlite3.Connection, one: Reference, author: Author) -> tuple[int, Reference]:
+    """Write what is known of a reference, under a new key; returns the number of its row too."""
     row = (
         one.kind, one.name, one.defect_type, one.sha256, one.mask_sha256, one.localized, one.active,
         one.added or history.now(), one.author or author.name, uuid.uuid4().hex,
     )  # fmt: skip
     places = ", ".join("?" * len(row))
     cursor = connection.execute(f"INSERT INTO reference ({_FACTS}, removed) VALUES ({places}, 0)", row)
-    number = int(cursor.lastrowid or 0)
-    for role, pool in lesson.pools.items():
-        insert_moments(connection, insert_pool(connection, number, WHOLE, role, pool), pool.moments)
-    files = [(number, role, file.media, file.data) for role, file in lesson.files.items()]
-    connection.executemany("INSERT INTO image VALUES (?, ?, ?, ?)", files)
-    return _reference(*row)
+    return int(cursor.lastrowid or 0), _reference(*row)
 
 
 def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, dict[str, StoredPool]]:

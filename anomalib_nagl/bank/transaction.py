@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from anomalib_nagl.bank import acceptance, history, schema
 from anomalib_nagl.bank.acceptance import Marked
 from anomalib_nagl.bank.bank_file import BankFile
 from anomalib_nagl.bank.border import THRESHOLDS
+from anomalib_nagl.bank.copied_rows import copy_reference
 from anomalib_nagl.bank.history import Edit
-from anomalib_nagl.bank.reference import Lesson, Reference, check_text
-from anomalib_nagl.bank.reference_rows import insert, lesson_of, reference_of
+from anomalib_nagl.bank.reference import Reference, check_text
+from anomalib_nagl.bank.reference_rows import reference_of
 from anomalib_nagl.bank.setting_rows import settings_of
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import File
@@ -50,15 +50,10 @@ class TransactionBank(BankFile):
             connection.backup(target)
             return history.revision(connection)
 
-    def lesson_of(self, uid: str) -> Lesson:
-        """All that is kept of a reference, removed or not; EdgeError if there is none of this key."""
-        with schema.reading(self.path) as connection:
-            return lesson_of(connection, reference_of(connection, uid), self._compatibility)
-
-    def insert(self, lesson: Lesson, reference: Reference) -> str:
-        """Add a reference under the name and type of ``reference``; returns its key."""
-        with self._changing() as connection:
-            added = insert(connection, replace(lesson, reference=reference), self.author)
+    def copy_from(self, draft: BankFile, reference: Reference) -> str:
+        """Add a reference of another bank of this model, with the facts that are given; returns its new key."""
+        with self._changing() as connection, schema.reading(draft.path) as source:
+            added = copy_reference(source, connection, reference.uid, reference, self.author)
             edits = [Edit("reference", added.uid, "removed", 1, 0)]
             history.commit(connection, self.author, "add", f"{added.kind} {added.name}", edits)
         return added.uid

@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.io import exit_codes
@@ -32,17 +33,20 @@ def main(arguments: Sequence[str]) -> int:
         ) from error
     if options.images is not None and not options.images.is_dir():
         raise EdgeError(f"found no folder at {options.images}, expected one with images: check --images")
-    token = secrets.token_urlsafe(24) if options.token or not is_loopback(options.host) else None
+    address = _address(options.address)
+    open_ = options.token or address is not None or not is_loopback(options.host)
+    token = secrets.token_urlsafe(24) if open_ else None
     listening = _listen(options.host, options.port)
     with tempfile.TemporaryDirectory(prefix="nagl-app-") as room, listening:
         bench = Workbench(exported_model(options.model), options.bank, options.images, Path(room), options.by)
         bench.start()
         try:
             config = uvicorn.Config(
-                make_app(bench, options.host, token), log_level="warning", lifespan="off", limit_concurrency=100,
-                timeout_keep_alive=5, timeout_graceful_shutdown=1, server_header=False,
+                make_app(bench, options.host, token, address), log_level="warning", lifespan="off",
+                limit_concurrency=100, timeout_keep_alive=5, timeout_graceful_shutdown=1, server_header=False,
+                proxy_headers=False,
             )  # fmt: skip
-            _greet(options.host, listening.getsockname()[1], token)
+            _greet(options.host, listening.getsockname()[1], token, address)
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:
             pass  # the way to end it
@@ -65,9 +69,21 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _greet(host: str, port: int, token: str | None) -> None:
+def _address(given: str | None) -> str | None:
+    """The address under which a proxy shows the page, as browsers name where a request is from."""
+    if given is None:
+        return None
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise EdgeError(
+            f"found --address {given[:60]}, expected one like https://box.example: a proxy's, without a path"
+        )
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _greet(host: str, port: int, token: str | None, address: str | None) -> None:
     name = f"[{host}]" if ":" in host else host
-    way = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+    way = f"{address or f'http://{name}:{port}'}/" + (f"?token={token}" if token else "")
     print(f"Open {way} (Ctrl-C ends; what was not saved is forgotten then)", flush=True)
 
 
@@ -82,6 +98,9 @@ def _parser() -> Parser:
         "--host", default="127.0.0.1", help="address to listen at; another than this machine's needs the token"
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"port to listen at, 0 for any; {PORT} if left out")
+    parser.add_argument(
+        "--address", metavar="URL", help="where a proxy shows the page, such as https://box.example; needs the token"
+    )
     parser.add_argument("--token", action="store_true", help="ask for a token on this machine too")
     parser.add_argument("--bank", type=Path, metavar="FILE", help="another reference bank than NAME.bank")
     parser.add_argument("--by", metavar="NAME", help="who makes the changes, your user name if left out")

@@ -15,6 +15,7 @@ from support.documents import call
 
 SNAPSHOT = Path(__file__).parents[1] / "public_names.txt"
 COMMANDS = (
+    ("app",),
     ("edge", "predict"), ("edge", "list"), ("edge", "add-defect"), ("edge", "add-normal"), ("edge", "check"),
     ("edge", "remove"),
     ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"), ("edge", "undo"), ("edge", "history"),

@@ -10,7 +10,7 @@ from typing import Any
 from anomalib_nagl.edge.app import answers
 from anomalib_nagl.edge.app.gallery import Picture
 from anomalib_nagl.edge.app.outlines import suggest
-from anomalib_nagl.edge.app.pictures import PICTURE, as_data, decode, fitted, grey_png, read_mask
+from anomalib_nagl.edge.app.pictures import PICTURE, as_data, decode, enlarge, fitted, grey_png, read_mask
 from anomalib_nagl.edge.app.scoring import View
 from anomalib_nagl.edge.app.workbench import Session, Workbench
 from anomalib_nagl.edge.detector import Prediction
@@ -75,9 +75,9 @@ def _lesson(bench: Workbench, session: Session, body: Body, fine: bool) -> dict[
         kind = _text(body, "type", "defect")
         with bench.drafting(session) as draft:
             if fine:
-                draft.fine(one.path, mask, name)
+                draft.fine(one.inside(), mask, name)
             else:
-                draft.teach(one.path, mask, name, kind)
+                draft.teach(one.inside(), mask, name, kind)
         now = bench.scorer.predict(one, bench.view(session)).score
         return {
             "step": session.draft.steps[-1].id if session.draft else None,
@@ -114,6 +114,28 @@ def calibrate(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
     with bench.scorer.first(), bench.drafting(session) as draft:
         draft.set("found the scales anew", "calibrate", lambda one: one.calibrate())
     return answers.state(bench, session)
+
+
+def region(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
+    """Look only where a mask is white, or everywhere again."""
+    drawn = None
+    if body.get("mask") is not None:
+        one = bench.picture(_text(body, "image"))
+        size = one.size or decode(one.read(), one.name).shape[1::-1]
+        drawn = read_mask(body["mask"], (int(size[0]), int(size[1])))
+    text = "look everywhere" if drawn is None else f"look at {drawn.mean():.0%} of the picture"
+    with bench.scorer.first(), bench.drafting(session) as draft:
+        draft.set(text, "region", lambda one: one.set_region(drawn))
+    return answers.state(bench, session)
+
+
+def shown_region(bench: Workbench, session: Session, key: str) -> bytes:
+    """Where is looked, white in a PNG of the size of an image's picture; KeyError where that is everywhere."""
+    one, found = bench.picture(key), bench.detector(session).region
+    if found is None:
+        raise KeyError("region")
+    size = one.size or decode(one.read(), one.name).shape[1::-1]
+    return grey_png(enlarge(found, fitted((int(size[0]), int(size[1])), PICTURE)))
 
 
 def reference(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
@@ -190,5 +212,6 @@ def _number(body: Body, name: str) -> float:
 Call = Callable[[Workbench, Session, Body], dict[str, Any]]
 DRAFT: dict[str, Call] = {
     "teach": teach, "fine": fine, "mark": mark, "thresholds": thresholds, "calibrate": calibrate,
+    "region": region,
     "reference": reference, "undo": undo, "redo": redo, "save": save, "discard": discard,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import unicodedata
@@ -13,7 +14,6 @@ from anomalib_nagl.bank.acceptance import Marked
 from anomalib_nagl.io.errors import EdgeError, printable
 from anomalib_nagl.io.given_paths import read_regular
 from anomalib_nagl.io.image_files import find_images
-from anomalib_nagl.io.image_formats import MAX_PIXELS
 
 LONGEST = 200  # characters of a name that somebody sends
 DROPPED, KEPT, FOLDER = "dropped", "kept", "folder"
@@ -24,7 +24,7 @@ class Picture:
     """An image of the gallery.
 
     ``number`` is its place among kept tokens. ``size`` (width, height), ``sha256`` of the file and ``error`` are known
-    once it was looked at. ``stamp`` tells whether the file was changed.
+    once it was looked at. ``stamp`` tells whether the file was changed. ``root`` is the folder that it has to lie in.
     """
 
     id: str
@@ -33,14 +33,34 @@ class Picture:
     number: int
     source: str
     stamp: tuple[int, int]
+    root: Path
     size: tuple[int, int] | None = None
     sha256: str = ""
     error: str = ""
     encoded: bool = False
 
     def read(self) -> bytes:
-        """The bytes of the file."""
-        return read_regular(self.path)
+        """The bytes of the file; EdgeError where it lies elsewhere, OSError where it is no regular file."""
+        return read_regular(self.inside())
+
+    def hashed(self) -> str:
+        """The hash of the file, empty where it cannot be read."""
+        if not self.sha256:
+            with contextlib.suppress(OSError, EdgeError):
+                self.sha256 = hashlib.sha256(self.read()).hexdigest()
+        return self.sha256
+
+    def inside(self) -> Path:
+        """The path of the file; EdgeError where a link leads out of the folder."""
+        try:
+            found = self.path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError):  # a link to itself
+            found = False
+        if not found:
+            raise EdgeError(
+                f"found a link that leads out of the folder: {self.name}, expected an image in it: copy the image there"
+            )
+        return self.path
 
 
 class Gallery:
@@ -82,14 +102,22 @@ class Gallery:
         """Take an image of the acceptance set that is not there otherwise."""
         return self._keep(marked.sha256, data, marked.name, KEPT)
 
+    def settle(self, one: Picture) -> None:
+        """Show an image once: one that is in the folder is no longer shown as the bank keeps it."""
+        for other in self.all():
+            if other is not one and other.source == KEPT and other.sha256 == one.sha256:
+                self._drop(other)
+
     def _keep(self, sha256: str, data: bytes, name: str, source: str) -> Picture:
         path = self._room / f"image-{sha256}"
         path.write_bytes(data)
-        return self._put(Path(path), name, sha256[:20], source, (len(data), 0), sha256)
+        return self._put(path, self._room, name, sha256[:20], source, (len(data), 0), sha256)
 
-    def _put(self, path: Path, name: str, key: str, source: str, stamp: tuple[int, int], sha256: str = "") -> Picture:
+    def _put(
+        self, path: Path, root: Path, name: str, key: str, source: str, stamp: tuple[int, int], sha256: str = ""
+    ) -> Picture:
         with self._lock:
-            one = Picture(key, name, path, self._number, source, stamp, sha256=sha256)
+            one = Picture(key, name, path, self._number, source, stamp, root.resolve(), sha256=sha256)
             self._number += 1
             self._pictures[key] = one
             return one
@@ -129,14 +157,7 @@ class Gallery:
     def _from_folder(self, path: Path, root: Path, stamp: tuple[int, int]) -> Picture:
         name = printable(path.relative_to(self.folder or root).as_posix())
         key = hashlib.sha256(name.encode()).hexdigest()[:20]
-        one = self._put(path, name, key, FOLDER, stamp)
-        try:
-            outside = not path.resolve().is_relative_to(root)
-        except (OSError, RuntimeError):  # a link to itself
-            outside = True
-        if outside:
-            one.error = f"found a link that leads out of the folder: {name}, expected an image in it: copy the image"
-        return one
+        return self._put(path, root, name, key, FOLDER, stamp)
 
     def _drop(self, one: Picture) -> None:
         with self._lock:
@@ -149,19 +170,6 @@ def plain_name(given: str) -> str:
     last = PurePath(given.replace("\\", "/")).name
     text = "".join(letter for letter in last if letter.isprintable() and unicodedata.category(letter) != "Cs")
     return text.strip()[:LONGEST] or "image"
-
-
-def check_pixels_sent(size: tuple[int, int] | None, most: int = MAX_PIXELS) -> None:
-    """Raise TooLarge for an image of more pixels than are taken from a network."""
-    if size is not None and size[0] * size[1] > most:
-        raise TooLarge(
-            f"found an image of {size[0]} x {size[1]} pixels, expected at most {most}: cut it into parts, or store it "
-            "smaller"
-        )
-
-
-class TooLarge(EdgeError):
-    """More bytes or pixels than are taken from a network."""
 
 
 def total_of(pictures: Iterable[Picture]) -> dict[str, int]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 COOKIE, HEADER = "nagl_token", "authorization"
 MOST_JSON, MOST_IMAGE = 16 << 20, 100 << 20  # bytes of a body
@@ -39,11 +39,14 @@ class Guard:
     """Lets requests pass to an application that come from the page itself or from a program that was told to.
 
     ``host`` is the name that the server was started with. A name that somebody else gave to this address is refused
-    (DNS rebinding), and so is what another page sends. ``token`` has to be known where there is one.
+    (DNS rebinding), and so is what another page sends. ``token`` has to be known where there is one. ``address`` is the
+    one under which a proxy shows the page, such as https://box.example.
     """
 
-    def __init__(self, app: Any, host: str, token: str | None = None) -> None:
-        self._app, self._names, self._token = app, _names(host), token
+    def __init__(self, app: Any, host: str, token: str | None = None, address: str | None = None) -> None:
+        self._app, self._names, self._token, self._address = app, _names(host), token, address
+        if address is not None:
+            self._names.add(_name_of(urlsplit(address).netloc))
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Answer a request, or refuse it."""
@@ -69,7 +72,7 @@ class Guard:
                 421, f"found the host {host[:60]!r}, expected the address that was printed at the start: open that one"
             )
         origin = headers.get("origin")
-        if origin is not None and origin != f"{scope.get('scheme', 'http')}://{host}":
+        if origin is not None and origin not in (f"http://{host}", self._address):
             raise Refusal(
                 403, f"found a request of the page {origin[:60]!r}, expected one of this page: open it itself"
             )
@@ -89,7 +92,8 @@ class Guard:
                 raise Refusal(401, "found another token than the one printed at the start, expected that one: copy it")
             query = {k: v for k, v in parse_qs(scope["query_string"].decode("latin-1")).items() if k != "token"}
             way = "/" + (f"?{urlencode(query, doseq=True)}" if query else "")
-            return way, f"{COOKIE}={given}; HttpOnly; SameSite=Strict; Path=/"
+            secure = "; Secure" if (self._address or "").startswith("https:") else ""
+            return way, f"{COOKIE}={given}; HttpOnly; SameSite=Strict; Path=/{secure}"
         bearer = headers.get(HEADER, "")
         if not (self._same(bearer.removeprefix("Bearer ")) or self._same(_cookie(headers))):
             raise Refusal(

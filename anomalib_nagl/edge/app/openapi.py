@@ -67,6 +67,8 @@ CALLS = (
     Call("post", "/api/draft/redo", "do it again", body=[]),
     Call("post", "/api/draft/save", "keep all steps in the bank, in one transaction", body=[]),
     Call("post", "/api/draft/discard", "forget the draft", body=[]),
+    Call("get", "/api/region", "where is looked, white in the size of an image's picture; 404 where it is everywhere",
+         ["image: string"], answer="image/png"),
     Call("get", "/api/changes", "what the draft changes in the gallery"),
     Call("get", "/api/acceptance", "marked images under what is saved and under the draft"),
     Call("get", "/api/references", "all references"),

@@ -15,35 +15,36 @@ from PIL import Image
 from anomalib_nagl.io.arrays import as_image, eight_bit
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.image_files import decode_opened
-from anomalib_nagl.io.image_formats import FORMATS, KINDS, check_pixels
+from anomalib_nagl.io.image_formats import FORMATS, KINDS, MAX_PIXELS
 
 THUMBNAIL, PICTURE = 256, 2048  # longest side in pixels
 MASK_START = "data:image/png;base64,"
 _DECODERS = threading.Semaphore(2)  # images in the making at once: each may need 2 GB
 
 
+class TooLarge(EdgeError):
+    """An image of more pixels than are decoded."""
+
+
 def decode(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) of 8 bits of an image file, upright; EdgeError if it is none of the formats."""
+    """Pixels (H, W, 3) of 8 bits of an image file, upright; EdgeError if it is none of the formats, or too large."""
     with _DECODERS:
         try:
             opened = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        except Image.DecompressionBombError as error:
+            raise TooLarge(f"found an image of too many pixels: {name} ({error}), expected {MAX_PIXELS}") from error
         except Exception as error:  # broken files make decoders raise nearly anything
             raise EdgeError(
                 f"found a file that cannot be read as an image: {name} (its content is none of {KINDS}); expected an "
                 "image such as PNG or JPEG: replace or remove the file"
             ) from error
         with opened:
-            check_pixels(opened.size, name)
+            if opened.width * opened.height > MAX_PIXELS:
+                raise TooLarge(
+                    f"found an image of {opened.width} x {opened.height} pixels: {name}, expected at most "
+                    f"{MAX_PIXELS}: cut it into parts, or store it smaller"
+                )
             return shown(decode_opened(opened))
-
-
-def size_of(data: bytes) -> tuple[int, int] | None:
-    """Width and height that an image file says it has; None if it is none of the formats."""
-    try:
-        with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as opened:
-            return opened.size
-    except Exception:  # as above
-        return None
 
 
 def shown(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -175,6 +176,7 @@ class Scorer:
     def _encode(self, one: Picture, detector: NaglEdge) -> NDArray[np.float32]:
         data = one.read()
         one.sha256 = hashlib.sha256(data).hexdigest()
+        self.gallery.settle(one)
         pixels = decode(data, one.name)
         one.size = (pixels.shape[1], pixels.shape[0])
         tokens = detector.encode(pixels)
@@ -191,7 +193,8 @@ class Scorer:
         self._warm_up()
         while not self._stop.is_set():
             if time.monotonic() - looked > SCAN_EVERY:
-                self._scan()
+                with contextlib.suppress(OSError, ValueError):  # a bank or folder that is out of reach for a while
+                    self._scan()
                 looked = time.monotonic()
             self._wake.clear()
             if not self._some():

@@ -19,10 +19,10 @@ from starlette.staticfiles import StaticFiles
 
 from anomalib_nagl.edge.app import answers, calls, summaries
 from anomalib_nagl.edge.app.exports import Export, export
-from anomalib_nagl.edge.app.gallery import Picture, TooLarge, check_pixels_sent
+from anomalib_nagl.edge.app.gallery import Picture
 from anomalib_nagl.edge.app.guard import Guard, Refusal
 from anomalib_nagl.edge.app.openapi import describe
-from anomalib_nagl.edge.app.pictures import PICTURE, decode, grey_png, jpeg, size_of
+from anomalib_nagl.edge.app.pictures import PICTURE, TooLarge, decode, grey_png, jpeg
 from anomalib_nagl.edge.app.workbench import Workbench
 from anomalib_nagl.io import given
 from anomalib_nagl.io.arrays import eight_bit
@@ -33,8 +33,8 @@ LONGEST_SESSION = 80  # characters
 EVENTS = 0.25  # seconds between two events at least
 
 
-def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None) -> Guard:
-    """The application, guarded; ``host`` is the name under which it is asked."""
+def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None, address: str | None = None) -> Guard:
+    """The application, guarded (``guard.Guard``)."""
     pages = Pages(bench)
     routes = [
         Route("/", pages.index),
@@ -49,6 +49,7 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
         Route("/api/images/{key}/prediction", pages.prediction),
         Route("/api/images/{key}/suggest", pages.suggest, methods=["POST"]),
         *(Route(f"/api/draft/{name}", pages.drafting(call), methods=["POST"]) for name, call in calls.DRAFT.items()),
+        Route("/api/region", pages.region),
         Route("/api/changes", pages.reading(lambda session, query: summaries.changes(bench, session))),
         Route("/api/acceptance", pages.reading(lambda session, query: summaries.acceptance(bench, session))),
         Route("/api/references", pages.reading(lambda session, query: answers.references(bench, session))),
@@ -64,7 +65,7 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
         Refusal: _refused, EdgeError: _wrong, KeyError: _missing, OSError: _wrong, ValueError: _wrong,
         HTTPException: _http,
     }  # fmt: skip
-    return Guard(Starlette(routes=routes, exception_handlers=failures), host, token)
+    return Guard(Starlette(routes=routes, exception_handlers=failures), host, token, address)
 
 
 class Pages:
@@ -139,7 +140,6 @@ class Pages:
         data, name = await request.body(), unquote(request.headers.get("x-name", "image"))
 
         def work() -> str:
-            check_pixels_sent(size_of(data))
             decode(data, name)
             return self._bench.gallery.add(data, name).id
 
@@ -166,6 +166,15 @@ class Pages:
         content = await run_in_threadpool(work)
         return Response(content, media_type="image/jpeg" if role == "picture" else "image/png")
 
+    async def region(self, request: Request) -> Response:
+        """Where is looked."""
+
+        def work() -> bytes:
+            with self._bench.session(_session(request)) as session:
+                return calls.shown_region(self._bench, session, request.query_params.get("image", ""))
+
+        return Response(await run_in_threadpool(work), media_type="image/png")
+
     def histogram(self, session: Any, query: dict[str, str]) -> Any:
         """Scores of the gallery."""
         return summaries.histogram(self._bench, session, float(query["image"]) if "image" in query else None)
@@ -186,7 +195,6 @@ class Pages:
         data = await request.body()
 
         def work() -> Any:
-            check_pixels_sent(size_of(data))
             pixels = decode(data, "the body")
             with self._bench.scorer.first():
                 self._bench.refresh()

@@ -37,8 +37,7 @@ class Added(Step):
 
     def repeat(self, draft: TransactionBank, bank: TransactionBank, keys: dict[str, str]) -> None:
         """Add it, with the patches and files that the draft holds."""
-        uid = self.reference.uid
-        keys[uid] = bank.insert(draft.lesson_of(uid), self.reference)
+        keys[self.reference.uid] = bank.copy_from(draft, self.reference)
 
 
 @dataclass

@@ -146,7 +146,7 @@ class Workbench:
 
     def has_region(self, session: Session) -> bool:
         """Whether only a part of every image is looked at."""
-        return "region" in self.detector(session)._snapshot.settings
+        return getattr(self.detector(session), "region", None) is not None
 
     def picture(self, key: str) -> Picture:
         """An image of the gallery; KeyError where there is none."""
@@ -178,10 +178,14 @@ class Workbench:
 
     def _take_kept(self) -> None:
         """Show the images of the acceptance set that are nowhere else."""
-        known = {one.sha256 for one in self.gallery.all()}
+        pictures = self.gallery.all()
+        known = {one.sha256 for one in pictures}
         for one in self.real.marked():
             if one.sha256 not in known:
-                self.gallery.keep(one, self.real.marked_file(one.sha256).data)
+                data = self.real.marked_file(one.sha256).data
+                same_size = (picture for picture in pictures if not picture.sha256 and picture.stamp[0] == len(data))
+                if not any(picture.hashed() == one.sha256 for picture in same_size):
+                    self.gallery.keep(one, data)
 
     def _recent(self) -> list[Session]:
         with self._lock:
