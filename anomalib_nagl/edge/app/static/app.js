@@ -46,9 +46,7 @@ async function start() {
   startHelp();
   on("state", named);
   await refresh();
-  const [, , id] = location.hash.split("/");
   startInspect();
-  if (id) show({ id: decodeURIComponent(id) });
   startUpload();
   addEventListener("hashchange", route);
   route();

@@ -11,7 +11,7 @@ const CARD = { width: 118, height: 156 };
 const SPARE = 2; // rows above and below what is seen
 
 const items = new Map(); // index -> item
-const cards = new Map(); // index -> element
+const cards = new Map(); // id of the image, or its place while it is not known -> element
 let total = 0;
 let epoch = "";
 let active = -1;
@@ -107,18 +107,20 @@ function draw() {
   const width = Math.floor(scroller.clientWidth / columns);
   floor.style.height = `${Math.ceil(total / columns) * CARD.height}px`;
   const end = Math.min(offset + limit, total);
-  for (const [index, card] of cards) {
-    if (index < offset || index >= end) {
-      card.remove();
-      cards.delete(index);
-    }
-  }
+  const seen = new Set();
   for (let index = offset; index < end; index++) {
     const card = cardOf(index);
+    seen.add(card);
     card.style.width = `${width}px`;
     card.style.transform = `translate(${(index % columns) * width}px, ${Math.floor(index / columns) * CARD.height}px)`;
   }
-  const current = cards.get(active);
+  for (const [key, card] of cards) {
+    if (!seen.has(card)) {
+      card.remove();
+      cards.delete(key);
+    }
+  }
+  const current = cards.get(keyOf(active));
   if (current) scroller.setAttribute("aria-activedescendant", current.id);
   else scroller.removeAttribute("aria-activedescendant");
   const empty = $("gallery-empty");
@@ -127,15 +129,20 @@ function draw() {
   empty.textContent = whole ? t("gallery.none") : t("gallery.empty");
 }
 
+/** An image keeps its card when it moves to another place: what somebody is about to click stays what it was. */
+const keyOf = (index) => items.get(index)?.id ?? `place ${index}`;
+
 function cardOf(index) {
   const item = items.get(index);
-  let card = cards.get(index);
+  const key = keyOf(index);
+  let card = cards.get(key);
   if (!card) {
-    card = el("div", { class: "card", role: "option", id: `card-${index}`, "data-index": index });
-    cards.set(index, card);
+    card = el("div", { class: "card", role: "option", id: `card ${key}`.replaceAll(" ", "-") });
+    cards.set(key, card);
     floor.append(card);
   }
-  const told = JSON.stringify([item, item?.id === chosen, total]);
+  card.dataset.index = index;
+  const told = JSON.stringify([item, item?.id === chosen, total, index]);
   if (card.told === told) return card;
   card.told = told;
   card.setAttribute("aria-selected", String(item !== undefined && item.id === chosen));

@@ -18,6 +18,7 @@ let viewer;
 let marking;
 const strokes = new Strokes();
 const watchers = [];
+const KEPT = "nagl.image"; // the image that is open when the page is loaded again
 let asked = 0;
 
 /** Be told when another image is open, or the same one has another map. */
@@ -51,6 +52,8 @@ export function startInspect() {
   });
   on("scores", load);
   on("state", known);
+  const kept = sessionStorage.getItem(KEPT);
+  if (kept) show({ id: kept });
   startGallery(show, () => $("stage").focus());
   marked();
 }
@@ -60,7 +63,8 @@ export async function show(item) {
   if (open.item?.id === item.id) return;
   Object.assign(open, { item, found: null, map: null });
   showChosen(item.id);
-  if (location.hash.startsWith("#/inspect")) history.replaceState(null, "", `#/inspect/${encodeURIComponent(item.id)}`);
+  sessionStorage.setItem(KEPT, item.id);
+  if (!$("view-inspect").hidden) history.replaceState(null, "", `#/inspect/${encodeURIComponent(item.id)}`);
   viewer.show(null);
   marking.image = null;
   await load();
@@ -76,12 +80,12 @@ async function load() {
   try {
     const [found, picture] = await Promise.all([get(`${path}/prediction`), fresh ? decode(`${path}/picture`) : null]);
     if (mine !== asked) return;
+    open.found = found;
     if (fresh) {
       viewer.show(picture);
       await strokes.begin(found.id, found.picture.width, found.picture.height);
       marking.begin(found);
     }
-    open.found = found;
     const saved = $("saved").checked && found.before !== null ? 1 : 0;
     const bitmap = await createImageBitmap(await getBlob(`${path}/map`, { saved }));
     if (mine !== asked) return;
