@@ -6,9 +6,10 @@ They lie in a table of their own, which a reader that does not know it leaves al
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
-from anomalib_nagl.bank import history
+from anomalib_nagl.bank import history, schema
 from anomalib_nagl.bank.history import Author, Edit
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import File
@@ -69,12 +70,13 @@ def mark(
     return edits
 
 
-def copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
-    """Take the marked images over into another bank."""
-    if _exists(source):
-        target.execute(TABLE)
-        rows = source.execute("SELECT * FROM acceptance WHERE mark IS NOT NULL ORDER BY rowid")
-        target.executemany("INSERT OR IGNORE INTO acceptance VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+def copy(source: Path, target: Path) -> None:
+    """Take the marked images of a bank over into another one."""
+    with schema.reading(source) as known, schema.writing(target) as connection:
+        if _exists(known):
+            connection.execute(TABLE)
+            rows = known.execute("SELECT * FROM acceptance WHERE mark IS NOT NULL ORDER BY rowid")
+            connection.executemany("INSERT OR IGNORE INTO acceptance VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _exists(connection: sqlite3.Connection) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank import derived, history, schema
+from anomalib_nagl.bank import acceptance, derived, history, schema
 from anomalib_nagl.bank.adapted import AbnormalPools, Limits, ReferencePatches
 from anomalib_nagl.bank.border import THRESHOLDS, check_lesson, check_pools
 from anomalib_nagl.bank.history import Author, Change, Edit
@@ -203,6 +203,8 @@ class BankFile:
         def write(folder: Path) -> Path:
             written = folder / path.name  # as it will be called
             self.create(written, self._compatibility, settings, lessons, proxies)
+            if images:
+                acceptance.copy(self.path, written)
             return written
 
         atomic_files(path.parent, write)

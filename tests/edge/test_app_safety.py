@@ -198,7 +198,11 @@ def test_masks_and_calls_that_will_not_do_change_nothing(client: TestClient, exp
     assert (
         client.post("/api/draft/save", content=b"[]", headers={"Content-Type": "application/json"}).status_code == 400
     )
-    for sort, limit in (("x' OR 1=1", "5"), ("name", "1e9"), ("name", "-5")):
-        assert client.get("/api/gallery", params={"sort": sort, "limit": limit}).status_code in (200, 422)
+    for limit in ("1e9", "-5", "x", "9" * 50, "²"):
+        assert client.get("/api/gallery", params={"limit": limit}).status_code == 422
+    assert client.get("/api/gallery", params={"sort": "x' OR 1=1", "filter": "x"}).json()["total"] == 0
+    assert client.get("/api/histogram", params={"image": "x"}).status_code == 422
+    for path in ("/api/images/nothing/map", "/api/references/nothing/mask", "/api/export/nothing", "/api/region"):
+        assert client.get(path).status_code == 404, path
     assert ann.get("/api/state")["draft"]["steps"] == []
     assert len(NaglEdge(exported).history()) == 1

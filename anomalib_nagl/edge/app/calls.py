@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from anomalib_nagl.edge.app import answers
-from anomalib_nagl.edge.app.gallery import Picture
+from anomalib_nagl.edge.app.gallery import NotThere, Picture
 from anomalib_nagl.edge.app.outlines import suggest
 from anomalib_nagl.edge.app.pictures import PICTURE, as_data, decode, enlarge, fitted, grey_png, read_mask
 from anomalib_nagl.edge.app.scoring import View
@@ -130,10 +130,10 @@ def region(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
 
 
 def shown_region(bench: Workbench, session: Session, key: str) -> bytes:
-    """Where is looked, white in a PNG of the size of an image's picture; KeyError where that is everywhere."""
+    """Where is looked, white in a PNG of the size of an image's picture; NotThere where that is everywhere."""
     one, found = bench.picture(key), bench.detector(session).region
     if found is None:
-        raise KeyError("region")
+        raise NotThere("found no region of interest, expected one that was drawn: everything is looked at")
     size = one.size or decode(one.read(), one.name).shape[1::-1]
     return grey_png(enlarge(found, fitted((int(size[0]), int(size[1])), PICTURE)))
 
@@ -185,7 +185,7 @@ def gallery(bench: Workbench, session: Session, query: Mapping[str, str]) -> dic
     wanted = query.get("filter", "all")
     rows = [row for row in found.rows if search in row.picture.name.casefold()]
     rows = [row for row in rows if answers.matches(bench, row, found, wanted)]
-    offset, limit = (max(int(query.get(name, default)), 0) for name, default in (("offset", "0"), ("limit", "60")))
+    offset, limit = _whole(query, "offset", 0), _whole(query, "limit", 60)
     page = answers.ordered(rows, query.get("sort", "name"))[offset : offset + min(limit, 500)]
     screen = [row.picture.id for row in page]
     if screen != session.screen:
@@ -207,6 +207,13 @@ def _number(body: Body, name: str) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise EdgeError(f"found {str(found)[:40]!r} as {name}, expected a number: see /openapi.json")
     return float(found)
+
+
+def _whole(query: Mapping[str, str], name: str, otherwise: int) -> int:
+    found = query.get(name, str(otherwise))
+    if not (found.isascii() and found.isdigit() and len(found) < 10):
+        raise EdgeError(f"found {found[:40]!r} as {name}, expected a whole number of 0 or more")
+    return int(found)
 
 
 Call = Callable[[Workbench, Session, Body], dict[str, Any]]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from anomalib_nagl.bank.verdicts import Found, Rules, judge
 from anomalib_nagl.edge.app import summaries
-from anomalib_nagl.edge.app.gallery import Picture
+from anomalib_nagl.edge.app.gallery import NotThere, Picture
 from anomalib_nagl.edge.app.outlines import outlined
 from anomalib_nagl.edge.app.pictures import decode
 from anomalib_nagl.edge.app.report import report
@@ -38,10 +38,12 @@ class Export(NamedTuple):
 
 
 def export(bench: Workbench, session: Session, what: str) -> Export:
-    """One of the ``EXPORTS``; KeyError for another.
+    """One of the ``EXPORTS``; NotThere for another.
 
     Bank and model are those that are saved; all else is as the session sees it.
     """
+    if what not in EXPORTS:
+        raise NotThere(f"found no export {what[:60]!r}, expected one of {', '.join(EXPORTS)}")
     return EXPORTS[what](bench, session)
 
 
@@ -147,7 +149,7 @@ def _report(bench: Workbench, session: Session) -> Export:
                 one = bench.picture(key)
                 row, found = _row(bench, one, view)
                 return None if found is None else overlay(one, row, found, scorer, rules)
-            except (KeyError, *OF_AN_IMAGE):
+            except OF_AN_IMAGE:
                 return None
 
         yield from report(bench.model.stem, bench.saved.history(), known, rules, drawn)

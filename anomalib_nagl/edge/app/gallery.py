@@ -40,13 +40,19 @@ class Picture:
     encoded: bool = False
 
     def read(self) -> bytes:
-        """The bytes of the file; EdgeError where it lies elsewhere, OSError where it is no regular file."""
-        return read_regular(self.inside())
+        """The bytes of the file; EdgeError where it lies elsewhere, went away, or cannot be read."""
+        try:
+            return read_regular(self.inside())
+        except OSError as error:
+            raise EdgeError(
+                f"found no way to read {self.name} ({error.strerror or 'no regular file'}), expected an image file: "
+                "check the folder"
+            ) from error
 
     def hashed(self) -> str:
         """The hash of the file, empty where it cannot be read."""
         if not self.sha256:
-            with contextlib.suppress(OSError, EdgeError):
+            with contextlib.suppress(EdgeError):
                 self.sha256 = hashlib.sha256(self.read()).hexdigest()
         return self.sha256
 
@@ -61,6 +67,10 @@ class Picture:
                 f"found a link that leads out of the folder: {self.name}, expected an image in it: copy the image there"
             )
         return self.path
+
+
+class NotThere(EdgeError):
+    """Something was asked for that there is not, or not any more."""
 
 
 class Gallery:
@@ -83,8 +93,10 @@ class Gallery:
             return list(self._pictures.values())
 
     def get(self, key: str) -> Picture:
-        """The image of an id; KeyError where there is none."""
+        """The image of an id; NotThere where there is none."""
         with self._lock:
+            if key not in self._pictures:
+                raise NotThere(f"found no image {key[:60]!r}, expected one of the gallery: load it again")
             return self._pictures[key]
 
     def by_content(self, sha256: str) -> Picture | None:

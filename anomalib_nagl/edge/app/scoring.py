@@ -23,7 +23,8 @@ from anomalib_nagl.edge.app.pictures import THUMBNAIL, decode, jpeg
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 
 BATCH = 16  # images between two looks at what is on a screen
-BOARDS, PREDICTIONS = 24, 32  # states of a bank whose scores are kept, and maps
+BOARDS = 24  # states of a bank whose scores are kept
+MAPS = 256 << 20  # bytes of the maps that are kept
 SCAN_EVERY = 1.0  # seconds
 
 
@@ -75,7 +76,8 @@ class Scores:
             with self._lock:
                 self._predictions[key, image] = found
                 self._predictions.move_to_end((key, image))
-                while len(self._predictions) > PREDICTIONS:
+                each = found.map.nbytes + (0 if found.mask is None else found.mask.nbytes)
+                while len(self._predictions) > max(MAPS // each, 1):
                     self._predictions.popitem(last=False)
 
     def forget(self, image: str) -> None:

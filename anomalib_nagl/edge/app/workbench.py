@@ -149,7 +149,7 @@ class Workbench:
         return getattr(self.detector(session), "region", None) is not None
 
     def picture(self, key: str) -> Picture:
-        """An image of the gallery; KeyError where there is none."""
+        """An image of the gallery; NotThere where there is none."""
         return self.gallery.get(key)
 
     def _follow(self, session: Session) -> None:
@@ -204,6 +204,8 @@ class Workbench:
         came, gone = self.gallery.scan()
         for one in gone:
             self.scorer.forget(one)
+        if gone:
+            self._take_kept()
         if came or gone:
             self.scorer.version += 1
         self.refresh()
@@ -219,5 +221,5 @@ def facts_of(model: Path, detector: NaglEdge, thresholds: bool) -> dict[str, Any
         "input": list(facts["image_size"]),
         "grid": list(facts["grid"]),
         "has_thresholds": thresholds,
-        "windows": None,
+        "windows": facts.get("windows"),
     }
