@@ -150,6 +150,7 @@ class Tab:
 
     def open(self, name: str) -> None:
         """Click an image of the gallery and wait until it is seen."""
+        self.page.locator("#scroller").evaluate("(one) => one.scrollTo(0, 0)")
         self.card(name).click()
         self.shown(name)
 

@@ -78,7 +78,11 @@ async function load() {
   const fresh = open.found === null;
   if (fresh) words(t("stage.loading"));
   try {
-    const [found, picture] = await Promise.all([get(`${path}/prediction`), fresh ? decode(`${path}/picture`) : null]);
+    // Both at once, but it is the prediction's sentence that says what is wrong with a file.
+    const decoding = fresh ? decode(`${path}/picture`) : null;
+    decoding?.catch(() => {});
+    const found = await get(`${path}/prediction`);
+    const picture = await decoding;
     if (mine !== asked) return;
     open.found = found;
     if (fresh) {
@@ -97,6 +101,7 @@ async function load() {
     if (mine !== asked) return;
     if (fresh) viewer.show(null);
     words(error.message);
+    $("saved-label").hidden = true;
     drawDetails(null, error.message, actions);
     return;
   }

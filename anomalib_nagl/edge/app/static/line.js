@@ -31,7 +31,8 @@ export class LineChart {
     this.flag = el("span", { class: "handle-value" });
     this.handle.append(this.flag);
     this.element = el("div", { class: "chart" }, this.drawing, this.handle);
-    this.changed = false;
+    this.changed = false; // somebody holds it, or it was let go and is not answered for yet
+    this.waiting = false;
   }
 
   /** Draw stacks of bars: `stacks` is a list of {kind, values} from the bottom up, `band` is {low, high}. */
@@ -88,7 +89,7 @@ export class LineChart {
 
   /** Put the line at a value; null hides it. */
   set(value, text = "") {
-    if (this.changed) return; // somebody holds it
+    if (this.changed) return;
     this.show(value, text);
   }
 
@@ -109,10 +110,15 @@ export class LineChart {
     this.moving(this.value);
   }
 
-  settle() {
-    if (!this.changed) return;
-    this.changed = false;
-    this.moved(this.value);
+  /** Tell where the line was let go; it stays there until the server has answered. */
+  async settle() {
+    if (!this.changed || this.waiting) return;
+    const { value } = this;
+    this.waiting = true;
+    await this.moved(value);
+    this.waiting = false;
+    if (this.value === value) this.changed = false;
+    else this.settle(); // moved on meanwhile
   }
 
   press(event) {
