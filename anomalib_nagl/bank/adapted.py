@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_nagl.bank.abnormal import AbnormalPools, abnormal_pools
 from anomalib_nagl.bank.discriminant import defect_share, directions, inner_spread, spread
+from anomalib_nagl.bank.interest import ALL, inside_patches, inside_views
 from anomalib_nagl.bank.moments import Moments
-from anomalib_nagl.bank.patch_masks import away_from_mask
 from anomalib_nagl.bank.pools import ArrayPool, Pool, counts, heads
-from anomalib_nagl.bank.views import origins
 from anomalib_nagl.io.errors import EdgeError
 
 Floats = NDArray[np.float32]
@@ -48,32 +48,14 @@ class Limits(NamedTuple):
 UNLIMITED = Limits(None, None, None, None)
 
 
-class AbnormalPools(NamedTuple):
-    """The patches of one abnormal reference.
-
-    ``marked`` ones are abnormal, those ``away`` from them and not next to one are normal, and so are all that are
-    ``unmarked``. ``localized`` are references whose mask was given and is not the full image: they alone tell where a
-    defect and its surroundings are. Patches of all views are numbered through, one view after the other.
-    """
-
-    marked: Pool
-    away: Pool
-    unmarked: Pool
-    localized: bool
-
-    @property
-    def shown(self) -> bool:
-        """Whether some patches are known or guessed to be the defect: not where all of the image are."""
-        return len(self.marked) > 0 and len(self.unmarked) > 0
-
-
 class ReferencePatches(NamedTuple):
     """Patch tokens of a set of references, all that the rules read.
 
     ``normal`` has a pool for each normal reference. With ``context`` the surroundings of defects count as normal.
     ``shared`` lets residual mining put the marked patches of several images on one grid, which the published code's
     positions (Q2, Q3) do not allow. ``views`` are those that every pool has (``bank.views``). ``sums``
-    adds up those of pools where they are kept, under a name for each use; they are computed otherwise.
+    adds up those of pools where they are kept, under a name for each use; they are computed otherwise. Pools hold what
+    lies in the ``region`` of interest alone (``bank.interest``), and defects outside it are none.
     """
 
     normal: tuple[Pool, ...]
@@ -85,6 +67,7 @@ class ReferencePatches(NamedTuple):
     shared: bool = True
     views: tuple[int, ...] = (0,)
     sums: Callable[[str, Sequence[Pool]], Moments] | None = None
+    region: Floats = ALL
 
     @classmethod
     def of(
@@ -99,6 +82,7 @@ class ReferencePatches(NamedTuple):
         shared: bool = True,
         keys: Sequence[str] = (),
         views: tuple[int, ...] = (0,),
+        region: Floats = ALL,
     ) -> ReferencePatches:
         """Pools of arrays: patches (V * M, C) of each normal reference, (a, V * M, C) of abnormal ones.
 
@@ -106,43 +90,22 @@ class ReferencePatches(NamedTuple):
         them, normal ones first, are made of their images and masks (``pools.ArrayPool``).
         """
         keys = keys or [""] * (len(normal) + len(abnormal))
+        keep = inside_views(region, grid, views)
         given = zip(abnormal, patch_mask, localized.tolist(), keys[len(normal) :], strict=True)
-        pools = tuple(abnormal_pools(tokens, marked, known, grid, key, views) for tokens, marked, known, key in given)
-        known = tuple(ArrayPool(tokens, key=key) for tokens, key in zip(normal, keys, strict=False))
-        return cls(known, pools, grid, abnormal.shape[-1], context, limits, shared, views)
+        every = (abnormal_pools(tokens, mask, known, grid, key, views, keep) for tokens, mask, known, key in given)
+        pools = tuple(one for one in every if keep is None or len(one.marked))
+        known = tuple(ArrayPool(tokens, key=key).only(keep) for tokens, key in zip(normal, keys, strict=False))
+        return cls(known, pools, grid, abnormal.shape[-1], context, limits, shared, views, region=region)
 
     @property
     def cells(self) -> int:
         """Number of patches of an image."""
         return self.grid[0] * self.grid[1]
 
-
-def abnormal_pools(
-    tokens: Floats,
-    marked: Floats,
-    localized: bool,
-    grid: tuple[int, int],
-    key: str = "",
-    views: tuple[int, ...] = (0,),
-) -> AbnormalPools:
-    """Take the patches (V * M, C) of an abnormal reference apart by which of them are abnormal, 0/1 (M,)."""
-    apart, normal = take_apart(tokens, marked, grid, key, views), (np.asarray(marked) <= 0)[origins(grid, views)]
-    return AbnormalPools(
-        apart["marked"], apart["away"], ArrayPool(tokens[normal], np.flatnonzero(normal), key), localized
-    )
-
-
-def take_apart(
-    tokens: Floats, marked: Floats, grid: tuple[int, int], key: str = "", views: tuple[int, ...] = (0,)
-) -> dict[str, ArrayPool]:
-    """Patches (V * M, C) of all views that are abnormal, ``near`` one of these, and ``away`` from them.
-
-    ``marked`` (M,) are the abnormal ones of the image as it is.
-    """
-    where = origins(grid, views)
-    abnormal, away = (np.asarray(marked) > 0)[where], away_from_mask(marked, grid)[where]
-    parts = {"marked": abnormal, "near": ~(abnormal | away), "away": away}
-    return {name: ArrayPool(tokens[part], np.flatnonzero(part), key) for name, part in parts.items()}
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """Which patches (M,) of an image lie in the region of interest."""
+        return inside_patches(self.region, self.grid)
 
 
 class Dimensions(NamedTuple):
@@ -288,6 +251,7 @@ TENSORS: list[ReferenceTensor] = [
     ReferenceTensor("defect_weight", lambda sizes: (1,), defect_weight),
     ReferenceTensor("normal_mean", lambda sizes: (sizes.width,), normal_mean),
     ReferenceTensor("reference_kinds", lambda sizes: (2,), reference_kinds),
+    ReferenceTensor("region", lambda sizes: (None, None), lambda patches: patches.region),
 ]
 
 

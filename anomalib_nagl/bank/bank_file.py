@@ -16,24 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank import acceptance, derived, history, schema
-from anomalib_nagl.bank.adapted import AbnormalPools, Limits, ReferencePatches
-from anomalib_nagl.bank.border import THRESHOLDS, check_lesson, check_pools
+from anomalib_nagl.bank import acceptance, derived, history, interest, schema
+from anomalib_nagl.bank.adapted import ReferencePatches
+from anomalib_nagl.bank.border import THRESHOLDS, check_lesson
+from anomalib_nagl.bank.compared import ComparedReader, check_comparable
 from anomalib_nagl.bank.history import Author, Change, Edit
-from anomalib_nagl.bank.moment_rows import RunningSums
-from anomalib_nagl.bank.pool_rows import JoinedPool, PoolReader
 from anomalib_nagl.bank.reference import Lesson, Reference, check_text
-from anomalib_nagl.bank.reference_rows import (
-    check_usable,
-    compared_of,
-    insert,
-    lesson_of,
-    named,
-    pools_of,
-    references_of,
-)
+from anomalib_nagl.bank.reference_rows import insert, lesson_of, named, references_of
 from anomalib_nagl.bank.setting_rows import model_of, settings_of, texts_of, write_settings
-from anomalib_nagl.bank.views import cells_of, views_of
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.files import atomic_files
 from anomalib_nagl.io.model_facts import check_facts
@@ -71,8 +61,7 @@ class BankFile:
     def __init__(self, path: str | Path, compatibility: Mapping[str, Any], author: str | None = None) -> None:
         self.path, self._compatibility = Path(path), dict(compatibility)
         self.author = Author(author or _whoever(), uuid.uuid4().hex)
-        self._reader = PoolReader(lambda: schema.reading(self.path), int(compatibility["dim"]), cells_of(compatibility))
-        self._sums = RunningSums(lambda: schema.reading(self.path), int(compatibility["dim"]))
+        self._compared = ComparedReader(lambda: schema.reading(self.path), self._compatibility)
         with schema.reading(self.path) as connection:
             _check_model(connection, self.path, self._compatibility)
 
@@ -116,15 +105,15 @@ class BankFile:
             number = history.revision(connection)
             references = references_of(connection)
             settings = settings_of(connection)
-            patches = self._patches(connection, references)
+            region = interest.of_settings(settings, self._compatibility)
+            compared = self._compared.read(connection, references, region)
             proxies = derived.read(connection, number, self._proxies_shape)
-            compared = compared_of(references, pools_of(connection, self._reader))
-        return Snapshot(number, references, settings, patches, proxies, compared)
+        return Snapshot(number, references, settings, compared.patches, proxies, compared.references)
 
     @contextlib.contextmanager
     def read_at_once(self) -> Iterator[None]:
         """Read the patches of a snapshot through one connection."""
-        with self._reader:
+        with self._compared.pools:
             yield
 
     def keep_proxies(self, revision: int, proxies: NDArray[np.float32]) -> None:
@@ -172,6 +161,18 @@ class BankFile:
                 summary = ", ".join(f"{edit.key} {edit.after}" for edit in edits)
                 history.commit(connection, self.author, action, summary, edits)
 
+    def set_region(self, region: NDArray[np.float32]) -> None:
+        """Look only where a region (H, W) of the network input is not zero; ``interest.ALL`` looks everywhere again.
+
+        EdgeError where no normal patch lies in it.
+        """
+        texts = texts_of({interest.REGION: interest.to_setting(region)})
+        with self._changing() as connection:
+            edits = write_settings(connection, texts)
+            if edits:
+                looked = "everywhere" if interest.everywhere(region) else f"{float(region.mean()):.0%} of the picture"
+                history.commit(connection, self.author, "region", looked, edits)
+
     def undo(self, number: int | None = None) -> Change:
         """Take back a change (``history.undo``); returns the one that was taken back."""
         with self._changing() as connection:
@@ -183,7 +184,7 @@ class BankFile:
         with schema.reading(path) as other:
             _check_model(other, path, self._compatibility)
             lessons = [(lesson_of(other, one, self._compatibility)) for one in references_of(other)]
-            settings = texts_of(settings_of(other))
+            settings = texts_of({interest.REGION: None, **settings_of(other)})
         with self._changing() as connection:
             edits = [Edit("reference", one.uid, "removed", 0, 1) for one in references_of(connection)]
             for edit in edits:
@@ -218,31 +219,6 @@ class BankFile:
     def _proxies_shape(self) -> tuple[int, int]:
         return int(self._compatibility["num_proxies"]), int(self._compatibility["dim"])
 
-    def _patches(self, connection: sqlite3.Connection, references: Sequence[Reference]) -> ReferencePatches:
-        """The pools of active references, in an order that does not depend on when they were added."""
-        facts, found = self._compatibility, pools_of(connection, self._reader)
-        self._reader.forget({pool.row for roles in found.values() for pool in roles.values()})
-        active = [one for one in references if one.active]
-        for one in active:
-            sizes = {role: len(pool) for role, pool in found.get(one.uid, {}).items()}
-            check_pools(one, sizes, bool(facts.get("shifted_grid")), cells_of(facts))
-        normal = [found[one.uid]["normal"] for one in active if one.kind != "abnormal"]
-        abnormal = [
-            AbnormalPools(roles["marked"], roles["away"], JoinedPool(roles["away"], roles["near"]), one.localized)
-            for one in active if one.kind == "abnormal" for roles in (found[one.uid],)
-        ]  # fmt: skip
-        return ReferencePatches(
-            tuple(sorted(normal, key=lambda pool: pool.key)),
-            tuple(sorted(abnormal, key=lambda pools: pools.marked.key)),
-            (int(facts["grid"][0]), int(facts["grid"][1])),
-            int(facts["dim"]),
-            bool(facts["context"]),
-            Limits.of(facts["bank_limit"]),
-            bool(facts["shared_mining"]),
-            views_of(facts),
-            self._sums.over,
-        )
-
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that leaves a bank that can be compared with, or none."""
@@ -250,8 +226,7 @@ class BankFile:
             with schema.writing(self.path) as connection:
                 _check_model(connection, self.path, self._compatibility)
                 yield connection
-                check_usable(connection)
-                settings_of(connection)  # what was taken back may be what somebody else wrote
+                check_comparable(connection, self._compatibility)
         except sqlite3.IntegrityError as error:
             raise EdgeError(
                 "found a reference of that name already, expected another name: remove or rename it first"

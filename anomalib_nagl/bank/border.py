@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_nagl.bank.interest import REGION, check_setting
 from anomalib_nagl.bank.reference import ROLES, Lesson, Reference
 from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.bank.views import cells_of
@@ -94,13 +95,15 @@ def check_lesson(lesson: Lesson, facts: Mapping[str, Any]) -> None:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise EdgeError unless thresholds and scales are finite numbers, if there are any, and nothing else is set."""
-    known = (THRESHOLDS, SCALE, CALIBRATION)
+    """Raise EdgeError unless thresholds and scales are finite numbers and a region is one, and nothing else is set."""
+    known = (THRESHOLDS, SCALE, CALIBRATION, REGION)
     if unknown := [name for name in settings if name not in known]:
         raise EdgeError(
             f"found a setting {str(unknown[0])[:60]!r} in a reference bank, expected some of {', '.join(known)}: "
             "restore the bank from a copy, or read it with the release that wrote it"
         )
+    if REGION in settings:
+        check_setting(settings[REGION])
     found = settings.get(THRESHOLDS, [None, None])
     if not _are_numbers(found, 2):
         raise EdgeError(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import ReferencePatches
 from anomalib_nagl.bank.held_out import Detector, State, held_out_scores
+from anomalib_nagl.bank.interest import inside_pixels
 from anomalib_nagl.bank.maps import image_score
 from anomalib_nagl.bank.scale import Scale
 
@@ -54,12 +55,15 @@ class Calibration(NamedTuple):
 def calibrate(patches: ReferencePatches, state: State, detector: Detector) -> Calibration:
     """Scales for images and pixels from the references alone; see ``held_out_scores`` for the arguments.
 
-    Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds.
+    Images: see ``threshold``. Pixels: what 1 % of the anomaly map of held-out normal references exceeds. Both count
+    within the region of interest alone.
     """
     held_out = held_out_scores(patches, state, detector)
-    normal, abnormal = image_score(held_out.normal), image_score(held_out.abnormal)
+    cells = int(patches.inside.sum())
+    normal, abnormal = (image_score(scores, cells=cells) for scores in (held_out.normal, held_out.abnormal))
     middle = threshold(normal, abnormal)
-    maps = detector.maps(held_out.normal).reshape(-1)
+    whole = detector.maps(held_out.normal)
+    maps = whole[:, inside_pixels(patches.region, (whole.shape[1], whole.shape[2]))].reshape(-1)
     marked = held_out.abnormal[held_out.marked]
     pixels = np.concatenate([maps, held_out.abnormal.reshape(-1)])
     return Calibration(

@@ -16,6 +16,7 @@ from anomalib_nagl.bank.adapted import (
     deviation_spread,
     surroundings,
 )
+from anomalib_nagl.bank.interest import within
 from anomalib_nagl.bank.moments import Moments
 from anomalib_nagl.bank.pools import ArrayPool, Pool, counts, heads
 from anomalib_nagl.bank.views import origins
@@ -44,7 +45,8 @@ class Detector(NamedTuple):
 class HeldOut(NamedTuple):
     """Patch scores (n, M) of normal and (a, M) of abnormal references that were not known.
 
-    ``marked`` (a, M) are the abnormal patches of the latter.
+    ``marked`` (a, M) are the abnormal patches of the latter. Outside the region of interest all have the smallest score
+    inside.
     """
 
     normal: Floats
@@ -74,17 +76,17 @@ def held_out_scores(patches: ReferencePatches, state: State, detector: Detector)
     scoring = _Scoring(patches, state, detector)
     cells = patches.cells
     chosen = sample([one.marked.key for one in patches.abnormal])
-    abnormal = [scoring.abnormal(i) for i in chosen]
+    known = [scoring.abnormal(i) for i in chosen]
     marked = [scoring.marked(i) for i in chosen]
-    return HeldOut(
-        _stacked(_normal(scoring), cells), _stacked(abnormal, cells), np.array(marked, bool).reshape(-1, cells)
-    )
+    normal, abnormal = (within(_stacked(scores, cells), patches.inside) for scores in (_normal(scoring), known))
+    return HeldOut(normal, abnormal, np.array(marked, bool).reshape(-1, cells))
 
 
 def _normal(scoring: _Scoring) -> list[Floats]:
     """Patch scores (M,) of normal images that were not known."""
     patches = scoring.patches
-    whole = [i for i, pool in enumerate(patches.normal) if len(pool) == len(scoring.origin)]
+    patches_of_all = int(patches.inside[scoring.origin].sum())
+    whole = [i for i, pool in enumerate(patches.normal) if len(pool) == patches_of_all]
     chosen = [whole[i] for i in sample([patches.normal[i].key for i in whole])]
     around = [i for i, one in enumerate(patches.abnormal) if one.shown and len(one.away)]
     if len(whole) > 1 and patches.abnormal:
@@ -246,11 +248,16 @@ class _Scoring:
         return np.array(found)
 
     def _whole(self, pools: Sequence[Pool]) -> Floats:
-        """The patches (M, C) of an image as it is, in their places; zero where there is none."""
+        """The patches (M, C) of an image as it is, in their places; zero where there is none.
+
+        Outside the region of interest, which no pool keeps, is the mean of those inside: a head reads it too.
+        """
         tokens = np.concatenate([pool.head(len(pool)) for pool in pools])
         places = np.concatenate([pool.places(len(pool)) for pool in pools])
         upright, found = places < self.patches.cells, np.zeros((self.patches.cells, self.patches.width), np.float32)
         found[places[upright]] = tokens[upright]
+        if not (inside := self.patches.inside).all():
+            found[~inside] = tokens[upright].mean(axis=0)
         return found
 
     def _there(self, pools: Sequence[Pool]) -> NDArray[np.bool_]:

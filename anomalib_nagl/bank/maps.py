@@ -10,9 +10,12 @@ Floats = NDArray[np.float32]
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
 
 
-def image_score(score: Floats, fraction: float = 0.01) -> Floats:
-    """Image score (B,): mean of the largest ``fraction`` of the patch scores (B, M), at least one (section 9)."""
-    count = max(int(fraction * score.shape[-1]), 1)
+def image_score(score: Floats, fraction: float = 0.01, cells: int | None = None) -> Floats:
+    """Image score (B,): mean of the largest ``fraction`` of the patch scores (B, M), at least one (section 9).
+
+    It is a fraction of ``cells`` where no more patches are looked at.
+    """
+    count = max(int(fraction * (score.shape[-1] if cells is None else cells)), 1)
     largest = np.sort(score, axis=-1)[..., -count:]
     return largest.mean(axis=-1, dtype=np.float64).astype(np.float32)
 

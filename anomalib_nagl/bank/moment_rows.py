@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from anomalib_nagl.bank.moments import Moments
-from anomalib_nagl.bank.pool_rows import JoinedPool, StoredPool
+from anomalib_nagl.bank.pool_rows import JoinedPool, PartPool, StoredPool
 from anomalib_nagl.bank.pools import Pool
+from anomalib_nagl.bank.region_pools import RegionPool
 
 # Not among the needed tables: what is missing, as in banks that were written before there was one, is computed anew.
 TABLE = "CREATE TABLE IF NOT EXISTS moment (pool INTEGER PRIMARY KEY REFERENCES pool, data BLOB NOT NULL)"
@@ -21,8 +22,10 @@ def insert_moments(connection: sqlite3.Connection, row: int, moments: Moments) -
     connection.execute("INSERT INTO moment VALUES (?, ?)", (row, moments.pack()))
 
 
-def read_moments(connection: sqlite3.Connection, pool: StoredPool, width: int) -> Moments:
-    """The sums of a pool: as they were kept, or made of its tokens where they were not, or not whole."""
+def read_moments(connection: sqlite3.Connection, pool: PartPool, width: int) -> Moments:
+    """The sums of a pool: as they were kept, or made of its tokens where they were not, not whole, or not of all."""
+    if not isinstance(pool, StoredPool):
+        return pool.moments
     known = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'moment'").fetchone()
     found = known and connection.execute("SELECT data FROM moment WHERE pool = ?", (pool.row,)).fetchone()
     kept = Moments.unpack(found[0], width) if found else None
@@ -61,13 +64,13 @@ class RunningSums:
 class _Sum(NamedTuple):
     """A set of pools by row, and the sums over it."""
 
-    pools: dict[int, StoredPool]
+    pools: dict[int, PartPool]
     moments: Moments
 
 
-def _stored(pool: Pool) -> Sequence[StoredPool]:
+def _stored(pool: Pool) -> Sequence[PartPool]:
     if isinstance(pool, JoinedPool):
         return pool.parts
-    if isinstance(pool, StoredPool):
+    if isinstance(pool, StoredPool | RegionPool):
         return (pool,)
     raise TypeError(f"found a pool of {type(pool).__name__}, expected one of the bank")

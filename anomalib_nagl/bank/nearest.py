@@ -53,15 +53,16 @@ def owned_patches(patches: ReferencePatches) -> OwnedPatches:
 
 
 def nearest_reference(
-    tokens: Floats, scores: Floats, owned: OwnedPatches, references: Sequence[Reference]
+    tokens: Floats, scores: Floats, owned: OwnedPatches, references: Sequence[Reference], cells: int | None = None
 ) -> NearestReference | None:
     """The reference that the patches (M, C) with the highest 1 % of the scores (M,) resemble most.
 
-    ``references`` are those that own patches, normal ones first. None where there is no patch to compare with.
+    ``references`` are those that own patches, normal ones first. Where no more than ``cells`` patches are looked at it
+    is 1 % of these. None where there is no patch to compare with.
     """
     if not len(owned.tokens):
         return None
-    count = max(int(0.01 * len(scores)), 1)
+    count = max(int(0.01 * (len(scores) if cells is None else cells)), 1)
     top = np.argsort(-scores, kind="stable")[:count]
     cosine = _unit(tokens[top]) @ owned.tokens.T
     best = np.full((count, len(references)), -1.0, np.float32)

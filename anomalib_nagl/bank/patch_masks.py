@@ -68,14 +68,18 @@ def away_from_mask(marked: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.bo
     return away
 
 
-def guess_patch_mask(tokens: Floats, normal: Floats) -> Floats:
+def guess_patch_mask(tokens: Floats, normal: Floats, inside: NDArray[np.bool_] | None = None) -> Floats:
     """Guess the abnormal patches, 0/1 (M,), of an image (M, C) without a mask from normal patches (K, C).
 
     A patch deviates by 1 - its largest cosine similarity to a normal one. Abnormal are those at least half-way from
-    the median to the largest deviation, hence always one.
+    the median to the largest deviation, hence always one. Only patches ``inside`` (M,) of what is looked at count,
+    where that is given.
     """
-    deviation = 1 - (l2_normalize(tokens) @ l2_normalize(normal).T).max(axis=1)
-    return (deviation >= (deviation.max() + np.median(deviation)) / 2).astype(np.float32)
+    seen = np.ones(len(tokens), bool) if inside is None else inside
+    found = np.zeros(len(tokens), np.float32)
+    deviation = 1 - (l2_normalize(tokens[seen]) @ l2_normalize(normal).T).max(axis=1)
+    found[seen] = deviation >= (deviation.max() + np.median(deviation)) / 2
+    return found
 
 
 def l2_normalize(tokens: Floats) -> Floats:

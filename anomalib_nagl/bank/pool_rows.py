@@ -6,14 +6,14 @@ import sqlite3
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.border import check_gains, check_places, check_tokens
 from anomalib_nagl.bank.moments import Moments
-from anomalib_nagl.bank.pools import ArrayPool, Floats
+from anomalib_nagl.bank.pools import ArrayPool, Floats, Pool
 from anomalib_nagl.io.errors import EdgeError
 
 BLOCK = 16  # patches that share a checksum
@@ -84,6 +84,10 @@ class PoolReader:
             self._gains[pool.row] = gain
         return self._gains[pool.row]
 
+    def whole(self, pool: StoredPool) -> Head:
+        """All patches of a pool, of which none is kept."""
+        return self._read(pool, len(pool))
+
     def forget(self, rows: set[int]) -> None:
         """Keep nothing of pools but these."""
         self._kept = {row: head for row, head in self._kept.items() if row in rows}
@@ -142,15 +146,27 @@ class StoredPool:
 
     def whole(self) -> ArrayPool:
         """All patches, as they lie on the grid."""
-        tokens, places = self._reader.head(self, self._size)
-        order = np.argsort(places)
-        return ArrayPool(tokens[order], places[order], self.key)
+        return self._on_grid(self._reader.head(self, self._size))
+
+    def read(self, reader: PoolReader | None = None) -> ArrayPool:
+        """The same, of which nothing is kept; through another reader than its own."""
+        return self._on_grid((reader or self._reader).whole(self))
+
+    def _on_grid(self, found: Head) -> ArrayPool:
+        order = np.argsort(found.places)
+        return ArrayPool(found.tokens[order], found.places[order], self.key)
+
+
+class PartPool(Pool, Protocol):
+    """A pool that is kept in a row of a bank, all of it or some."""
+
+    row: int
 
 
 class JoinedPool:
     """Two pools of one image as one."""
 
-    def __init__(self, first: StoredPool, then: StoredPool) -> None:
+    def __init__(self, first: PartPool, then: PartPool) -> None:
         self._first, self._then = first, then
         self.key = first.key + then.key
 
@@ -170,7 +186,7 @@ class JoinedPool:
         return self._first.moments.plus(self._then.moments)
 
     @property
-    def parts(self) -> tuple[StoredPool, StoredPool]:
+    def parts(self) -> tuple[PartPool, PartPool]:
         """Both pools."""
         return self._first, self._then
 

@@ -75,6 +75,13 @@ class ArrayPool:
         """Sums over all patches."""
         return Moments.of(self._tokens)
 
+    def only(self, keep: NDArray[np.bool_] | None) -> ArrayPool:
+        """The patches at places of the grid that are kept (V * M,), ranked among themselves; None keeps all."""
+        if keep is None:
+            return self
+        there = keep[self._places]
+        return ArrayPool(self._tokens[there], self._places[there], self.key)
+
     @property
     def gain(self) -> Floats:
         """What each patch adds to those before it."""

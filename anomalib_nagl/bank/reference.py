@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_nagl.bank.adapted import take_apart
+from anomalib_nagl.bank.abnormal import take_apart
 from anomalib_nagl.bank.pools import ArrayPool
 from anomalib_nagl.bank.views import origins
 from anomalib_nagl.io.errors import EdgeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from anomalib_nagl.bank import history
@@ -86,15 +86,6 @@ def pools_of(connection: sqlite3.Connection, reader: PoolReader) -> dict[str, di
     ):  # fmt: skip
         found.setdefault(uid, {})[role] = StoredPool(reader, row, size, key)
     return found
-
-
-def compared_of(
-    references: Sequence[Reference], pools: Mapping[str, Mapping[str, StoredPool]]
-) -> tuple[Reference, ...]:
-    """Active references in the order in which their patches are compared with: normal ones first, then by content."""
-    role = {one.uid: "marked" if one.kind == "abnormal" else "normal" for one in references}
-    active = (one for one in references if one.active)
-    return tuple(sorted(active, key=lambda one: (role[one.uid] == "marked", pools[one.uid][role[one.uid]].key)))
 
 
 def lesson_of(connection: sqlite3.Connection, one: Reference, facts: Mapping[str, Any], images: bool = True) -> Lesson:

@@ -24,6 +24,7 @@ COMMANDS = (
     ("on", "compare with a reference again"),
     ("calibrate", "find the scales of scores anew from the references"),
     ("set-threshold", "call images defective above another score than 0.5"),
+    ("region", "say where on every image to look, or look everywhere again"),
     ("undo", "take back a change: the last one of yours, or that of a number"),
     ("history", "list all changes of the references"),
     ("bake", "write what was taught into a file for any OpenVINO program"),
@@ -45,6 +46,7 @@ def describe(parsers: Sequence[Parser]) -> None:
         switch_on,
         calibrate,
         set_threshold,
+        set_region,
         undo,
         history,
         bake,
@@ -81,6 +83,9 @@ def describe(parsers: Sequence[Parser]) -> None:
     setting.add_argument("image", nargs="?", type=float, metavar="SCORE", help="from 0 to 1, as 0.6, for images")
     setting.add_argument("--pixel", type=float, metavar="SCORE", help="from 0 to 1, for the outline of a defect")
     setting.add_argument("--yes", action="store_true", help="even outside the scores that references had")
+    named["region"].add_argument("mask", nargs="?", type=Path, metavar="MASK", help="image, white where to look")
+    named["region"].add_argument("--clear", action="store_true", help="look everywhere again")
+    named["region"].add_argument("--calibrate", action="store_true", help="find the scales anew within the region")
     named["check"].add_argument(
         "labelled", type=Path, metavar="LABELLED_DIR", help="folder with good/ and defects/, or normal/ and abnormal/"
     )
@@ -203,6 +208,21 @@ def set_threshold(options: argparse.Namespace) -> None:
         raise EdgeError(f"{doubts[0]}; add --yes if that is meant")
     detector.set_thresholds(options.image, options.pixel)
     _tell(detector, _thresholds(detector))
+
+
+def set_region(options: argparse.Namespace) -> None:
+    """Look at a part of every image alone."""
+    if (options.mask is None) != options.clear:
+        found = "a mask and --clear" if options.clear else "no mask"
+        raise EdgeError(f"found {found}, expected MASK behind the model, or --clear to look everywhere")
+    detector = _detector(options)
+    detector.set_region(options.mask)
+    if options.calibrate:
+        detector.calibrate()
+    region = detector.region
+    looked = "everywhere" if region is None else f"at {region.mean():.0%} of every image, always at the same place"
+    scales = "found the scales anew" if options.calibrate else "scales are as before, edge calibrate finds them anew"
+    _tell(detector, f"looks {looked}; {scales}")
 
 
 def _thresholds(detector: NaglEdge) -> str:

@@ -6,16 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomalib_nagl.bank import adapted
 from anomalib_nagl.bank.adapted import Dimensions, Limits, ReferencePatches, normal_owners
+from anomalib_nagl.bank.interest import as_drawn, inside_patches
 from anomalib_nagl.bank.maps import smoothing_sigma
 from anomalib_nagl.bank.mining import mined
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask
 from anomalib_nagl.bank.views import symmetries
-from anomalib_nagl.core.functional import anomaly_map, image_score, patches_to_pixels, smoothing_matrix
+from anomalib_nagl.core.functional import patches_to_pixels, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
+from anomalib_nagl.core.interest import decisive, maps_within, shown, within
 from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
 from anomalib_nagl.core.state import AdaptedState, ReferenceTokens, as_array
 from anomalib_nagl.core.views import in_views, stack_views
@@ -54,6 +57,7 @@ class NaglModel(nn.Module):
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
         for tensor in adapted.TENSORS:
             self.register_buffer(tensor.name, torch.from_numpy(tensor.empty(self.dimensions)))
+        self.register_buffer("region", torch.ones(1, 1))  # of interest: it stays, whatever references come
         self.register_buffer("normal_owners", torch.empty(0, dtype=torch.long))
         # What the state was made of: to show, to add a reference on a box, to say which one a query is like.
         self.register_buffer("reference_images", torch.empty(0, 3, height, width, dtype=torch.uint8))
@@ -65,6 +69,7 @@ class NaglModel(nn.Module):
         self.smooth_down: Tensor
         self.smooth_right: Tensor
         self.normal_bank: Tensor
+        self.region: Tensor
         self.normal_owners: Tensor
         self.reference_images: Tensor
         self.reference_masks: Tensor
@@ -92,6 +97,15 @@ class NaglModel(nn.Module):
     def state(self) -> AdaptedState:
         """What is in the buffers."""
         return AdaptedState({tensor.name: getattr(self, tensor.name) for tensor in adapted.TENSORS}, self.normal_owners)
+
+    def set_region(self, mask: NDArray[np.bool_] | None) -> bool:
+        """Look only where a mask (h, w) of any size, stretched to the network input, is true; None looks everywhere.
+
+        What is known of references follows with the next ``adapt``. Returns whether it is another region than before.
+        """
+        before, drawn = self.region, torch.tensor(as_drawn(mask, self.encoder.image_size))
+        self.region = drawn.to(before)
+        return not torch.equal(before, self.region)
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (..., M, C) of normalised images (..., 3, H, W), without gradients."""
@@ -137,9 +151,11 @@ class NaglModel(nn.Module):
                 "add masks or a normal image"
             )
         grid, shifted, known = self.encoder.grid, self.head.variant.shifted_grid, as_array(normal.flatten(0, 1))
-        upright = grid[0] * grid[1]
+        upright, inside = grid[0] * grid[1], inside_patches(as_array(self.region), grid)
         marked = [
-            guess_patch_mask(as_array(tokens[:upright]), known) if guess else patch_mask(as_array(mask), grid, shifted)
+            guess_patch_mask(as_array(tokens[:upright]), known, inside)
+            if guess
+            else patch_mask(as_array(mask), grid, shifted)
             for tokens, mask, guess in zip(abnormal, masks, guessed, strict=True)
         ]
         stacked = np.stack(marked) if marked else np.zeros((0, grid[0] * grid[1]), np.float32)
@@ -176,6 +192,7 @@ class NaglModel(nn.Module):
             variant.shared_mining,
             tokens.keys,
             self.symmetries,
+            as_array(self.region),
         )
 
     def use(self, state: AdaptedState, tokens: ReferenceTokens, images: Tensor, masks: Tensor) -> None:
@@ -210,6 +227,14 @@ class NaglModel(nn.Module):
         self.use(self.adapt(tokens, limit), tokens, images, masks)
         return tokens
 
+    @torch.no_grad()
+    def adapt_again(self, limit: int | None = None, keys: tuple[str, ...] = ()) -> ReferenceTokens:
+        """Adapt anew to the references that are there, as after a change of the region; returns their tokens."""
+        known = self.abnormal_patch_mask, self.abnormal_localized
+        tokens = ReferenceTokens(self.normal_tokens, self.abnormal_tokens, *known, keys)
+        self.use(self.adapt(tokens, limit), tokens, self.reference_images, self.reference_masks)
+        return tokens
+
     def forward(self, images: Tensor) -> ImageScores:
         """Score normalised images (B, 3, H, W); RuntimeError when no references were set."""
         return self.predictions(self.score(self.encoder(images)).score)
@@ -226,16 +251,18 @@ class NaglModel(nn.Module):
             )
         return self.head.score(tokens, (state or self.state).batched(), self.encoder.grid)
 
-    def predictions(self, score: Tensor) -> ImageScores:
-        """Image scores and anomaly maps of patch scores (B, M)."""
-        return ImageScores(image_score(score), anomaly_map(score, self.smooth_down, self.smooth_right))
+    def predictions(self, score: Tensor, region: Tensor | None = None) -> ImageScores:
+        """Image scores and anomaly maps of patch scores (B, M), within a ``region`` or the model's own."""
+        looked = self.region if region is None else region
+        return ImageScores(*maps_within(score, looked, self.encoder.grid, self.smooth_down, self.smooth_right))
 
     def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
         """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
         normal = OwnedPatches(self.normal_bank[: len(self.normal_owners)], self.normal_owners, self.n_normal)
-        marked = in_views(self.abnormal_patch_mask, self.encoder.grid, self.symmetries) > 0
+        inside = shown(self.region, self.encoder.image_size, self.encoder.grid).patches
+        marked = in_views(self.abnormal_patch_mask * inside, self.encoder.grid, self.symmetries) > 0
         abnormal = OwnedPatches(self.abnormal_tokens[marked], marked.nonzero()[:, 0], len(self.reference_masks))
-        return reference_similarity(tokens, score, normal, abnormal)
+        return reference_similarity(tokens, within(score, inside), normal, abnormal, int(decisive(inside)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take buffers of any number of references."""

@@ -20,14 +20,16 @@ class OwnedPatches(NamedTuple):
     number: int
 
 
-def reference_similarity(tokens: Tensor, score: Tensor, normal: OwnedPatches, abnormal: OwnedPatches) -> Tensor:
+def reference_similarity(
+    tokens: Tensor, score: Tensor, normal: OwnedPatches, abnormal: OwnedPatches, count: int | None = None
+) -> Tensor:
     """How alike queries (B, M, C) with patch scores (B, M) and each of n + a references are: (B, n + a).
 
-    Of a query only the patches count that decide its score, the highest 1 %. Each is compared with the most similar
-    patch of a reference, of an abnormal one with its marked patches alone; the mean of these cosines is the similarity,
-    and -1 where no patch of a reference was kept.
+    Of a query only the patches count that decide its score: the highest 1 %, or as many as ``count`` says. Each is
+    compared with the most similar patch of a reference, of an abnormal one with its marked patches alone; the mean of
+    these cosines is the similarity, and -1 where no patch of a reference was kept.
     """
-    top = score.topk(max(int(0.01 * score.shape[-1]), 1), dim=-1).indices
+    top = score.topk(max(int(0.01 * score.shape[-1]), 1) if count is None else count, dim=-1).indices
     query = l2_normalize(tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1])))
     found = []
     for patches, owner, count in (normal, abnormal):

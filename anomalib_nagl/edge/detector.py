@@ -18,6 +18,7 @@ from anomalib_nagl.bank.bank_file import BankFile, Snapshot
 from anomalib_nagl.bank.border import SCALE, scales_of, settings_of_scale
 from anomalib_nagl.bank.calibration import Calibration, calibrate
 from anomalib_nagl.bank.held_out import Detector
+from anomalib_nagl.bank.interest import within
 from anomalib_nagl.bank.maps import anomaly_map, smoothing_matrix, smoothing_sigma
 from anomalib_nagl.bank.nearest import NearestReference, OwnedPatches, nearest_reference, owned_patches
 from anomalib_nagl.bank.reference import Reference, check_text
@@ -59,6 +60,7 @@ class _State:
     bank: Snapshot
     tensors: dict[str, ov.Tensor] = field(repr=False)
     owned: OwnedPatches = field(repr=False)
+    inside: NDArray[np.bool_] = field(repr=False)  # which patches lie in the region of interest
 
 
 class NaglEdge(Lessons):
@@ -172,7 +174,9 @@ class NaglEdge(Lessons):
         # The state is read once: everything in the request comes from the same set of references.
         state = self._state
         found = self._scorers.infer({"tokens": ov.Tensor(tokens[None]), **state.tensors})
-        nearest = nearest_reference(tokens, found["patch_scores"].reshape(-1), state.owned, state.bank.compared)
+        inside, scores = state.inside, found["patch_scores"].reshape(-1)
+        scores = within(scores[None], inside)[0]
+        nearest = nearest_reference(tokens, scores, state.owned, state.bank.compared, int(inside.sum()))
         return _prediction(found, *np.isfinite(state.bank.thresholds).tolist())._replace(nearest_reference=nearest)
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
@@ -259,7 +263,7 @@ class NaglEdge(Lessons):
         arrays = {**arrays, "residual_proxies": proxies, **decided}
         # The tensors own a copy: no request can outlive what it reads.
         tensors = {name: ov.Tensor(np.ascontiguousarray(array, np.float32)) for name, array in arrays.items()}
-        return _State(found, tensors, owned)
+        return _State(found, tensors, owned, found.patches.inside)
 
 
 def _image(image: Any) -> dict[str, ov.Tensor]:

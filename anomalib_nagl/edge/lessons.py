@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import ReferencePatches
 from anomalib_nagl.bank.history import Change
+from anomalib_nagl.bank.interest import as_drawn, everywhere
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.bank.views import view, views_of
 from anomalib_nagl.edge.decisions import Decisions
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
 from anomalib_nagl.io import given
-from anomalib_nagl.io.arrays import as_image, as_mask, content_hash
+from anomalib_nagl.io.arrays import as_image, as_mask, as_region, content_hash
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given_paths import as_path
 
@@ -87,6 +89,26 @@ class Lessons(Decisions):
     def switch(self, name: str, active: bool) -> None:
         """Compare with a reference or leave it out; it stays in the bank."""
         self._bank.switch(name, active)
+        self.reload()
+
+    @property
+    def region(self) -> NDArray[np.bool_] | None:
+        """Where the detector looks, true in (H, W) of the network input; None where that is everywhere."""
+        with self._change:
+            found = self.patches.region
+        return None if everywhere(found) else found > 0
+
+    def set_region(self, mask: Any) -> None:
+        """Look only where ``mask`` is not zero, an array (h, w) or image file of any size; None looks everywhere again.
+
+        It is stretched to the network input and stays where it was drawn: for parts that move it does not. Scores, maps
+        and outlines are of what lies in it, and of references only that counts. Scales stay, as with a change of
+        references: ``calibrate`` finds them anew within it. EdgeError for a mask that marks nothing, and where no
+        normal patch is left.
+        """
+        height, width = self.compatibility["image_size"]
+        drawn = None if mask is None else as_region(mask)
+        self._bank.set_region(as_drawn(drawn, (int(height), int(width))))
         self.reload()
 
     def undo(self, revision: int | None = None) -> Change:

@@ -10,6 +10,7 @@ from typing import Any
 from anomalib_nagl.bank import schema
 from anomalib_nagl.bank.bank_file import BankFile, read_model
 from anomalib_nagl.bank.border import CALIBRATION, SCALE, THRESHOLDS
+from anomalib_nagl.bank.interest import REGION
 from anomalib_nagl.bank.old_formats import read_format_2
 from anomalib_nagl.bank.reference import Lesson, Reference
 from anomalib_nagl.edge.detector import NaglEdge
@@ -38,7 +39,8 @@ def migrate(old: str | Path, detector: NaglEdge) -> Migrated:
 
     Those of another backbone, head, image size or grid are encoded anew from their images; those of the same one are
     taken as they are. What the new bank has already, by content, stays as it is there, and so do its scales and
-    thresholds, unless both models are the same and the old one has scales. EdgeError where images are needed that were
+    thresholds, unless both models are the same and the old one has scales. The region of interest comes along where the
+    new bank has none. EdgeError where images are needed that were
     left out.
     """
     facts, lessons, known = _open(Path(old))
@@ -59,6 +61,8 @@ def migrate(old: str | Path, detector: NaglEdge) -> Migrated:
     # Thresholds of a version without scales are raw scores, which mean nothing on one.
     decided = (THRESHOLDS, SCALE, CALIBRATION) if alike and SCALE in known else ()
     settings = {name: known[name] for name in decided if name in known}
+    if REGION in known and detector.region is None:
+        settings[REGION] = known[REGION]
     detector.add_all("migrate", ready, settings)
     names = tuple(lesson.reference.name for lesson in ready)
     return Migrated(() if alike else names, names if alike else (), present, differences)

@@ -73,7 +73,7 @@ class ReferenceEncoder:
                 "found an abnormal image without a mask and no normal reference, expected one of them: give a mask, "
                 "or add a normal reference first"
             )
-        return guess_patch_mask(tokens, heads(known.normal, known.limits.normal, known.width))
+        return guess_patch_mask(tokens, heads(known.normal, known.limits.normal, known.width), known.inside)
 
     def mine(self, patches: ReferencePatches, normal_bank: Floats) -> Floats:
         """Residual proxies (Q, C) of references and their normal bank; zeros without abnormal ones."""

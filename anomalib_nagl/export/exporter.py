@@ -12,6 +12,7 @@ from typing import Any
 
 from anomalib_nagl.bank.bank_file import BankFile, was_changed
 from anomalib_nagl.bank.border import settings_of_scale
+from anomalib_nagl.bank.interest import REGION, to_setting
 from anomalib_nagl.export import openvino_graph
 from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_of
 from anomalib_nagl.export.exportable import Exportable
@@ -144,6 +145,8 @@ def _arrays(exportable: Exportable) -> dict[str, Any]:
 def _write_companions(exportable: Exportable, path: Path) -> None:
     """Write what ``NaglEdge`` needs beside a model: the references themselves, and what must not change."""
     settings = settings_of_scale(exportable.scales, exportable.calibration, exportable.thresholds)
+    if region := to_setting(exportable.model.region.cpu().numpy()):
+        settings[REGION] = region
     proxies = exportable.model.state["residual_proxies"].detach().float().cpu().numpy()
     compatibility = compatibility_of(exportable)
     BankFile.create(path.with_suffix(".bank"), compatibility, settings, lessons_of(exportable), proxies)

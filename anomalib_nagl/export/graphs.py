@@ -55,7 +55,7 @@ class ScorerGraph(nn.Module):
         references = dict(zip(self.reference_names, given, strict=True))
         state = {tensor.name: references[tensor.name][None] for tensor in TENSORS}
         raw = model.head.score(tokens, state, model.encoder.grid).score
-        scores = model.predictions(raw)
+        scores = model.predictions(raw, references["region"])
         decided = references["thresholds"], references["scale"]
         outputs = {RAW: raw, **self.finish(scores.pred_score, scores.anomaly_map, *decided)}
         return tuple(outputs[name] for name in self.output_names)
@@ -122,7 +122,10 @@ def _references(exportable: Exportable) -> tuple[dict[str, Tensor], tuple[Any, .
     growing = {tensor.name: 5 + 2 * i for i, tensor in enumerate(TENSORS) if tensor.grows}
     for name, rows in growing.items():
         references[name] = references[name].new_zeros(rows, *references[name].shape[1:])
-    return references, tuple({0: Dim(f"{name}_patches")} if name in growing else None for name in references)
+    references["region"] = references["region"].new_ones(3, 4)
+    shapes = {name: {0: Dim(f"{name}_patches")} for name in growing}
+    shapes["region"] = {0: Dim("region_rows"), 1: Dim("region_columns")}
+    return references, tuple(shapes.get(name) for name in references)
 
 
 def trace_mining(model: NaglModel, path: Path) -> None:

@@ -124,6 +124,26 @@ def as_mask(mask: Any, image: Any, size: tuple[int, ...], name: str) -> NDArray[
     return (array != 0).astype(np.float32)
 
 
+def as_region(mask: Any) -> NDArray[np.bool_]:
+    """Where to look, true in (H, W), of any size: the path of a file, a Pillow image or an array, not zero there.
+
+    EdgeError where that is nowhere, and for what is no mask.
+    """
+    opened = isinstance(mask, str | Path) or _is_pillow(mask)
+    array = decoder().decode_mask(mask, None) if opened else _as_array(mask, "a region", type(mask).__name__)
+    if array.ndim != 2 or 0 in array.shape:
+        raise EdgeError(
+            f"found a region of shape {array.shape}, expected rows and columns: draw it as a grey image, white where "
+            "to look"
+        )
+    if not np.isfinite(array).all() or not (array != 0).any():
+        raise EdgeError(
+            "found a region that marks nothing, or with values that are no numbers, expected white where to look: draw "
+            "it, or take it away to look everywhere"
+        )
+    return np.asarray(array != 0)
+
+
 def check_mask(mask: Any, size: tuple[int, ...], name: str) -> None:
     """Raise EdgeError unless a mask, array or tensor, has the size (H, W) of its image and at least one pixel.
 

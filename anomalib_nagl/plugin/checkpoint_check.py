@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anomalib_nagl.bank.interest import REGION
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.core.weights import check_weights
 
@@ -49,8 +50,9 @@ def check_state(state: object, model: NaglModel) -> None:
         if name not in given:
             problems.append(f"{name} is missing")
             continue
-        # References may be any number, which is the first of their sizes.
-        found, expected = (tuple(one.shape)[name in references :] for one in (given[name], wanted))
+        # References may be any number, which is the first of their sizes, and a region is whole or none.
+        free = 2 if name == REGION and tuple(given[name].shape) in ((1, 1), model.encoder.image_size) else 1
+        found, expected = (tuple(one.shape)[free * (name in references) :] for one in (given[name], wanted))
         if found != expected or given[name].ndim != wanted.ndim:
             problems.append(f"{name} has shape {tuple(given[name].shape)} instead of {tuple(wanted.shape)}")
     if problems:

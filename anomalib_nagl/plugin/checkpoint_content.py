@@ -29,7 +29,7 @@ def load_head(nagl: Nagl, trained: TrainedHead, path: str) -> None:
 def save_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
     """Add plain data from which ``load_content`` rebuilds the model; nothing in it refers to other files."""
     settings, encoder = checkpoint["hyper_parameters"], nagl.model.encoder
-    settings.update(head=None, backbone_weights=None, image_size=list(nagl.image_size))
+    settings.update(head=None, backbone_weights=None, region=None, image_size=list(nagl.image_size))
     checkpoint["nagl"] = {
         "head_trained": nagl.head_trained,
         "references": nagl.references,

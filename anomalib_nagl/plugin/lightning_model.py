@@ -23,6 +23,7 @@ from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.export.exporter import Options
+from anomalib_nagl.io.arrays import as_region
 from anomalib_nagl.plugin import exporting
 from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
@@ -64,7 +65,8 @@ class Nagl(AnomalibModule):
     ``selection`` prefers on held-out sources: "best", "last", or "paper", which selects on the target (Q16).
     ``token_cache`` encodes each image once, into memory or ``token_cache_dir``, in ``token_precision``. ``threshold``
     "references" calibrates on the references alone, "f1_adaptive" is anomalib's rule on labelled images, a number is a
-    raw image score. ValueError when a setting does not fit.
+    raw image score. ``region`` is an image file, white where to look at every image (``bank.interest``). ValueError
+    when a setting does not fit.
     """
 
     pre_processor: Any  # anomalib's components may be of any class
@@ -94,6 +96,7 @@ class Nagl(AnomalibModule):
         token_precision: str = "float16",
         selection: str = "best",
         threshold: str | float = "references",
+        region: str | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -106,18 +109,18 @@ class Nagl(AnomalibModule):
         backbone, layers, num_proxies, num_heads, variant, image_size = settled.values()  # what Lightning saves
         token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
         check_precision(token_precision)
-        # What anomalib's constructor asks for: the kind of learning, and settings of the components it builds.
         self.adapts = self.head_trained = head is not None or not Variant.parse(settled["variant"]).proxies
         self.variant_given = head is not None or given["variant"] is not None  # by a person, or by a head
         self.image_size: tuple[int, int] = settled["image_size"]
         self.threshold: str | float = parse_threshold(threshold)
+        self.region = None if region is None else as_region(region)
         self.statistics = model.encoder.mean, model.encoder.std, settled["variant"].startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         check_size(self.pre_processor, self.image_size)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(settled["variant"])
-        self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
-        self.epochs, self.learning_rate = epochs, learning_rate
+        self.bank_limit, self.seed, self.epochs, self.learning_rate = bank_limit, seed, epochs, learning_rate
+        self.n_normal, self.n_abnormal = n_normal, n_abnormal
         self.token_cache, self.token_cache_dir, self.token_precision = token_cache, token_cache_dir, token_precision
         self.plan: FitPlan | None = None  # of the fit that runs, or ran last
         self.checkpoint_file: Path | None = None  # that it was loaded from
@@ -181,14 +184,13 @@ class Nagl(AnomalibModule):
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
         folder = RunFolder(self.trainer, self.fitting)
-        # The report of a prediction comes after what anomalib does to its batches.
+        # The report comes after what anomalib does to its batches.
         ours = [self.reference_adapter, self.head_trainer, folder, *epochs, PredictionReport()]
         return [DefectTypeReport(), *listed, *ours]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""
-        del stage
-        # Imported late: anomalib's engine may itself be importing this package.
+        # Imported late: anomalib's engine may itself import this package.
         from anomalib_nagl.plugin.checkpoint_io import explain_errors
 
         explain_errors(self.trainer.strategy, self.checkpoint_safe_globals())
@@ -214,17 +216,16 @@ class Nagl(AnomalibModule):
     def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
         """Score RGB images (B, 3, H, W) in [0, 1] of any size: what an exported file does."""
         del args, kwargs
-        images = self.pre_processor(batch) if self.pre_processor else batch
-        return post_process(self.post_processor, inference_batch(self.model(images)))
+        scores = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+        return post_process(self.post_processor, inference_batch(scores))
 
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
         """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""
-        del batch_idx
         nothing = torch.zeros((), device=self.device, requires_grad=True)
         return self.head_trainer.loss(self, batch) if self.trains else nothing
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch of the target, for thresholds and score ranges by anomalib's rule."""
+        """Score a batch of the target, for thresholds and scales by anomalib's rule."""
         return super().test_step(batch, 0, *args, **kwargs)
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -295,6 +296,5 @@ class Nagl(AnomalibModule):
         placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
         model.checkpoint_file = Path(checkpoint_path)
-        if "threshold" in kwargs:
-            model.reference_adapter.apply_threshold(model)
+        model.reference_adapter.apply_given(model, kwargs)
         return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
 
 from anomalib_nagl.core.calibration import calibrate
+from anomalib_nagl.core.state import ReferenceTokens
 from anomalib_nagl.core.variants import HEAD_FREE
 from anomalib_nagl.plugin.borrowed_splits import BorrowedSplits
 from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out
@@ -71,12 +72,13 @@ class ReferenceAdapter(RunCallback):
             prepared = prepare_references(references, transform, nagl.model.encoder.image_size)
             normal, abnormal, masks, images, unmasked = (tensor.to(nagl.device) for tensor in prepared)
             records = references.records()
-            keys = tuple(one["sha256"] + one.get("mask_sha256", "") for one in records)
-            tokens = nagl.model.set_references(normal, abnormal, masks, images, unmasked, nagl.bank_limit, keys)
-            if isinstance(nagl.post_processor, ReferencePostProcessor) and nagl.post_processor.from_references:
-                nagl.post_processor.calibrate(calibrate(nagl.model, tokens, nagl.bank_limit, nagl.model.state))
-                if advice := threshold_advice(len(references.normal)):
-                    logger.warning("%s.", advice)
+            if nagl.region is not None:
+                nagl.model.set_region(nagl.region)
+            tokens = nagl.model.set_references(
+                normal, abnormal, masks, images, unmasked, nagl.bank_limit, _keys(records)
+            )
+            if _calibrate(nagl, tokens) and (advice := threshold_advice(len(references.normal))):
+                logger.warning("%s.", advice)
         self.references = records
         self.manifest = make_record(self.references, selection, removed)
 
@@ -194,16 +196,21 @@ class ReferenceAdapter(RunCallback):
         """Take references where none were taken before, write down which are used, apply a threshold given now."""
         self._take_missing(trainer, pl_module)
         self._write_record(trainer, pl_module)
-        self.apply_threshold(pl_module)
+        self.apply_given(pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Take references where none were taken before, write down which are used, apply a threshold given now."""
         self.on_test_start(trainer, pl_module)
 
-    def apply_threshold(self, nagl: Nagl) -> None:
-        """A number given to the constructor stands above what a checkpoint holds."""
-        if isinstance(nagl.threshold, float) and isinstance(nagl.post_processor, ReferencePostProcessor):
-            nagl.post_processor.set_thresholds(image=nagl.threshold)
+    def apply_given(self, nagl: Nagl, names: Container[str] = ("threshold", "region")) -> None:
+        """A threshold or a region given to the constructor stands above what a checkpoint holds."""
+        if "region" in names and nagl.region is not None and nagl.model.has_references:
+            with torch.inference_mode(False), torch.no_grad():
+                if nagl.model.set_region(nagl.region):
+                    _calibrate(nagl, nagl.model.adapt_again(nagl.bank_limit, _keys(self.references)))
+        number, post = nagl.threshold, nagl.post_processor
+        if "threshold" in names and isinstance(number, float) and isinstance(post, ReferencePostProcessor):
+            post.set_thresholds(image=number)
 
     def _take_missing(self, trainer: Trainer, nagl: Nagl) -> None:
         """A trained head, or none at all, can be shown references without a run of its own to take them."""
@@ -228,3 +235,17 @@ class ReferenceAdapter(RunCallback):
         """Write ``references.json`` into the folder of this run."""
         if nagl.model.has_references and self.manifest and trainer.is_global_zero:
             write_record(self.manifest, trainer.default_root_dir)
+
+
+def _keys(records: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Hashes of each reference and its mask."""
+    return tuple(one["sha256"] + one.get("mask_sha256", "") for one in records)
+
+
+def _calibrate(nagl: Nagl, tokens: ReferenceTokens) -> bool:
+    """Find the scales by the references that a model has, where they are to be found by these; returns whether."""
+    post = nagl.post_processor
+    if not (isinstance(post, ReferencePostProcessor) and post.from_references):
+        return False
+    post.calibrate(calibrate(nagl.model, tokens, nagl.bank_limit, nagl.model.state))
+    return True

@@ -18,7 +18,8 @@ COMMANDS = (
     ("app",),
     ("edge", "predict"), ("edge", "list"), ("edge", "add-defect"), ("edge", "add-normal"), ("edge", "check"),
     ("edge", "remove"),
-    ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"), ("edge", "undo"), ("edge", "history"),
+    ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"),
+    ("edge", "region"), ("edge", "undo"), ("edge", "history"),
     ("edge", "bake"), ("edge", "migrate"), ("evaluate",), ("inspect",), ("references", "check"),
 )  # fmt: skip
 

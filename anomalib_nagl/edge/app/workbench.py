@@ -146,7 +146,7 @@ class Workbench:
 
     def has_region(self, session: Session) -> bool:
         """Whether only a part of every image is looked at."""
-        return getattr(self.detector(session), "region", None) is not None
+        return self.detector(session).region is not None
 
     def picture(self, key: str) -> Picture:
         """An image of the gallery; NotThere where there is none."""

@@ -1,0 +1,67 @@
+"""The region of interest in torch, as ``bank.interest`` defines it: what is traced into exported graphs too."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anomalib_nagl.core.functional import anomaly_map, image_score
+
+
+class Shown(NamedTuple):
+    """Which pixels (H, W) of a map and which patches (M,) lie in a region."""
+
+    pixels: Tensor
+    patches: Tensor
+
+
+def shown(region: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Shown:
+    """Stretch a region (h, w), of any size, to a map of ``size`` (H, W), a multiple of the ``grid``."""
+    down, right = (
+        torch.div(torch.arange(target, device=region.device) * source, target, rounding_mode="floor")
+        for source, target in zip(region.shape, size, strict=True)
+    )
+    pixels = region[down][:, right] > 0
+    (height, width), (rows, cols) = size, grid
+    # Counted, not averaged: whole numbers are the same in every runtime.
+    count = pixels.float().reshape(rows, height // rows, cols, width // cols).sum(dim=(1, 3)).flatten()
+    half = height // rows * (width // cols) / 2
+    return Shown(pixels, count >= count.max().clamp(max=half))
+
+
+def leaves_out(region: Tensor) -> bool:
+    """Whether a region may leave something out: traced graphs have to take any."""
+    return torch.compiler.is_compiling() or region.numel() > 1
+
+
+def within(score: Tensor, inside: Tensor) -> Tensor:
+    """Patch scores (B, M) with the smallest one of those ``inside`` (M,) in place of the others."""
+    low = torch.where(inside, score, score.amax(-1, keepdim=True)).amin(-1, keepdim=True)
+    return torch.where(inside, score, low)
+
+
+def decisive(inside: Tensor) -> Tensor:
+    """How many patches decide the score of an image: 1 % of those ``inside`` (M,), at least one."""
+    return torch.div(inside.float().sum(), 100, rounding_mode="floor").clamp(min=1)
+
+
+def score_within(score: Tensor, inside: Tensor) -> Tensor:
+    """Image scores (B,) of patch scores (B, M): the mean of the largest 1 % of those ``inside`` (M,)."""
+    top = score.topk(max(score.shape[-1] // 100, 1), dim=-1).values
+    kept = decisive(inside)
+    counted = (torch.arange(top.shape[-1], device=top.device) < kept).to(top)
+    return (top * counted).sum(dim=-1) / kept
+
+
+def maps_within(
+    score: Tensor, region: Tensor, grid: tuple[int, int], down: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Image scores (B,) and anomaly maps (B, 1, H, W) of patch scores (B, M); zero outside a region (h, w)."""
+    if not leaves_out(region):
+        return image_score(score), anomaly_map(score, down, right)
+    seen = shown(region, (down.shape[0], right.shape[0]), grid)
+    score = within(score, seen.patches)
+    maps = anomaly_map(score, down, right)
+    return score_within(score, seen.patches), torch.where(seen.pixels, maps, torch.zeros_like(maps))
