@@ -147,7 +147,7 @@ def test_references_are_named_switched_off_and_removed(tab: Tab) -> None:
     tab.view("references")
     kinds = tab.page.locator("#view-references .said-of .badge", has_text="Defect")
     kinds.wait_for()
-    row = tab.page.locator("#view-references li", has=kinds)
+    row = tab.page.locator("#view-references li", has=tab.page.locator(".said-of .badge", has_text="Defect"))
     row.locator("input[id$='-name']").fill("the missing pin")
     row.locator("input[id$='-name']").press("Enter")
     tab.page.locator("#draft-title", has_text="the missing pin").wait_for()

@@ -58,21 +58,23 @@ export function startThresholds(view) {
     none,
     charts,
   );
+  let asked = 0;
 
   async function load() {
-    const { state } = store;
-    none.hidden = state.model.has_thresholds;
-    charts.hidden = !state.model.has_thresholds;
-    if (view.hidden || charts.hidden) return;
+    const known = store.state.model.has_thresholds;
+    none.hidden = known;
+    charts.hidden = !known;
+    if (view.hidden || !known) return;
+    const mine = ++asked;
     const query = image.changed ? { image: image.value } : {};
     const found = await trying(() => get("/api/histogram", query));
-    if (!found) return;
+    if (!found || mine !== asked) return;
     image.draw(
       found.edges,
       ["unmarked", "good", "defective"].map((kind) => ({ kind, values: found[kind] })),
       found.band,
     );
-    image.set(state.thresholds.image);
+    image.set(store.state.thresholds.image);
     told(found);
     pixels();
   }
