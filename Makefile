@@ -11,7 +11,7 @@ SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoloa
 # share once; files with slow tests come first (tests/conftest.py).
 PARALLEL = --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick faults docs lint clean test-lowest test-newest wheel-check
+.PHONY: demo test quick browser screenshots faults docs lint clean test-lowest test-newest wheel-check
 
 demo: $(VENV)/.installed
 	$(BIN)/python -W ignore examples/quickstart.py
@@ -44,6 +44,21 @@ wheel-check: $(VENV)/.installed-test
 	rm -rf dist
 	$(BIN)/python -m build
 	PYTHONPATH=tests $(BIN)/python -m support.wheel_check dist/*.whl
+
+# The tests of the page drive an installed Chromium and are skipped without one. axe-core, which judges whether everybody
+# can use the page, comes from npm and is no part of the package.
+AXE = 4.14.1
+browser: $(VENV)/.installed-test $(VENV)/axe-core/axe-$(AXE)
+
+$(VENV)/axe-core/axe-$(AXE):
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@$(AXE) && tar -xzf axe-core-$(AXE).tgz --strip-components 1 package/axe.min.js
+	rm $(@D)/axe-core-$(AXE).tgz
+	touch $@
+
+# The pictures of the page in README and manual, made by a test on drawn images.
+screenshots: $(VENV)/.installed-test
+	NAGL_SCREENSHOTS=$(CURDIR)/docs/images NAGL_BROWSER=required $(BIN)/python -m pytest tests/app/test_page_pictures.py
 
 # The whole campaign of bad and hostile inputs: about ten minutes. It writes docs/faults.md.
 faults: $(VENV)/.installed-test
