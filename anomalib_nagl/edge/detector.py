@@ -120,16 +120,6 @@ class NaglEdge(Lessons):
             "path of the model"
         )
 
-    def sharing(self, bank: BankFile | None = None) -> NaglEdge:
-        """Another detector on what this one has compiled: with another bank, or with what this one knows now."""
-        other = object.__new__(NaglEdge)
-        vars(other).update(
-            vars(self), _change=threading.Lock(), _follow=False, **({} if bank is None else {"_bank": bank})
-        )
-        if bank is not None:
-            other.reload()
-        return other
-
     @property
     def compatibility(self) -> dict[str, Any]:
         """Backbone, head, grid and sizes of the model, which a reference bank has to share."""
