@@ -25,7 +25,7 @@ from anomalib_nagl.edge.sharing import sharing
 
 BATCH = 16  # images between two looks at what is on a screen
 BOARDS = 128  # states of a bank whose scores are kept: more than there are sessions
-MAPS = 256 << 20  # bytes of the maps that are kept
+MAPS = 64 << 20  # bytes of the maps that are kept
 SCAN_EVERY = 1.0  # seconds
 
 
