@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.browser import Tab, along, served
+from support.browser import Tab, served
 
 pytestmark = pytest.mark.slow
 ALARM, MISSED, FOUND = "good-011", "scratch-004", "scratch-002"
@@ -162,17 +162,13 @@ def test_references_are_named_switched_off_and_removed(tab: Tab) -> None:
     kinds.wait_for(state="detached")
 
 
-def test_the_acceptance_set_says_what_became_worse(tab: Tab, plug: Path) -> None:
+def test_the_acceptance_set_says_what_became_worse(tab: Tab) -> None:
     tab.scored()
     tab.open(FOUND)
     tab.page.locator("#mark-defective").check()
     tab.card(FOUND).locator(".flag").wait_for()
-    tab.tool("brush")
-    tab.page.locator("#size").fill("20")
-    tab.draw(along(plug / "plug/ground_truth/scratch/002_mask.png"))
-    tab.page.locator("#fine:enabled").click()
-    tab.said("Noted as fine")
-    tab.verdict("Good")
+    tab.view("thresholds")
+    drag(tab, "view-thresholds", 0.95)
     tab.page.locator("#draft-worse", has_text="1 marked image became worse").click()
     tab.page.locator("#view-acceptance .outcome .worse", has_text=FOUND).wait_for()
     tab.page.locator("#view-acceptance tbody tr", has_text=FOUND).get_by_text("no").wait_for()
