@@ -16,7 +16,7 @@ from anomalib_nagl.bank.copied_rows import copy_reference
 from anomalib_nagl.bank.history import Edit
 from anomalib_nagl.bank.reference import Reference, check_text
 from anomalib_nagl.bank.reference_rows import reference_of
-from anomalib_nagl.bank.setting_rows import settings_of
+from anomalib_nagl.bank.setting_rows import settings_of, texts_of, write_settings
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import File
 
@@ -77,14 +77,15 @@ class TransactionBank(BankFile):
                 summary = f"{one.name} to {after}" if field in ("name", "defect_type") else one.name
                 history.commit(connection, self.author, action, summary, edits)
 
-    def set_some(self, action: str, settings: dict[str, Any]) -> None:
-        """Change settings; of thresholds, those that are None stay as they are."""
+    def set_some(self, action: str, summary: str, settings: dict[str, Any]) -> None:
+        """Change settings, with a line about it; of thresholds, those that are None stay as they are."""
         with self._changing() as connection:
             if THRESHOLDS in settings:
                 known = settings_of(connection).get(THRESHOLDS, [None, None])
                 pairs = zip(known, settings[THRESHOLDS], strict=True)
                 settings = {**settings, THRESHOLDS: [old if new is None else new for old, new in pairs]}
-        self.set(action, **settings)
+            if edits := write_settings(connection, texts_of(settings)):
+                history.commit(connection, self.author, action, summary, edits)
 
     def mark(self, sha256: str, name: str, said: str | None, file: File) -> None:
         """Say what an image of the acceptance set is (``bank.acceptance``)."""

@@ -43,11 +43,13 @@ def main(arguments: Sequence[str]) -> int:
         try:
             config = uvicorn.Config(
                 make_app(bench, options.host, token, address), log_level="warning", lifespan="off",
-                limit_concurrency=100, timeout_keep_alive=5, timeout_graceful_shutdown=1, server_header=False,
+                limit_concurrency=100, timeout_keep_alive=5, timeout_graceful_shutdown=5, server_header=False,
                 proxy_headers=False,
             )  # fmt: skip
+            server = uvicorn.Server(config)
+            bench.ending = lambda: server.should_exit
             _greet(options.host, listening.getsockname()[1], token, address)
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
         except KeyboardInterrupt:
             pass  # the way to end it
         finally:

@@ -28,7 +28,7 @@ def test_all_is_kept_or_nothing(path: Path) -> None:
     def change(last: str) -> None:
         with bank.at_once():
             bank.add(lesson("abnormal", "dent 2", 2))
-            bank.set_some("thresholds", {THRESHOLDS: [0.6, None]})
+            bank.set_some("thresholds", "another threshold", {THRESHOLDS: [0.6, None]})
             bank.mark("a" * 64, "part 7", "good", PICTURE)
             bank.rename("dent 2", last)
 
@@ -68,8 +68,8 @@ def test_a_reference_is_copied_as_it_is(path: Path, tmp_path: Path) -> None:
 
 def test_one_threshold_does_not_undo_another(path: Path) -> None:
     bank = TransactionBank(path, FACTS)
-    bank.set_some("thresholds", {THRESHOLDS: [0.4, 0.7]})
-    bank.set_some("thresholds", {THRESHOLDS: [0.3, None]})
+    bank.set_some("thresholds", "another threshold", {THRESHOLDS: [0.4, 0.7]})
+    bank.set_some("thresholds", "another threshold", {THRESHOLDS: [0.3, None]})
     assert bank.snapshot().settings[THRESHOLDS] == [0.3, 0.7]
 
 

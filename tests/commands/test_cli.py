@@ -104,7 +104,7 @@ def test_what_is_not_ours_goes_to_anomalib(handed_over: list[list[str]], capsys:
         assert nagl(*arguments) == 0
         assert handed_over.pop() == arguments
     assert nagl("evalute", "--config", "x.yaml") == 2
-    assert "found no command 'evalute', expected one of edge, evaluate, inspect, references" in (
+    assert "found no command 'evalute', expected one of app, edge, evaluate, inspect, references" in (
         err := capsys.readouterr().err
     )
     assert err.endswith("; did you mean 'evaluate'?\n")

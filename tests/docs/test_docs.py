@@ -132,7 +132,7 @@ def test_commands_in_sentences_exist(document: Path) -> None:
         program, first, *rest = command.split()
         if program == "make":
             run([program, first])
-        elif program == "anomalib-nagl" and first in ("edge", "evaluate", "inspect", "references"):
+        elif program == "anomalib-nagl" and first in ("app", "edge", "evaluate", "inspect", "references"):
             commands = [word for word in rest[:1] if re.fullmatch("[a-z][a-z-]+", word)]
             assert call("anomalib-nagl", first, *commands, "--help")[0] == 0, command
         else:

@@ -222,6 +222,13 @@ def test_two_people_and_a_command_line_lose_nothing(ann: Person, bob: Person, ex
     names = [one["name"] for one in ann.get("/api/references")]
     assert set(names[2:]) == {"of ann", "of bob", "of the line"}
     assert ann.get("/api/state")["draft"]["can_undo"]
+    ann.draft("thresholds", image=0.6)
+    assert nagl("edge", "set-threshold", exported, "0.6") == 0
+    bob.draft("thresholds", pixel=0.55)
+    bob.draft("save")
+    # What is so already falls away.
+    assert [step["kind"] for step in ann.get("/api/state")["draft"]["steps"]] == ["teach"]
+    assert NaglEdge(exported).thresholds == (0.6, 0.55)
     ann.draft("undo")
     ann.draft("redo")
     ann.draft("save")
@@ -243,11 +250,9 @@ def test_a_draft_that_no_longer_fits_is_refused_and_stays(ann: Person, bob: Pers
     assert len(NaglEdge(exported).references) == 3
     steps = ann.get("/api/state")["draft"]["steps"]
     assert len(steps) == 3
-    new = next(one["uid"] for one in ann.get("/api/references") if one["name"] == "square")
-    ann.draft("reference", uid=new, name="another square")
     ann.draft("undo")
     ann.draft("undo")
-    ann.draft("undo")
+    assert not ann.get("/api/state")["saved_by_others"]  # what is left fits
     ann.draft("save")
     assert {one.name for one in NaglEdge(exported).references[2:]} == {"square", "kept"}
 
@@ -373,3 +378,26 @@ def test_events_tell_of_progress(ann: Person, page: tuple[Workbench, TestClient]
     ann.scores()
     ann.teach(0)
     assert bench.scorer.version > before
+
+
+def test_where_to_look_is_drawn_once(ann: Person, page: tuple[Workbench, TestClient], exported: Path) -> None:
+    first = ann.scores()
+    key = ann.item("defect_0.png")["id"]
+    assert page[1].get("/api/region", params={"image": key}).status_code == 404
+    half = np.zeros(SIZE, np.uint8)
+    half[:, : SIZE[1] // 2] = 1
+    assert ann.draft("region", image=key, mask=as_mask(half))["region"]["set"]
+    shown = page[1].get("/api/region", params={"image": key}, headers=ann.headers)
+    looked = np.asarray(Image.open(io.BytesIO(shown.content))) > 0
+    assert looked.shape == SIZE
+    assert np.mean(looked == (half > 0)) > 0.98
+    second = ann.scores()
+    assert second != first
+    ann.draft("save")
+    assert ann.get("/api/history")[0]["summary"] == "look at 50% of the picture"
+    detector = NaglEdge(exported)
+    assert detector.region is not None
+    assert detector.region.mean() == pytest.approx(0.5, abs=0.02)
+    assert ann.scores() == second
+    assert not ann.draft("region", mask=None)["region"]["set"]
+    assert ann.scores() == first

@@ -90,8 +90,11 @@ def test_on_another_host_the_token_is_printed_and_needed(exported: Path, tmp_pat
 
 
 def test_loopback_alone_is_listened_at(exported: Path, tmp_path: Path) -> None:
-    with program(tmp_path, exported) as client:
+    with socket.socket() as open_page, program(tmp_path, exported) as client:
         port = client.base_url.port
+        open_page.connect(("127.0.0.1", port))
+        open_page.sendall(f"GET /api/events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert open_page.recv(100).startswith(b"HTTP/1.1 200 ")  # and the program ends all the same
         assert client.base_url.host == "127.0.0.1"
         with socket.socket() as other:
             other.settimeout(2)

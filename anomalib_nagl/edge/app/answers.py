@@ -13,9 +13,7 @@ from anomalib_nagl.edge.app.pictures import PICTURE, fitted
 from anomalib_nagl.edge.app.scoring import View
 from anomalib_nagl.edge.app.workbench import Session, Workbench, facts_of
 from anomalib_nagl.edge.detector import Prediction
-from anomalib_nagl.io.prediction_table import DEFECTIVE as IS_DEFECTIVE
-from anomalib_nagl.io.prediction_table import GOOD as IS_GOOD
-from anomalib_nagl.io.prediction_table import LOOK_AGAIN
+from anomalib_nagl.io.prediction_table import DEFECTIVE, GOOD, LOOK_AGAIN
 
 
 class Row(NamedTuple):
@@ -58,7 +56,7 @@ def state(bench: Workbench, session: Session) -> dict[str, Any]:
     view, saved, found = bench.view(session), bench.saved_view, rows_of(bench, session)
     now, was = view.detector.thresholds, saved.detector.thresholds
     threshold = view.detector.score_threshold
-    counts = {IS_GOOD: 0, IS_DEFECTIVE: 0, LOOK_AGAIN: 0}
+    counts = {GOOD: 0, DEFECTIVE: 0, LOOK_AGAIN: 0}
     for row in found.rows:
         if row.score is not None and (verdict := bench.verdict(row.score, view)):
             counts[verdict] += 1

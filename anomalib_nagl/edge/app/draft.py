@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,25 +116,27 @@ class Draft:
     def follow(self, real: TransactionBank) -> None:
         """Begin again on the bank as it is now, which somebody else changed, with the same steps.
 
-        EdgeError, and the draft as it was, where one of them no longer fits.
+        Those that change nothing any more fall away. EdgeError, and the draft as it was, where one no longer fits.
         """
         bank = self._copy(real, self.detector.compatibility)
         base, old = bank.revision(), self.bank
+        made: list[tuple[Step, int]] = []
         try:
-            steps = []
             keys: dict[str, str] = {}
             for step in self.steps:
+                before = bank.revision()
                 step.repeat(old, bank, keys)
-                steps.append(bank.revision())
+                made += [(step, after)] if (after := bank.revision()) != before else []
         except EdgeError:
             bank.path.unlink()
             raise
-        for step, revision in zip(self.steps, steps, strict=True):
+        for step, revision in made:
             step.revision = revision
             if isinstance(step, Added):
                 step.reference = _called(step.reference, keys)
             elif isinstance(step, Edited):
                 step.uid = keys.get(step.uid, step.uid)
+        self.steps = [step for step, _ in made]
         self.bank, self.base, self._undone = bank, base, []
         self.detector = self.detector.sharing(bank)
         old.path.unlink()
@@ -173,6 +176,4 @@ class Draft:
 
 
 def _called(reference: Reference, keys: dict[str, str]) -> Reference:
-    from dataclasses import replace
-
     return replace(reference, uid=keys.get(reference.uid, reference.uid))

@@ -203,7 +203,7 @@ class Pages:
 
         async def stream() -> AsyncIterator[str]:
             last, version = (None, None, None), -1
-            while not await request.is_disconnected():
+            while not (self._bench.ending() or await request.is_disconnected()):
                 if version != self._bench.scorer.version:
                     version, now = self._bench.scorer.version, await run_in_threadpool(look)
                     for kind, old, new in zip(("progress", "bank", "draft"), last, now, strict=True):

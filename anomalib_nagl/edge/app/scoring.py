@@ -23,7 +23,7 @@ from anomalib_nagl.edge.app.pictures import THUMBNAIL, decode, jpeg
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 
 BATCH = 16  # images between two looks at what is on a screen
-BOARDS = 24  # states of a bank whose scores are kept
+BOARDS = 128  # states of a bank whose scores are kept: more than there are sessions
 MAPS = 256 << 20  # bytes of the maps that are kept
 SCAN_EVERY = 1.0  # seconds
 
@@ -164,16 +164,17 @@ class Scorer:
 
     def thumbnail(self, one: Picture) -> bytes:
         """A small JPEG file of an image."""
-        path = self._room / f"small-{one.number}"
-        if not path.is_file():
-            path.write_bytes(jpeg(decode(one.read(), one.name), THUMBNAIL))
-        return path.read_bytes()
+        path = self._small(one)
+        return path.read_bytes() if path.is_file() else jpeg(decode(one.read(), one.name), THUMBNAIL)
+
+    def _small(self, one: Picture) -> Path:
+        return self._room / f"small-{one.number}"
 
     def forget(self, one: Picture) -> None:
         """Forget an image that went away or was changed."""
         self._tokens.forget(one.number)
         self.scores.forget(one.id)
-        (self._room / f"small-{one.number}").unlink(missing_ok=True)
+        self._small(one).unlink(missing_ok=True)
 
     def _encode(self, one: Picture, detector: NaglEdge) -> NDArray[np.float32]:
         data = one.read()
@@ -183,8 +184,10 @@ class Scorer:
         one.size = (pixels.shape[1], pixels.shape[0])
         tokens = detector.encode(pixels)
         kept = self._tokens.put(one.number, tokens)
-        if not (path := self._room / f"small-{one.number}").is_file():
-            path.write_bytes(jpeg(pixels, THUMBNAIL))
+        with contextlib.suppress(OSError):  # without room it is made anew when it is asked for
+            whole = self._small(one).with_suffix(".part")  # nobody is to see half of it
+            whole.write_bytes(jpeg(pixels, THUMBNAIL))
+            whole.replace(self._small(one))
         one.encoded = True
         # Scored by what is kept: an image is not to change its score when it is looked at again.
         again = self._tokens.get(one.number) if kept else None

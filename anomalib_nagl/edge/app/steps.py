@@ -63,7 +63,7 @@ class Set(Step):
 
     def repeat(self, draft: TransactionBank, bank: TransactionBank, keys: dict[str, str]) -> None:
         """Change them to what they are in the draft."""
-        bank.set_some(self.action, self.settings)
+        bank.set_some(self.action, self.text, self.settings)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,7 @@ class Workbench:
         self.real = TransactionBank(self.saved.bank, facts, author)
         self.saved_view = view_of(self.saved)
         self.sessions: dict[str, Session] = {}
+        self.ending: Callable[[], bool] = lambda: False  # whether the server is about to stop
         self._lock = threading.RLock()
         self.gallery = Gallery(folder, room)
         tokens = KeptTokens(room, (int(facts["grid"][0]) * int(facts["grid"][1]), int(facts["dim"])))
@@ -113,7 +114,7 @@ class Workbench:
             if not session.draft.steps and not session.draft.can_redo:
                 self.discard(session)
             else:
-                session.view = view_of(session.draft.detector)
+                session.view, session.tried = view_of(session.draft.detector), 0
             self.scorer.changed()
 
     def discard(self, session: Session) -> None:
