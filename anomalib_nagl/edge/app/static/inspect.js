@@ -60,7 +60,7 @@ export function startInspect() {
 
 /** Open an image of the gallery; `item` needs its id alone. */
 export async function show(item) {
-  if (open.item?.id === item.id) return;
+  if (open.item?.id === item.id && open.found) return;
   Object.assign(open, { item, found: null, map: null });
   showChosen(item.id);
   sessionStorage.setItem(KEPT, item.id);
