@@ -183,7 +183,7 @@ async function region(mask) {
   const answer = await step("region", mask ? { image: open.found.id, mask } : { mask: null });
   busy(false);
   if (!answer) return;
-  say(t(mask ? "region.done" : "region.gone"));
+  say(mask ? t("region.done") : t("region.gone"));
   if (mask) marking.act("clear");
 }
 
