@@ -11,7 +11,7 @@ SOURCES = pyproject.toml constraints.txt autoload/_anomalib_nagl_hook.py autoloa
 # share once; files with slow tests come first (tests/conftest.py).
 PARALLEL = --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick browser screenshots faults docs lint clean
+.PHONY: demo test quick browser screenshots faults docs lint clean test-lowest test-newest wheel-check
 
 demo: $(VENV)/.installed
 	$(BIN)/python -W ignore examples/quickstart.py
@@ -22,6 +22,28 @@ test: $(VENV)/.installed-test
 # What is left out is marked: tests that take longer than ten seconds.
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+# The oldest releases that pyproject.toml allows on the oldest Python, and the newest on the newest: environments of
+# their own, 7 GB each, apart from that of `make test`. `make test-lowest TESTS="tests/bank tests/core"` runs a part.
+PYTHON_LOWEST ?= python3.10
+PYTHON_NEWEST ?= python3.13
+TESTS ?=
+
+test-lowest:
+	$(PYTHON_LOWEST) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -c constraints-lowest.txt -e ".[test,cluster]"
+	.venv-lowest/bin/python -m pytest $(PARALLEL) $(TESTS)
+
+test-newest:
+	$(PYTHON_NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --upgrade --upgrade-strategy eager -e ".[test,cluster]"
+	.venv-newest/bin/python -m pytest $(PARALLEL) $(TESTS)
+
+# What would be given away: built, looked at, installed alone into an environment of its own, README's commands run there.
+wheel-check: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build
+	PYTHONPATH=tests $(BIN)/python -m support.wheel_check dist/*.whl
 
 # The tests of the page drive an installed Chromium and are skipped without one. axe-core, which judges whether everybody
 # can use the page, comes from npm and is no part of the package.
@@ -57,7 +79,7 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-test: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[test,docs]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test,docs,cluster]"
 	touch $@ $(VENV)/.installed
 
 $(BIN)/python:
@@ -65,6 +87,6 @@ $(BIN)/python:
 
 # The environment stays, it is large; its stamps go, so that the next target checks it.
 clean:
-	rm -rf build dist htmlcov docs/_build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache openvino_cache
+	rm -rf build dist htmlcov .venv-lowest .venv-newest docs/_build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache openvino_cache
 	rm -f $(VENV)/.installed $(VENV)/.installed-test
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -3,7 +3,8 @@
     python examples/reproduce_paper.py visa_to_mvtec [--shots 1] [--seeds 3] [--out results/paper] [-- OPTIONS]
 
 OPTIONS go to `anomalib train`, such as --data.target.root D:/mvtec. Data sets and backbone are looked for, or fetched,
-before anything is trained, and what is missing is listed. A run that was broken off goes on where it stopped: the
+before anything is trained, and what is missing is listed; then the expected time and memory are said. A GPU is used if
+there is one. A run that was broken off goes on where it stopped: the
 training from its last epoch, the table from its last row. Published figures come from a secondary source (a note on
 the paper), and from another protocol: the reference is of the query's own defect type and is scored itself, and the
 epoch is chosen on the target. Ours use one fixed set of references for each category and seed, which is not scored.
@@ -13,18 +14,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import csv
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from anomalib.cli.cli import AnomalibCLI
+from anomalib.data import AnomalibDataModule
 from rich.console import Console
 from rich.table import Table
 
 from anomalib_nagl import Nagl
+from anomalib_nagl.evaluation.expectation import expect_recipe
 from anomalib_nagl.plugin.datasets import all_categories
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -71,6 +76,27 @@ def missing(cli: AnomalibCLI) -> Iterator[tuple[str, str]]:
         except Exception as error:  # whatever a download or an archive may raise
             failed.add(name)
             yield name, (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def expectation(cli: AnomalibCLI, categories: list[str], seeds: int) -> str:
+    """Time and memory of a column, from short measurements on this machine."""
+    data, plan = cli.datamodule, cli.datamodule.episode_source
+    sources = [path for one in plan.expanded() for path in images_of(one)]
+    targets = []
+    for category in categories:
+        target = copy.deepcopy(data.target)
+        target.category = category
+        targets += images_of(target)
+    epochs = cli.model.epochs
+    episodes = epochs * (plan.episodes + plan.validation_episodes)
+    return expect_recipe(cli.model, sources, targets, episodes, seeds).sentence(1)
+
+
+def images_of(datamodule: AnomalibDataModule) -> list[str]:
+    """Paths of all images of a category."""
+    datamodule.seed = 0 if datamodule.seed is None else datamodule.seed
+    datamodule.setup()
+    return [str(path) for one in (datamodule.train_data, datamodule.test_data) for path in one.samples.image_path]
 
 
 def train_head(log: Path, out: Path, common: tuple[object, ...]) -> Path:
@@ -126,6 +152,19 @@ def show(column: str, shots: int, rows: list[dict[str, str]], published: tuple[f
     return table
 
 
+def row_of_the_results_page(
+    column: str, shots: int, rows: list[dict[str, str]], published: tuple[float, float] | None
+) -> str:
+    """The line of docs/results.md that these figures replace: means over categories ± over draws, published beside."""
+    seeds = sorted({row["seed"] for row in rows})
+    means = np.array(
+        [np.mean([[float(row[m]) for m in METRICS] for row in rows if row["seed"] == seed], axis=0) for seed in seeds]
+    )
+    ours = [f"{100 * mean:.1f} ± {100 * spread:.1f}" for mean, spread in zip(means.mean(0), means.std(0), strict=True)]
+    stated = [f"{value:.1f}" for value in published] if published else ["", ""]
+    return "| " + " | ".join([f"`{column}`", f"{shots} + 1", *ours, *stated]) + " |"
+
+
 def main() -> None:
     """Check, train, adapt, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,15 +172,16 @@ def main() -> None:
     parser.add_argument("--shots", type=int, choices=(1, 2, 4), default=1, help="normal references")
     parser.add_argument("--seeds", type=int, default=3, help="draws of references for each category")
     parser.add_argument("--out", type=Path, default=Path("results/paper"))
-    parser.add_argument("options", nargs="*", help="for `anomalib train`, after --")
-    given = parser.parse_args()
+    arguments = sys.argv[1:]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given, options = parser.parse_args(arguments[:end]), arguments[end + 1 :]
     for name in ("lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     console, column = Console(), COLUMNS[given.column]
     out = (given.out / f"{given.column}_{given.shots}").resolve()
     out.mkdir(parents=True, exist_ok=True)
     log = out / "log.txt"
-    common = ("--config", CONFIGS / column.config, "--data.n_normal", given.shots, *given.options)
+    common = ("--config", CONFIGS / column.config, "--data.n_normal", given.shots, *options)
     cli = anomalib(log, "train", *common, run=False)
     lacking = list(missing(cli))
     if lacking:
@@ -152,13 +192,20 @@ def main() -> None:
             "Put the data set where its datamodule looks, or name another place: -- --data.target.root FOLDER"
         )
         raise SystemExit(1)
+    categories = list(column.categories or all_categories(cli.datamodule.target))
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        expected = expectation(cli, categories, given.seeds)
+    console.print(expected, highlight=False)
     console.print(f"Training and adapting; {log} holds what anomalib prints.")
     head = train_head(log, out / "head", common)
     Nagl.load_from_checkpoint(head)  # whole before it is used many times
-    categories = list(column.categories or all_categories(cli.datamodule.target))
     evaluate(log, out / "results.csv", head, categories, given.seeds, common)
     console.print(show(given.column, given.shots, rows_of(out / "results.csv"), column.published.get(given.shots)))
-    console.print(f"Rows: {out / 'results.csv'}")
+    line = row_of_the_results_page(
+        given.column, given.shots, rows_of(out / "results.csv"), column.published.get(given.shots)
+    )
+    console.print(f"Rows: {out / 'results.csv'}. For docs/results.md:", highlight=False)
+    console.print(line, soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -52,13 +52,20 @@ def abnormal_pools(
 
 
 def take_apart(
-    tokens: Floats, marked: Floats, grid: tuple[int, int], key: str = "", views: tuple[int, ...] = (0,)
+    tokens: Floats,
+    marked: Floats,
+    grid: tuple[int, int],
+    key: str = "",
+    views: tuple[int, ...] = (0,),
+    known: NDArray[np.bool_] | None = None,
 ) -> dict[str, ArrayPool]:
     """Patches (V * M, C) of all views that are abnormal, ``near`` one of these, and ``away`` from them.
 
-    ``marked`` (M,) are the abnormal ones of the image as it is.
+    ``marked`` (M,) are the abnormal ones of the image as it is. Those that are not ``known`` (V * M,) are left out.
     """
     where = origins(grid, views)
     abnormal, away = (np.asarray(marked) > 0)[where], away_from_mask(marked, grid)[where]
     parts = {"marked": abnormal, "near": ~(abnormal | away), "away": away}
+    if known is not None:
+        parts = {name: part & known for name, part in parts.items()}
     return {name: ArrayPool(tokens[part], np.flatnonzero(part), key) for name, part in parts.items()}

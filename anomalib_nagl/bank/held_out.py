@@ -36,10 +36,12 @@ class Detector(NamedTuple):
     """What scores references.
 
     ``score`` makes patch scores (B, M) of tokens (B, M, C) by a state, ``maps`` anomaly maps (B, H, W) of these.
+    ``cells`` are the patches of a window, where images are cut (``maps.image_score``).
     """
 
     score: Callable[[Floats, State], Floats]
     maps: Callable[[Floats], Floats]
+    cells: int | None = None
 
 
 class HeldOut(NamedTuple):
@@ -197,10 +199,15 @@ class _Scoring:
         image = [one.marked, one.unmarked]
         rest = every[:index] + every[index + 1 :]
         if rest and (self.patches.normal or any(len(other.unmarked) for other in rest)):
-            return self._score(image, assemble(self.patches._replace(abnormal=rest)))
+            return self._known(image, self._score(image, assemble(self.patches._replace(abnormal=rest))))
         kinds = self._state["reference_kinds"] * np.array([1, 0], np.float32)
         alone: Floats = (self._score(image, {}) + self._score(image, {"reference_kinds": kinds})) / np.float32(2)
-        return alone
+        return self._known(image, alone)
+
+    def _known(self, image: Sequence[Pool], score: Floats) -> Floats:
+        """Scores of an image of which some windows may never have been seen."""
+        there = self._there(image)
+        return score if there.all() else _only(score, there)
 
     def marked(self, index: int) -> NDArray[np.bool_]:
         """The abnormal patches (M,) of an abnormal image."""

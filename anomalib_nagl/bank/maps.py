@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 SIGMA, SIGMA_SIDE = 4.0, 448  # smoothing of the published maps: 4 pixels of a 448-pixel input
+LONGEST = 1024  # pixels of an axis that is blurred by one square matrix
 
 
 def image_score(score: Floats, fraction: float = 0.01, cells: int | None = None) -> Floats:
     """Image score (B,): mean of the largest ``fraction`` of the patch scores (B, M), at least one (section 9).
 
-    It is a fraction of ``cells`` where no more patches are looked at.
+    ``cells`` is of how many patches the fraction is taken, all unless given: those of one window of a large image, or
+    of a region of interest.
     """
     count = max(int(fraction * (score.shape[-1] if cells is None else cells)), 1)
     largest = np.sort(score, axis=-1)[..., -count:]
@@ -39,6 +41,9 @@ def smoothing_matrix(cells: int, pixels: int, sigma: float) -> Floats:
     weight = np.exp(-0.5 * (offset / sigma) ** 2)
     source = (np.arange(pixels)[:, None] + offset) % (2 * pixels)
     source = np.minimum(source, 2 * pixels - 1 - source)
+    if pixels > LONGEST:  # the square matrix would be larger than all else of a large image
+        share = weight / weight.sum()
+        return sum(upsample[place] * part for place, part in zip(source.T, share, strict=True)).astype(np.float32)
     blur = np.zeros((pixels, pixels))
     np.add.at(blur, (np.arange(pixels)[:, None], source), weight / weight.sum())
     return (blur @ upsample).astype(np.float32)

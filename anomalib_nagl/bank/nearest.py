@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.adapted import ReferencePatches, normal_owners
+from anomalib_nagl.bank.defect_types import DefectType, KnownTypes, known_types, type_of_defect
 from anomalib_nagl.bank.pools import counts, heads
 from anomalib_nagl.bank.reference import Reference
 
@@ -18,13 +19,18 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class NearestReference:
-    """A reference and how alike it is: the cosine similarity, at most 1, that ``reference_similarity`` defines."""
+    """A reference and how alike it is: the cosine similarity, at most 1, that ``reference_similarity`` defines.
+
+    ``found_type`` is the known type that the query's defect resembles most, whatever reference is nearest; None where
+    fewer than two types are known. Of a good part it says nothing.
+    """
 
     index: int
     kind: str
     name: str
     defect_type: str
     similarity: float
+    found_type: DefectType | None = None
 
     def __str__(self) -> str:
         """For people."""
@@ -32,14 +38,18 @@ class NearestReference:
 
 
 class OwnedPatches(NamedTuple):
-    """Patches (P, C) of length 1 that are compared with, and whose they are (P,)."""
+    """Patches (P, C) of length 1 that are compared with, whose they are (P,), and the types of known defects."""
 
     tokens: Floats
     owner: NDArray[Any]
+    types: KnownTypes | None = None
 
 
-def owned_patches(patches: ReferencePatches) -> OwnedPatches:
-    """Normal patches of normal references and marked ones of abnormal references, as far as they are compared with."""
+def owned_patches(patches: ReferencePatches, references: Sequence[Reference] = ()) -> OwnedPatches:
+    """Normal patches of normal references and marked ones of abnormal references, as far as they are compared with.
+
+    ``references`` are those of the patches, normal ones first, if types are to be told.
+    """
     marked = [one.marked for one in patches.abnormal]
     kept = counts(marked, patches.limits.defects)
     tokens = np.concatenate(
@@ -49,7 +59,9 @@ def owned_patches(patches: ReferencePatches) -> OwnedPatches:
         ]
     )
     owner = np.concatenate([normal_owners(patches), len(patches.normal) + np.repeat(np.arange(len(kept)), kept)])
-    return OwnedPatches(_unit(tokens), owner.astype(np.int64))
+    named = [one.defect_type for one in references[len(patches.normal) :]]
+    types = known_types(patches, named) if named else None
+    return OwnedPatches(_unit(tokens), owner.astype(np.int64), types)
 
 
 def nearest_reference(
@@ -71,7 +83,8 @@ def nearest_reference(
     mean = best.mean(axis=0)
     index = int(mean.argmax())
     one = references[index]
-    return NearestReference(index, one.kind, one.name, one.defect_type, float(mean[index]))
+    found_type = type_of_defect(tokens[top], owned.types)
+    return NearestReference(index, one.kind, one.name, one.defect_type, float(mean[index]), found_type)
 
 
 def _unit(tokens: Floats) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+COMPARED = 2**26  # pairs of patches that are compared at once
 
 
 def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -77,7 +78,9 @@ def guess_patch_mask(tokens: Floats, normal: Floats, inside: NDArray[np.bool_] |
     """
     seen = np.ones(len(tokens), bool) if inside is None else inside
     found = np.zeros(len(tokens), np.float32)
-    deviation = 1 - (l2_normalize(tokens[seen]) @ l2_normalize(normal).T).max(axis=1)
+    unit, bank = l2_normalize(tokens[seen]), l2_normalize(normal).T
+    blocks = np.array_split(unit, max(len(unit) * len(normal) // COMPARED, 1))  # a large image has tens of thousands
+    deviation = 1 - np.concatenate([(block @ bank).max(axis=1) for block in blocks])
     found[seen] = deviation >= (deviation.max() + np.median(deviation)) / 2
     return found
 

@@ -19,6 +19,9 @@ from anomalib_nagl.bank.moments import Moments
 from anomalib_nagl.bank.selection import Ranking, rank, shares
 
 Floats = NDArray[np.float32]
+# Of an image with more patches than this, a large one in windows, only so many are ranked: no more of one image is
+# compared with, and the time to rank them grows with the product of both.
+LARGE, RANKED = 16384, 4096
 
 
 class Pool(Protocol):
@@ -68,7 +71,11 @@ class ArrayPool:
     @cached_property
     def ranking(self) -> Ranking:
         """Its patches, the one that adds most first."""
-        return rank(self._tokens, in_order=True)
+        if len(self) <= LARGE:
+            return rank(self._tokens, in_order=True)
+        first = rank(self._tokens, RANKED, in_order=True)
+        rest = np.setdiff1d(np.arange(len(self)), first.order)
+        return Ranking(np.append(first.order, rest), np.append(first.gain, np.zeros(len(rest), np.float32)))
 
     @cached_property
     def moments(self) -> Moments:

@@ -85,11 +85,12 @@ class Lesson:
         grid: tuple[int, int],
         files: dict[str, File] | None = None,
         views: tuple[int, ...] = (0,),
+        known: NDArray[np.bool_] | None = None,
     ) -> Lesson:
         """Take the patches (V * M, C) of all ``views`` of an image apart.
 
         ``marked`` 0/1 (M,) are the abnormal ones of the image as it is or, of a region, those that are shown to be
-        normal.
+        normal. Those that are not ``known`` (V * M,) are left out, all are unless given.
         """
         key = reference.sha256 and reference.sha256 + reference.mask_sha256
         if reference.kind == "normal":
@@ -98,5 +99,5 @@ class Lesson:
             shown = np.flatnonzero((marked > 0)[origins(grid, views)])
             pools = {"normal": ArrayPool(tokens[shown], shown, key)}
         else:
-            pools = take_apart(tokens, marked, grid, key, views)
+            pools = take_apart(tokens, marked, grid, key, views, known)
         return cls(reference, pools, files or {})

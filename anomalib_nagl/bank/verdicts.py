@@ -95,5 +95,8 @@ def judge(image: str, found: Found, size: tuple[int, int], rules: Rules) -> Pred
     """The row of an image of ``size`` (height, width)."""
     pixel = rules.pixel_threshold
     regions = () if pixel is None else find_regions(found.map, pixel, size)
-    name, kind = ("", "") if found.nearest is None else (found.nearest.name, found.nearest.defect_type)
-    return PredictionRow(image, decide(found.score, regions, rules), found.score, rules.threshold, name, kind, regions)
+    nearest, verdict = found.nearest, decide(found.score, regions, rules)
+    name, kind = ("", "") if nearest is None else (nearest.name, nearest.defect_type)
+    told = None if nearest is None or verdict == GOOD else nearest.found_type
+    row = PredictionRow(image, verdict, found.score, rules.threshold, name, kind, regions)
+    return row if told is None else row._replace(defect_type=told.label)

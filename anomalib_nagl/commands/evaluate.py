@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 
+from anomalib_nagl.commands.cluster import HELP as SCHEDULER
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import suggest
 
-COMMAND_OPTIONS = ("config", "dry_run", "report")
+COMMAND_OPTIONS = ("config", "dry_run", "report", "scheduler")
 DESCRIPTION = (
     "Measure models on categories they were not trained on: every model on every category with every draw of "
     "references, into tables, plots and sheets of one folder."
@@ -57,22 +59,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in write_report(_report_folder(given)):
             console.print(f"Written: {path}", soft_wrap=True, highlight=False)
         return 0
-    settings, dry_run = parse(given)
+    values = _values(given)
+    settings = _settings(values)
     # Imported late: --help and misspelt settings need no torch.
     from anomalib_nagl.evaluation.run import evaluate, print_plan
 
     try:
-        if dry_run:
+        if values.dry_run:
             print_plan(settings, console)
             return 0
+        if values.scheduler:
+            return _on_cluster(settings, values.scheduler, console)
         return evaluate(settings, console)
     except KeyboardInterrupt:
         console.print("Interrupted. The same command goes on where this one was.")
         return exit_codes.INTERRUPTED
 
 
+def _on_cluster(settings: Settings, scheduler: str, console: Console) -> int:
+    """Have the workers of a cluster, whose machines share data and folder, compute the cells."""
+    from anomalib_nagl.commands.cluster import connected
+    from anomalib_nagl.evaluation.executors import prepare
+    from anomalib_nagl.evaluation.run import evaluate
+
+    with connected(scheduler) as cluster:
+        at_once = replace(settings, processes=cluster.size)
+        return evaluate(at_once, console, partial(cluster.factory, setup=prepare))
+
+
 def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
     """Settings from the command line, and whether nothing shall be computed; ValueError on what does not fit."""
+    values = _values(arguments)
+    return _settings(values), bool(values.dry_run)
+
+
+def _settings(values: Namespace) -> Settings:
+    return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def _values(arguments: Sequence[str]) -> Namespace:
+    """Every option; ValueError on what does not fit."""
     parser = _parser()
     try:
         found = parser.parse_args(list(arguments))
@@ -82,8 +108,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
         name = re.search(r"(?:[Kk]ey '|[Oo]ption '|--)([\w.]+)", words)
         hint = "" if name is None or name[1].split(".")[0] in known else suggest(name[1].split(".")[-1], known)
         raise ValueError(f"{words}{hint}") from None
-    values = parser.instantiate_classes(found)
-    return Settings(**{field.name: values[field.name] for field in fields(Settings)}), bool(values.dry_run)
+    return parser.instantiate_classes(found)
 
 
 def _parser() -> ArgumentParser:
@@ -99,6 +124,7 @@ def _parser() -> ArgumentParser:
     for action in parser._actions:  # docstrings of settings are for readers of the code
         action.help = HELP.get(action.dest, action.help)
     parser.add_argument("--dry_run", action="store_true", help="list what would be computed, and compute nothing")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help=SCHEDULER)
     parser.add_argument("--report", metavar="FOLDER", help="only write tables and plots of a folder's results anew")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,14 +25,34 @@ CHECKPOINTS = (".ckpt", ".pt", ".pth")
 def main(arguments: Sequence[str]) -> int:
     """Run ``inspect`` with these arguments; returns the exit status; ValueError or OSError for a wrong call."""
     options = _parser().parse_args(arguments)
-    work = inspection.plan(options.images, options.out)
+    work = None if options.scheduler else inspection.plan([_path(one) for one in options.images], options.out)
     scorer = load_scorer(options.references, options.model, options.backbone)
     for remark in scorer.remarks:
         print(remark)
-    status = inspection.run("inspect", work, scorer, options)
+    status = _on_cluster(scorer, options) if work is None else inspection.run("inspect", work, scorer, options)
     if status in (exit_codes.DONE, exit_codes.DEFECTIVE, exit_codes.FAILED_ITEMS):
         print(printable(_next_steps(options.references, options.model)))
     return status
+
+
+def _path(given: str) -> Path:
+    if "://" in given:
+        raise ValueError(
+            f"found the address {given}, expected the path of an image or a folder: give --scheduler local:1 for "
+            "images in buckets"
+        )
+    return Path(given)
+
+
+def _on_cluster(scorer: Scorer, options: argparse.Namespace) -> int:
+    try:
+        from anomalib_nagl.commands import partitions
+    except ImportError as error:
+        raise ValueError(
+            f"found no {error.name} here, expected it to be installed: --scheduler needs anomalib-nagl: pip install "
+            "'anomalib-nagl[cluster]', in an environment without anomalib-nagl-edge"
+        ) from error
+    return partitions.run(options, scorer)
 
 
 def _next_steps(references: Path | None, model: Path | None) -> str:
@@ -55,7 +76,7 @@ def _parser() -> Parser:
         description="Say of each image whether it is good, defective or to be looked at again: by reference images of "
         "the part alone (--references), or by a model that knows the part (--model). Nothing is trained.",
     )
-    parser.add_argument("images", type=Path, nargs="+", metavar="NEW", help="images, or folders of images")
+    parser.add_argument("images", nargs="+", metavar="NEW", help="images, or folders of images")
     parser.add_argument(
         "--references", type=Path, metavar="DIR", help="folder with good/, defects/ and masks/ of this part"
     )
@@ -67,6 +88,14 @@ def _parser() -> Parser:
         "--out", type=Path, default=OUT, metavar="DIR", help=f"folder for the table and the pictures; {OUT} if left out"
     )
     inspection.add_options(parser)
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help="for very many images, in buckets (s3://...) too: Dask scheduler (tcp://HOST:8786) whose workers inspect "
+        "them, or local:N for N workers here; writes the table alone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--partition", type=int, default=1000, metavar="N", help="images that a worker is given at a time; 1000"
+    )
     return parser
 
 

@@ -20,13 +20,14 @@ from anomalib_nagl.plugin.inspection import BACKBONE
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.reference_check import CheckedReferences, check_references, read_model
 from anomalib_nagl.references.advice import threshold_advice
+from anomalib_nagl.references.curve import general_sentence, own_sentence
 from anomalib_nagl.references.folders import Problem, ReferenceFiles, scan
 from anomalib_nagl.references.names import MASK_POLICIES
 from anomalib_nagl.references.quality import file_problems
 from anomalib_nagl.references.record import read_record
 from anomalib_nagl.references.reference_set import load_references
 
-_OF_NAGL = ("backbone", "layers", "backbone_weights", "image_size")
+_OF_NAGL = ("backbone", "layers", "backbone_weights", "image_size", "window")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,6 +44,10 @@ def main(arguments: Sequence[str]) -> int:
     references = load_references(files.normal, files.abnormal, options.masks)
     checked = check_references(references, _model(options))
     _print_quality(console, checked)
+    _print_curve(console, checked)
+    if checked.size_advice:
+        console.print("[yellow]note[/]", end=" ")
+        console.print(f"{checked.size_advice}.", soft_wrap=True, highlight=False, markup=False)
     if advice := threshold_advice(len(files.normal)):
         console.print("[yellow]note[/]", end=" ")
         console.print(f"{advice}.", soft_wrap=True, highlight=False, markup=False)
@@ -65,6 +70,7 @@ def _parser() -> Parser:
     check.add_argument("--layers", help="stages of a CNN backbone")
     check.add_argument("--backbone_weights", metavar="FILE", help="weight file of the backbone")
     check.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the network input; 256 unless given")
+    check.add_argument("--window", type=int, metavar="PIXELS", help="side of windows that large images are cut into")
     check.add_argument(
         "--masks",
         default="auto",
@@ -80,7 +86,8 @@ def _parser() -> Parser:
 def _model(options: argparse.Namespace) -> Nagl:
     given = {name: value for name in _OF_NAGL if (value := getattr(options, name)) is not None}
     if options.checkpoint is None:
-        return Nagl(**{"backbone": BACKBONE, "image_size": 256, **given})
+        size = {} if "window" in given else {"image_size": 256}
+        return Nagl(**{"backbone": BACKBONE, **size, **given})
     if given:
         names = ", ".join(f"--{name}" for name in given)
         raise ValueError(
@@ -137,3 +144,11 @@ def _shown(text: str) -> Text:
 
 def _number(value: float, digits: int = 4) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _print_curve(console: Console, checked: CheckedReferences) -> None:
+    """Where on the curve of more references this part stands."""
+    said = (own_sentence(checked.curve), general_sentence(len(checked.normal), len(checked.abnormal)))
+    for sentence in said:
+        if sentence is not None:
+            console.print(f"{sentence}.", soft_wrap=True, highlight=False, markup=False)

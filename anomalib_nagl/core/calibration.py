@@ -25,7 +25,7 @@ def detector_of(model: NaglModel, like: Tensor) -> Detector:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array))[None].to(like) for name, array in state.items()}
         return as_array(model.head.score(torch.from_numpy(tokens).to(like), tensors, model.encoder.grid).score)
 
-    return Detector(score, lambda scores: anomaly_map(scores, down, right))
+    return Detector(score, lambda scores: anomaly_map(scores, down, right), model.encoder.window_cells)
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BANK_CHUNK = 2048  # patches compared at once: few enough for the products to stay in the processor's cache
+QUERY_CHUNK = 8192  # patches of queries that are compared at once: a large image has tens of thousands
+LONGEST = 1024  # pixels of an axis that is blurred by one square matrix
 
 
 class Match(NamedTuple):
@@ -33,11 +35,16 @@ def nearest(tokens: Tensor, bank: Tensor, valid: Tensor | None = None, masked: f
 
     Tokens are (B, L, C), the bank (B, K, C) or (1, K, C) when all images share it. Unit tokens give the cosine map of
     section 4, raw ones the matching of section 5. ``valid`` (B, K) marks the patches that may be chosen, the others
-    compete with the value ``masked``. The bank is searched in chunks, so memory does not grow with it; an exported
-    graph, whose bank may have any size, searches it at once.
+    compete with the value ``masked``. Queries and bank are searched in chunks, so memory does not grow with them; an
+    exported graph, whose bank may have any size, searches it at once.
     """
     best: Match | None = None
     whole = torch.compiler.is_compiling()
+    if not whole and tokens.shape[0] * tokens.shape[1] > QUERY_CHUNK and tokens.shape[1] > 1:
+        parts = tokens.split(max(QUERY_CHUNK // tokens.shape[0], 1), dim=1)
+        if len(parts) > 1:
+            found = [nearest(part, bank, valid, masked) for part in parts]
+            return Match(*(torch.cat(values, dim=1) for values in zip(*found, strict=True)))
     for start in (0,) if whole else range(0, bank.shape[1], BANK_CHUNK):
         chunk = slice(None) if whole else slice(start, start + BANK_CHUNK)
         product = tokens @ bank[:, chunk].transpose(1, 2)
@@ -125,9 +132,12 @@ def top_mean(score: Tensor, count: int) -> Tensor:
     return score.topk(count, dim=-1).values.mean(dim=-1)
 
 
-def image_score(score: Tensor, fraction: float = 0.01) -> Tensor:
-    """Image score (B,): mean of the largest ``fraction`` of the patch scores (B, M), at least one (section 9)."""
-    return top_mean(score, max(int(fraction * score.shape[-1]), 1))
+def image_score(score: Tensor, fraction: float = 0.01, cells: int | None = None) -> Tensor:
+    """Image score (B,): mean of the largest ``fraction`` of the patch scores (B, M), at least one (section 9).
+
+    ``cells`` is of how many patches the fraction is taken, all unless given: those of one window of a large image.
+    """
+    return top_mean(score, max(int(fraction * (cells or score.shape[-1])), 1))
 
 
 def smoothing_matrix(cells: int, pixels: int, sigma: float) -> Tensor:
@@ -144,6 +154,9 @@ def smoothing_matrix(cells: int, pixels: int, sigma: float) -> Tensor:
     weight = torch.exp(-0.5 * (offset / sigma).double() ** 2)
     source = (torch.arange(pixels)[:, None] + offset) % (2 * pixels)
     source = torch.minimum(source, 2 * pixels - 1 - source)
+    if pixels > LONGEST:  # the square matrix would be larger than all else of a large image
+        share = weight / weight.sum()
+        return sum((upsample[place] * part for place, part in zip(source.T, share, strict=True))).float()
     blur = torch.zeros(pixels, pixels, dtype=torch.float64)
     blur.scatter_add_(1, source, (weight / weight.sum()).expand(pixels, -1))
     return (blur @ upsample).float()

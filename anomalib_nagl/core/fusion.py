@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from anomalib_nagl.core.guidance import along, contrast
 
 
 class Similarities(NamedTuple):
@@ -69,27 +70,29 @@ class DiscriminantFusion:
 
     The score is made by another rule or, without one, is the deviation 1 - normal similarity, with the similarity to
     the nearest known defect as far as that says something on this part. Of several directions the one counts along
-    which a patch lies farthest; nothing is taken off a patch that lies on the other side. The sum has no upper end. A
-    head is trained without it: episodes have no direction.
+    which a patch lies farthest; nothing is taken off a patch that lies on the other side. With ``contrast`` the other
+    rule is what a head is trained by, and the score is that without one, with the proxies' similarity as far as it is
+    above the mean of its image: what it is elsewhere differs from part to part, and would rank images. The sum has no
+    upper end. A head is trained without it: episodes have no spread to weigh a direction by.
     """
 
     rule: Fusion | None = None
+    contrast: float = 0.0
 
     def __call__(self, query: Tensor, found: Similarities, state: Mapping[str, Tensor]) -> Fused:
         """Fuse; the abnormal similarity of the discriminant alone is its part of the score, as far as 1."""
         usual = None if self.rule is None else self.rule(query, found, state)
-        if "defect_directions" not in state and usual is not None:
+        if "defect_weight" not in state and usual is not None:
             return usual
-        directions, mean = state["defect_directions"], state["normal_mean"]
-        # Centred first: what all tokens have in common would cost digits.
-        centred = F.normalize(query, dim=-1, eps=1e-12) - mean[:, None]
-        beyond = (centred @ directions.transpose(1, 2)).amax(dim=-1).clamp(min=0)
-        if usual is None:
-            known = beyond
-            if found.defects is not None:
-                known = known + state["defect_weight"] * found.defects
-            return Fused(known.clamp(max=1), 1 - found.normal + known)
-        return Fused(usual.abnormal, usual.score + beyond)
+        beyond = along(query, state["defect_directions"], state["normal_mean"]).clamp(min=0)
+        if usual is not None and not self.contrast:
+            return Fused(usual.abnormal, usual.score + beyond)
+        known = beyond
+        if found.defects is not None:
+            known = known + state["defect_weight"] * found.defects
+        if self.contrast and found.proxies is not None:
+            known = known + self.contrast * contrast(found.proxies)
+        return Fused(known.clamp(max=1) if usual is None else usual.abnormal, 1 - found.normal + known)
 
 
 PUBLISHED = WeightedFusion(defect_weight=0.0, proxy_weight=1.0)

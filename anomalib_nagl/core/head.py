@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from anomalib_nagl.core.eraser import erase
 from anomalib_nagl.core.functional import (
     away_from_mask,
     gather_patches,
@@ -17,6 +18,7 @@ from anomalib_nagl.core.functional import (
     sine_position,
 )
 from anomalib_nagl.core.fusion import Fusion, Similarities
+from anomalib_nagl.core.guidance import episode_direction, guide
 from anomalib_nagl.core.layers import CrossAttention, SelfAttention
 from anomalib_nagl.core.variants import Variant, visible
 from anomalib_nagl.core.weights import check_weights
@@ -81,6 +83,8 @@ class NaglHead(nn.Module):
         self.rm_sa = SelfAttention(dim, num_heads)
         self.afl_ca = CrossAttention(dim, num_heads)
         self.afl_sa = SelfAttention(dim, num_heads)
+        if self.variant.guide:  # per attention head, what a standard deviation along the direction adds to a score
+            self.guide_gain = nn.Parameter(torch.ones(num_heads))
 
     def load_published(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load a checkpoint of the published code, its names with or without ``module.`` in front.
@@ -130,6 +134,8 @@ class NaglHead(nn.Module):
         if marked is None:
             state["residual_proxies"] = self.learnable_proxies.weight.new_zeros(1, *self.learnable_proxies.weight.shape)
             return self.score(query, state, grid, allowed)
+        if self.variant.guide:
+            state |= episode_direction(bank, valid, abnormal, marked)
         state["residual_proxies"] = self.mine(abnormal, marked, bank, allowed.usable, grid)
         return self.score(query, state, grid, allowed._replace(defects=visible(marked.flatten(1))))
 
@@ -175,6 +181,7 @@ class NaglHead(nn.Module):
         """Residual mining (section 7.1): abnormal tokens (B, a, M, C) marked at (B, a, M) -> proxies (B, Q, C)."""
         value = abnormal.flatten(1, 2)
         residual = value - gather_patches(bank, self.variant.neighbour(value, bank, usable))
+        residual = erase(residual, value, bank, usable) if self.variant.eraser else residual
         key = value + self.variant.mining_positions(marked, grid, abnormal)
         proxies = self.learnable_proxies.weight.expand(abnormal.shape[0], -1, -1)
         bias = self.variant.mining_bias(marked.flatten(1), proxies.shape[1], self.num_heads)
@@ -200,8 +207,11 @@ class NaglHead(nn.Module):
             index = match.patch
             if self.variant.dot_matching:
                 index = self.variant.neighbour(query, bank, allowed.usable)
-            key = query - gather_patches(bank, index) + sine_position(grid, self.dim).to(query)
-            anomaly = self.afl_sa(self.afl_ca(residual, key, query))
+            deviation = query - gather_patches(bank, index)
+            if self.variant.eraser:
+                deviation = erase(deviation, query, bank, allowed.usable)
+            key = deviation + sine_position(grid, self.dim).to(query)
+            anomaly = self.afl_sa(self.afl_ca(residual, key, query, self._guidance(query, state)))
             by_proxies = mean_similarity(query, anomaly)
         if self.variant.defects:
             defects = l2_normalize(state["defect_bank"])
@@ -213,6 +223,13 @@ class NaglHead(nn.Module):
             score = torch.where(normal_known, score, abnormal)
         score = torch.where(abnormal_known, score, 1 - normal)
         return NaglMaps(normal, torch.where(abnormal_known, abnormal, 1 - normal), score, residual, anomaly)
+
+    def _guidance(self, query: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
+        """What the direction of known defects adds to the attention that reads a query, (B * heads, 1, M)."""
+        if not self.variant.guide:
+            return None
+        found = guide(query, state["defect_directions"], state["normal_mean"])
+        return (self.guide_gain[None, :, None] * found[:, None]).flatten(0, 1)[:, None]
 
     def _check_shapes(
         self, query: Tensor, normal: Tensor, abnormal: Tensor, abnormal_mask: Tensor, grid: tuple[int, int]

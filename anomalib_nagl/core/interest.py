@@ -42,26 +42,30 @@ def within(score: Tensor, inside: Tensor) -> Tensor:
     return torch.where(inside, score, low)
 
 
-def decisive(inside: Tensor) -> Tensor:
-    """How many patches decide the score of an image: 1 % of those ``inside`` (M,), at least one."""
-    return torch.div(inside.float().sum(), 100, rounding_mode="floor").clamp(min=1)
+def decisive(inside: Tensor, cells: int | None = None) -> Tensor:
+    """How many patches decide the score of an image: 1 % of those ``inside`` (M,), or of fewer ``cells``, or 1."""
+    looked = inside.float().sum() if cells is None else inside.float().sum().clamp(max=cells)
+    return torch.div(looked, 100, rounding_mode="floor").clamp(min=1)
 
 
-def score_within(score: Tensor, inside: Tensor) -> Tensor:
-    """Image scores (B,) of patch scores (B, M): the mean of the largest 1 % of those ``inside`` (M,)."""
+def score_within(score: Tensor, inside: Tensor, cells: int | None = None) -> Tensor:
+    """Image scores (B,) of patch scores (B, M): the mean of the ``decisive`` largest of those ``inside`` (M,)."""
     top = score.topk(max(score.shape[-1] // 100, 1), dim=-1).values
-    kept = decisive(inside)
+    kept = decisive(inside, cells)
     counted = (torch.arange(top.shape[-1], device=top.device) < kept).to(top)
     return (top * counted).sum(dim=-1) / kept
 
 
 def maps_within(
-    score: Tensor, region: Tensor, grid: tuple[int, int], down: Tensor, right: Tensor
+    score: Tensor, region: Tensor, grid: tuple[int, int], down: Tensor, right: Tensor, cells: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Image scores (B,) and anomaly maps (B, 1, H, W) of patch scores (B, M); zero outside a region (h, w)."""
+    """Image scores (B,) and anomaly maps (B, 1, H, W) of patch scores (B, M); zero outside a region (h, w).
+
+    ``cells`` are the patches of a window, where images are cut.
+    """
     if not leaves_out(region):
-        return image_score(score), anomaly_map(score, down, right)
+        return image_score(score, cells=cells), anomaly_map(score, down, right)
     seen = shown(region, (down.shape[0], right.shape[0]), grid)
     score = within(score, seen.patches)
     maps = anomaly_map(score, down, right)
-    return score_within(score, seen.patches), torch.where(seen.pixels, maps, torch.zeros_like(maps))
+    return score_within(score, seen.patches, cells), torch.where(seen.pixels, maps, torch.zeros_like(maps))

@@ -19,10 +19,12 @@ from anomalib_nagl.bank.views import symmetries
 from anomalib_nagl.core.functional import patches_to_pixels, smoothing_matrix
 from anomalib_nagl.core.head import NaglHead, NaglMaps
 from anomalib_nagl.core.interest import decisive, maps_within, shown, within
-from anomalib_nagl.core.reference_similarity import OwnedPatches, reference_similarity
+from anomalib_nagl.core.reference_similarity import OwnedPatches, deciding, reference_similarity
 from anomalib_nagl.core.state import AdaptedState, ReferenceTokens, as_array
 from anomalib_nagl.core.views import in_views, stack_views
 from anomalib_nagl.encoders import Encoder, build_encoder
+from anomalib_nagl.io.model_facts import MOST
+from anomalib_nagl.io.windows import Cut
 
 ENCODE_BATCH = 8
 
@@ -52,7 +54,12 @@ class NaglModel(nn.Module):
         self.views, self.symmetries = views, symmetries(views, encoder.image_size)
         (height, width), (rows, cols) = encoder.image_size, encoder.grid
         patches = len(self.symmetries) * rows * cols
-        sigma = smoothing_sigma((height, width))
+        if patches > MOST:
+            raise ValueError(
+                f"found {patches} patches of an image in {len(self.symmetries)} views, expected {MOST} at most: take a "
+                "smaller image_size, or views none"
+            )
+        sigma = smoothing_sigma(encoder.window)
         self.register_buffer("smooth_down", smoothing_matrix(rows, height, sigma), persistent=False)
         self.register_buffer("smooth_right", smoothing_matrix(cols, width, sigma), persistent=False)
         for tensor in adapted.TENSORS:
@@ -253,8 +260,8 @@ class NaglModel(nn.Module):
 
     def predictions(self, score: Tensor, region: Tensor | None = None) -> ImageScores:
         """Image scores and anomaly maps of patch scores (B, M), within a ``region`` or the model's own."""
-        looked = self.region if region is None else region
-        return ImageScores(*maps_within(score, looked, self.encoder.grid, self.smooth_down, self.smooth_right))
+        looked, smoothing = self.region if region is None else region, (self.smooth_down, self.smooth_right)
+        return ImageScores(*maps_within(score, looked, self.encoder.grid, *smoothing, self.encoder.window_cells))
 
     def similarity(self, tokens: Tensor, score: Tensor) -> Tensor:
         """How alike queries and each of the n + a references are (B, n + a), see ``reference_similarity``."""
@@ -263,6 +270,11 @@ class NaglModel(nn.Module):
         marked = in_views(self.abnormal_patch_mask * inside, self.encoder.grid, self.symmetries) > 0
         abnormal = OwnedPatches(self.abnormal_tokens[marked], marked.nonzero()[:, 0], len(self.reference_masks))
         return reference_similarity(tokens, within(score, inside), normal, abnormal, int(decisive(inside)))
+
+    def deciding(self, tokens: Tensor, score: Tensor) -> Tensor:
+        """The patches (B, K, C) of queries that decide their score, within the region."""
+        inside = shown(self.region, self.encoder.image_size, self.encoder.grid).patches
+        return deciding(tokens, within(score, inside), int(decisive(inside)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take buffers of any number of references."""
@@ -284,12 +296,13 @@ def build_model(
     seed: int = 0,
     config: dict[str, Any] | None = None,
     views: str = "none",
+    cut: Cut | None = None,
 ) -> NaglModel:
     """Encoder and a fresh head, which ``seed`` decides; ``config`` stands in for a ``local-dir:`` folder.
 
-    ``views`` are those in which references are encoded (``bank.views``).
+    ``views`` are those in which references are encoded (``bank.views``). ``cut`` says how images are cut into windows.
     """
-    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config)
+    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config, cut)
     with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
         torch.manual_seed(seed)
         return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant), views)

@@ -29,15 +29,20 @@ def reference_similarity(
     compared with the most similar patch of a reference, of an abnormal one with its marked patches alone; the mean of
     these cosines is the similarity, and -1 where no patch of a reference was kept.
     """
-    top = score.topk(max(int(0.01 * score.shape[-1]), 1) if count is None else count, dim=-1).indices
-    query = l2_normalize(tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1])))
+    query = l2_normalize(deciding(tokens, score, count))
     found = []
-    for patches, owner, count in (normal, abnormal):
-        if count:
+    for patches, owner, number in (normal, abnormal):
+        if number:
             cosine = query @ l2_normalize(patches).T
-            least = cosine.new_full((*cosine.shape[:-1], count), -1.0)
+            least = cosine.new_full((*cosine.shape[:-1], number), -1.0)
             found.append(least.scatter_reduce(-1, owner.expand_as(cosine), cosine, "amax").mean(1))
     return torch.cat(found, dim=-1)
+
+
+def deciding(tokens: Tensor, score: Tensor, count: int | None = None) -> Tensor:
+    """The patches (B, K, C) of queries (B, M, C) that decide their score: the K highest of (B, M), or 1 %."""
+    top = score.topk(max(int(0.01 * score.shape[-1]), 1) if count is None else count, dim=-1).indices
+    return tokens.gather(1, top[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def nearest_references(similarity: Tensor, records: Sequence[Mapping[str, str]]) -> list[NearestReference]:

@@ -33,6 +33,9 @@ _SWITCHES = {
     "defects": "defects",
     "discriminant": "discriminant",
     "proxies": "proxies",
+    "contrast": "contrast",
+    "guide": "guide",
+    "eraser": "eraser",
 }
 # Of each base, what it has beyond the corrected code: neither quirks of the published one nor corrections of them.
 _BASES = {
@@ -40,8 +43,12 @@ _BASES = {
     "corrected": {"proxies"},
     "extended": {"proxies", "context", "defects"},
     "discriminant": {"context", "defects", "discriminant"},
+    "guided": {"proxies", "context", "defects", "discriminant", "contrast", "guide"},
+    "erased": {"proxies", "context", "defects", "discriminant", "contrast", "eraser"},
 }
-_OURS = {"context", "defects", "discriminant", "proxies"}
+_OURS = {"context", "defects", "discriminant", "proxies", "contrast", "guide", "eraser"}
+_OF_PROXIES = ("contrast", "guide", "eraser")
+PROXY_CONTRAST = 0.25  # weight of the proxies beside the head-free rule, as in the default fusion
 HEAD_FREE = "discriminant"  # what runs where no head was trained
 
 
@@ -51,6 +58,8 @@ class Variant:
 
     ``extended`` is ``corrected`` with the surroundings of known defects and their nearest patch. These three have the
     learned proxies. ``discriminant`` has none and needs no head: the direction of known defects is in their place.
+    ``guided`` and ``erased`` add proxies to it that read a query by that direction, or residuals without what normal
+    patches vary by.
     """
 
     mixed_masks: bool  # Q1: residual mining reads the masks of other samples of the batch
@@ -69,6 +78,9 @@ class Variant:
     defects: bool  # the nearest patch of a known defect is part of the abnormal map
     discriminant: bool  # a patch scores more the farther it lies in the direction of known defects
     proxies: bool  # the learned proxies are part of the abnormal map; without them nothing is trained
+    contrast: bool  # the proxies count beside the head-free rule, as far as they stand out of their image
+    guide: bool  # proxies look first at patches of a query that lie in the direction of known defects
+    eraser: bool  # residuals are read without their part in the local subspace of normal patches
 
     @classmethod
     def parse(cls, variant: str) -> Variant:
@@ -95,6 +107,12 @@ class Variant:
                 f"found variant {variant!r}, expected proxies, defects or discriminant, by which known defects count: "
                 "add +discriminant"
             )
+        alone = [name for name in _OF_PROXIES if getattr(changed, name)]
+        if alone and not (changed.proxies and changed.discriminant):
+            raise ValueError(
+                f"found variant {variant!r}, expected proxies and discriminant with {' and '.join(alone)}: add "
+                "+proxies+discriminant"
+            )
         return changed
 
     @property
@@ -107,7 +125,7 @@ class Variant:
         similarities = WeightedFusion() if self.defects else PUBLISHED
         if not self.discriminant:
             return similarities
-        return DiscriminantFusion(similarities if self.proxies else None)
+        return DiscriminantFusion(similarities if self.proxies else None, PROXY_CONTRAST if self.contrast else 0.0)
 
     def grid_mask(self, mask: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mark the patches that hold an abnormal pixel: masks (B, k, H, W) -> (B, k, M) (Q5)."""

@@ -27,7 +27,9 @@ def bake(model: Path, out: Path, arrays: Mapping[str, NDArray[np.float32]]) -> P
         raise EdgeError(
             f"found {out}, expected a name that ends in .xml: two files are written, the other ends in .bin"
         )
-    graph = read_graph(ov.Core(), model)
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file cannot be replaced on Windows
+    graph = read_graph(core, model)
     nodes = {node.get_friendly_name(): node for node in graph.get_ordered_ops() if node.get_type_name() == "Constant"}
     known = sorted(set(arrays) & set(nodes))
     wanted = set(arrays) & _compared(model) if known else set(arrays)

@@ -31,6 +31,7 @@ from anomalib_nagl.io.arrays import as_image
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import companion, read_export_manifest
 from anomalib_nagl.io.given_paths import as_path
+from anomalib_nagl.io.windows import Cut
 
 _NOT_FINITE = (
     "expected finite ones: the device may not be able to compute in this precision: use f32, or restore model and bank "
@@ -118,16 +119,6 @@ class NaglEdge(Lessons):
             "found a detector that is to be pickled or copied, expected each process to make its own: hand over the "
             "path of the model"
         )
-
-    def sharing(self, bank: BankFile | None = None) -> NaglEdge:
-        """Another detector on what this one has compiled: with another bank, or with what this one knows now."""
-        other = object.__new__(NaglEdge)
-        vars(other).update(
-            vars(self), _change=threading.Lock(), _follow=False, **({} if bank is None else {"_bank": bank})
-        )
-        if bank is not None:
-            other.reload()
-        return other
 
     @property
     def compatibility(self) -> dict[str, Any]:
@@ -219,7 +210,12 @@ class NaglEdge(Lessons):
     def _scoring(self) -> Detector:
         """The scorer as calibration calls it, and the maps of the network input."""
         (rows, cols), (height, width) = self.compatibility["grid"], self.compatibility["image_size"]
-        sigma = smoothing_sigma((height, width))
+        cut = Cut.of(self.compatibility)
+        window, cells = (height, width), None
+        if cut is not None:
+            window = min(cut.window[0], height), min(cut.window[1], width)
+            cells = (window[0] * rows // height) * (window[1] * cols // width)
+        sigma = smoothing_sigma(window)
         down, right = smoothing_matrix(rows, height, sigma), smoothing_matrix(cols, width, sigma)
 
         def score(tokens: NDArray[np.float32], state: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -227,7 +223,7 @@ class NaglEdge(Lessons):
             found: NDArray[np.float32] = self._scorers.infer({**inputs, "tokens": ov.Tensor(tokens)})["patch_scores"]
             return found
 
-        return Detector(score, lambda scores: anomaly_map(scores, down, right))
+        return Detector(score, lambda scores: anomaly_map(scores, down, right), cells)
 
     def bake(self, out: str | Path) -> Path:
         """Write the exported graph with what the bank holds now to ``out`` (``.xml``), for programs that read it alone.
@@ -258,7 +254,7 @@ class NaglEdge(Lessons):
             proxies = found.proxies
             if proxies is None:
                 proxies = self._encoder.mine(found.patches, arrays["normal_bank"])
-            owned = owned_patches(found.patches)
+            owned = owned_patches(found.patches, found.compared)
         decided = {"thresholds": found.thresholds, "scale": np.array(scales_of(found.settings), np.float32)}
         arrays = {**arrays, "residual_proxies": proxies, **decided}
         # The tensors own a copy: no request can outlive what it reads.

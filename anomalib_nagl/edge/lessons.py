@@ -25,6 +25,8 @@ from anomalib_nagl.io.arrays import as_image, as_mask, as_region, content_hash
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given_paths import as_path
 
+Floats = NDArray[np.float32]
+
 
 class Lessons(Decisions):
     """The half of ``NaglEdge`` that changes references. Every method is effective at the next prediction."""
@@ -163,10 +165,13 @@ class Lessons(Decisions):
     def _lesson(self, reference: Reference, decoded: given.Decoded, files: Mapping[str, given.File]) -> Lesson:
         """Encode an image for the bank; nobody waits for that."""
         picture, marks = decoded
-        views = views_of(self.compatibility)
-        seen = [self._encoder.encode(np.ascontiguousarray(view(picture, number))) for number in views]
-        with self._change, self._bank.read_at_once():
-            marked = self._encoder.patch_mask(reference.kind, seen[0], marks, self.patches)
+        views, known = views_of(self.compatibility), None
+        if marks is not None and reference.kind != "normal" and self._encoder.by_windows:
+            seen, marked, known = self._touched(reference.kind, picture, marks, views)
+        else:
+            seen = [self._encoder.encode(np.ascontiguousarray(view(picture, number))) for number in views]
+            with self._change, self._bank.read_at_once():
+                marked = self._encoder.patch_mask(reference.kind, seen[0], marks, self.patches)
         described = replace(
             reference,
             sha256=content_hash(picture),
@@ -174,7 +179,25 @@ class Lessons(Decisions):
             localized=reference.kind == "abnormal" and marks is not None and not marked.all(),
         )
         grid = self.compatibility["grid"]
-        return Lesson.of(described, np.concatenate(seen), marked, (int(grid[0]), int(grid[1])), dict(files), views)
+        size = (int(grid[0]), int(grid[1]))
+        return Lesson.of(described, np.concatenate(seen), marked, size, dict(files), views, known)
+
+    def _touched(
+        self, kind: str, picture: Any, marks: Any, views: tuple[int, ...]
+    ) -> tuple[list[Floats], Floats, NDArray[np.bool_]]:
+        """Tokens (M, C) of each view as far as its windows hold a marked patch, the mask (M,), what is known (V * M,).
+
+        A mask without a patch, as of a shifted grid, has all windows seen.
+        """
+        marked = self._encoder.patch_mask(kind, np.empty((0, 0), np.float32), marks, self.patches)
+        wanted = (marked > 0 if marked.any() else np.ones(len(marked), bool)).reshape(self.compatibility["grid"])
+        found = [
+            self._encoder.encode_touched(
+                np.ascontiguousarray(view(picture, number)), np.ascontiguousarray(view(wanted, number)).reshape(-1)
+            )
+            for number in views
+        ]
+        return [tokens for tokens, _ in found], marked, np.concatenate([known for _, known in found])
 
     def _named(self, name: str | None, image: Any) -> str:
         if name is not None:

@@ -16,11 +16,13 @@ from anomalib_nagl.bank.mining import mined
 from anomalib_nagl.bank.patch_masks import guess_patch_mask, patch_mask, region_patches, resize_mask
 from anomalib_nagl.bank.pools import heads
 from anomalib_nagl.edge.infer_requests import Requests
-from anomalib_nagl.edge.runtime import compile_graph, part_of, read_graph
+from anomalib_nagl.edge.runtime import compile_graph, part_of, read_graph, windows_of
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import check_file
+from anomalib_nagl.io.windows import Cut, join_windows, plan_windows
 
 ENCODE = (("image",), ("tokens",))
+WINDOWS = (("image", "corners"), ("windows",))
 MINE = (("normal_bank", "abnormal_tokens", "abnormal_patch_mask"), ("residual_proxies",))
 Floats = NDArray[np.float32]
 
@@ -47,11 +49,38 @@ class ReferenceEncoder:
         self._config = {**config, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         self._lock = threading.Lock()
         self._parts: dict[str, Requests] = {}
+        cut = Cut.of(facts)
+        # Residual mining wants all patches of a known defect's image.
+        self._windows = None if cut is None or facts["proxies"] else cut
+
+    @property
+    def by_windows(self) -> bool:
+        """Whether some windows of an image can be encoded without the others."""
+        return self._windows is not None
 
     def encode(self, image: Floats) -> Floats:
         """Patch tokens (M, C) of an image (3, H, W)."""
         tokens: Floats = self._part("encode", *ENCODE).infer({"image": ov.Tensor(image[None])})["tokens"]
         return tokens[0]
+
+    def encode_touched(self, image: Floats, wanted: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Patch tokens (M, C) of those windows of an image (3, H, W) that hold a ``wanted`` patch (M,), and which.
+
+        Tokens of other windows are zero.
+        """
+        if self._windows is None:
+            raise ValueError("found a model that sees images as a whole, expected one with windows")
+        size, grid = self._size("image_size"), self._size("grid")
+        plan = plan_windows(size, self._windows.window, self._windows.overlap, size[0] // grid[0])
+        which = np.unique(plan.owner[wanted])
+        overview = [[size[0], 0]] if self._windows.overview else np.empty((0, 2), np.int64)
+        corners = np.concatenate([plan.corners[which], overview]).astype(np.int64)
+        inputs = {"image": ov.Tensor(image[None]), "corners": ov.Tensor(corners)}
+        found: Floats = self._part("windows", *WINDOWS).infer(inputs)["windows"][:, 0]
+        return join_windows(plan, found, which, self._windows.overview)
+
+    def _size(self, name: str) -> tuple[int, int]:
+        return int(self._facts[name][0]), int(self._facts[name][1])
 
     def patch_mask(self, kind: str, tokens: Floats, mask: Floats | None, known: ReferencePatches) -> Floats:
         """Which patches of an image (M, C) are meant, 0/1 (M,): the abnormal ones, or those of a normal region.
@@ -61,10 +90,9 @@ class ReferenceEncoder:
         """
         if kind == "normal":
             return np.zeros(len(tokens), np.float32)
-        grid = (int(self._facts["grid"][0]), int(self._facts["grid"][1]))
+        grid = self._size("grid")
         if mask is not None:
-            size = (int(self._facts["image_size"][0]), int(self._facts["image_size"][1]))
-            resized = resize_mask(mask, size)
+            resized = resize_mask(mask, self._size("image_size"))
             if kind == "region":
                 return region_patches(resized, grid)
             return patch_mask(resized, grid, bool(self._facts["shifted_grid"]))
@@ -92,9 +120,9 @@ class ReferenceEncoder:
         with self._lock:
             if name not in self._parts:
                 graph = self._read(self._references)
-                if name == "encode" and not any("image" in port.get_names() for port in graph.inputs):
+                if name != "mine" and not any("image" in port.get_names() for port in graph.inputs):
                     graph = self._read(self._encoder)
-                graph = part_of(graph, inputs, outputs)
+                graph = windows_of(graph) if name == "windows" else part_of(graph, inputs, outputs)
                 self._parts[name] = Requests(compile_graph(self._core, graph, "CPU", self._config), 1)
             return self._parts[name]
 

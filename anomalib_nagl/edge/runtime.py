@@ -125,3 +125,19 @@ def part_of(model: ov.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) 
     if model.has_rt_info(FACTS):
         part.set_rt_info(model.get_rt_info(FACTS), FACTS)
     return part
+
+
+def windows_of(model: ov.Model) -> ov.Model:
+    """The part of an encoder that sees windows, at given corners: image, corners (n, 2) -> windows (n, B, m, c)."""
+    loop = next(node for node in model.get_ordered_ops() if node.get_type_name() == "TensorIterator")
+    corners = ops.parameter([-1, 2], ov.Type.i64, name="corners")
+    corners.output(0).set_names({"corners"})
+    constants = [port for port in loop.inputs() if port.get_source_output().get_node().get_type_name() == "Constant"]
+    constants[0].replace_source_output(corners.output(0))
+    loop.validate_and_infer_types() if hasattr(loop, "validate_and_infer_types") else None
+    result = ops.result(loop.output(0))
+    result.output(0).set_names({"windows"})
+    part = ov.Model([result], [model.input("image").get_node(), corners], "windows")
+    if model.has_rt_info(FACTS):
+        part.set_rt_info(model.get_rt_info(FACTS), FACTS)
+    return part

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anomalib_nagl.io.windows import Cut
+
 logger = logging.getLogger(__name__)
 
 Triple = tuple[float, float, float]
@@ -25,6 +27,7 @@ class Encoder(nn.Module):
         name: the backbone as the user gave it.
         layers: the feature stages as the user gave them, None for the default.
         image_size: (height, width) of the input in pixels.
+        window: (height, width) of what the network sees at once, the input unless it is cut into windows.
         patch_size: side of a patch in pixels.
         grid: (rows, columns) of patches.
         dim: width C of a token.
@@ -35,6 +38,7 @@ class Encoder(nn.Module):
     """
 
     is_transformer = False
+    cut: Cut | None = None  # how images are cut into windows, None where they are seen as a whole
     introduction = ""  # what a user should know of it, said once beside its name
 
     def __init__(
@@ -53,6 +57,7 @@ class Encoder(nn.Module):
         self.layers = layers
         self.image_size = image_size
         self.patch_size = patch_size
+        self.window = image_size
         self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.dim = dim
         self.mean = _triple(mean)
@@ -105,6 +110,16 @@ class Encoder(nn.Module):
             digest.update(f"{key}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def window_cells(self) -> int | None:
+        """Number of patches of a window; None where images are seen as a whole."""
+        return None
+
+    @property
+    def network(self) -> Encoder:
+        """The encoder whose weights these are: itself, unless it has another one see windows."""
+        return self
 
     def train(self, mode: bool = True) -> Encoder:
         """Stay in evaluation mode: a frozen encoder must not update its statistics (quirk Q31)."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from anomalib_nagl.encoders.base import Encoder, parse_image_size
+from anomalib_nagl.encoders.base import Encoder, check_image_size, parse_image_size
 from anomalib_nagl.encoders.builtin import BuiltinEncoder
 from anomalib_nagl.encoders.cnn import CnnEncoder
 from anomalib_nagl.encoders.gabor import GaborEncoder
 from anomalib_nagl.encoders.timm_encoder import Backbone
 from anomalib_nagl.encoders.vit import VitEncoder
+from anomalib_nagl.encoders.windowed import WindowedEncoder
+from anomalib_nagl.io.windows import Cut
 
 Size = tuple[int, int]
 
@@ -51,6 +53,7 @@ def build_encoder(
     layers: str | None = None,
     weights: str | None = None,
     config: dict[str, Any] | None = None,
+    cut: Cut | None = None,
 ) -> Encoder:
     """Build the encoder a backbone string names; no weights are read, see ``Encoder.ensure_weights``.
 
@@ -58,7 +61,7 @@ def build_encoder(
     ``local-dir:PATH`` for a folder in timm's layout. ``layers`` picks the stages of a CNN. ``weights`` is a file that
     replaces the published weights: timm's .pth or .safetensors, or the original DINOv2 ones. ``config`` is the
     ``config`` of an earlier encoder: it rebuilds a ``local-dir:`` backbone, to be filled from a checkpoint, where the
-    folder is not.
+    folder is not. With ``cut`` images are seen window by window.
 
     Raises ValueError for an unknown backbone or stage and for an image size that is no multiple of the patch.
 
@@ -67,6 +70,11 @@ def build_encoder(
     ((4, 6), 56, True)
     """
     size = parse_image_size(image_size)
+    if cut is not None:
+        height, width = (min(sides) for sides in zip(size, cut.window, strict=True))
+        base = build_encoder(backbone, (height, width), layers, weights, config)
+        check_image_size(size, base.patch_size, backbone)
+        return WindowedEncoder(base, size, cut)
     if backbone in EMBEDDED:
         _refuse(backbone, layers=layers, weights=weights)
         return EMBEDDED[backbone](size)

@@ -131,6 +131,12 @@ def unobtainable(repository: str, file_name: str | None = None) -> str:
     return cannot_fetch(constants.ENDPOINT, "the hub")
 
 
+def in_cache(repository: str, file_name: str | None = None) -> bool:
+    """Whether a hub file, as for ``unobtainable``, is on this machine."""
+    repository, _, revision = repository.partition("@")
+    return _cached(repository, (file_name,) if file_name else FILE_NAMES[:2], revision) is not None
+
+
 def cannot_fetch(address: str, name: str) -> str:
     """Say, without addresses, why nothing can be downloaded from there; empty if something answers within seconds."""
     if _offline():

@@ -34,7 +34,7 @@ class ProductBlur(nn.Module):
 
     def _matrix(self, kernel: Tensor, side: int) -> Tensor:
         radius = len(kernel) // 2
-        lines = F.pad(torch.eye(side)[:, None], (radius, radius), mode=self.border)
+        lines = F.pad(torch.eye(side, device=kernel.device)[:, None], (radius, radius), mode=self.border)
         return F.conv1d(lines, kernel.view(1, 1, -1))[:, 0].T
 
 
@@ -49,6 +49,7 @@ class CachedFeatures(nn.Module):
         super().__init__()
         # Halves the time of depthwise convolutions on CPUs, like an image at a time instead of a batch.
         self.extractor = extractor.to(memory_format=torch.channels_last)
+        self.out_dims = extractor.out_dims
         self.read, self.key = read, key
         self.shown: Maps = {}
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from anomalib_nagl.evaluation.baselines import Baseline, build_baseline, unavailable
 from anomalib_nagl.evaluation.categories import load_category
 from anomalib_nagl.evaluation.executors import KILLED
-from anomalib_nagl.evaluation.names import BASELINES
+from anomalib_nagl.evaluation.names import BASELINES, EVERY_NORMAL
 from anomalib_nagl.evaluation.protocols import fixed
 from anomalib_nagl.evaluation.results import DONE, FAILED, NOT_RUN
 from anomalib_nagl.evaluation.scorer import build_head
@@ -74,7 +74,7 @@ def write_costs(settings: Settings, head: Path | None, told: Callable[[str], obj
     ``told`` hears of each model before it is measured.
     """
     rows = []
-    for model in settings.models:
+    for model in _measured(settings):
         told(model)
         rows.append(_row(settings, head, model))
     frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -95,7 +95,12 @@ def unmeasured(settings: Settings) -> bool:
     """Whether a model is to be measured: there is no row of it, or one that failed."""
     frame = read_costs(Path(settings.out) / COSTS)
     known = set() if frame is None else set(frame.loc[frame["status"] != FAILED, "model"])
-    return not known.issuperset(settings.models)
+    return not known.issuperset(_measured(settings))
+
+
+def _measured(settings: Settings) -> list[str]:
+    """Models to measure: with every normal image, one of anomalib's is measured as with one."""
+    return [model for model in settings.models if model not in EVERY_NORMAL]
 
 
 def _row(settings: Settings, head: Path | None, model: str) -> dict[str, Any]:
@@ -167,7 +172,12 @@ def _baseline(settings: Settings, name: str, references: ReferenceSet) -> Subjec
     encoders: dict[str, Callable[[Tensor], object]] = {
         "patchcore": lambda images: model.feature_extractor(images),
         "padim": lambda images: model.feature_extractor(images),
+        "mh_patchcore": lambda images: model.feature_extractor(images),
         "anomaly_dino": lambda images: model.extract_features(images),
+        "rad": lambda images: model.feature_extractor(images),
+        "super_add": lambda images: model.patch_exec(images),
+        "dinomaly": lambda images: model.encoder(images),
+        "inp_former": lambda images: model.encoder(images),
         "winclip": lambda images: model.clip.encode_image(images),
         "foundad": lambda images: model.extract_features(images),
     }
@@ -178,7 +188,7 @@ def _baseline(settings: Settings, name: str, references: ReferenceSet) -> Subjec
     def take() -> None:
         baseline.take_references(torch.cat([prepare(image) for image in references.normal]))
 
-    trained = model.projector if name == "foundad" else None
+    trained = model.projector if name == "foundad" else getattr(baseline.module, "trainable_modules", None)
     remark = "with 2 normal references, the fewest it takes" if name == "padim" else ""
     return Subject(baseline.module, take, prepare, baseline.score, encoders[name], trained, remark)
 

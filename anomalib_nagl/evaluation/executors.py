@@ -12,10 +12,10 @@ import os
 import sys
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -48,16 +48,32 @@ def run_jobs(work: Callable[[Job], Any], jobs: Iterable[Job], factory: Factory, 
     When a process is killed, its executor is lost. The jobs that were under way are performed again, each alone in a
     new executor; the one whose process is killed then too has failed.
     """
-    waiting = deque(jobs)
+    waiting = _Waiting(jobs)
     while waiting:
         for job in (yield from _perform(work, waiting, factory, at_once)):
-            alone = deque([job])
+            alone = _Waiting([job])
             if (yield from _perform(work, alone, factory, 1)) or alone:
                 yield Outcome(job, None, KILLED)
 
 
+class _Waiting(Generic[Job]):
+    """Jobs in order, of which only the ``first`` is known before it is taken."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._rest = iter(jobs)
+        self.first: list[Job] = []
+        self.take()
+
+    def __bool__(self) -> bool:
+        return bool(self.first)
+
+    def take(self) -> None:
+        """Go on to the next."""
+        self.first = list(islice(self._rest, 1))
+
+
 def _perform(
-    work: Callable[[Job], Any], waiting: deque[Job], factory: Factory, at_once: int
+    work: Callable[[Job], Any], waiting: _Waiting[Job], factory: Factory, at_once: int
 ) -> Generator[Outcome[Job], None, list[Job]]:
     """Perform jobs until none waits; returns those under way when a process was killed, the others still wait."""
     running: dict[Future[tuple[Any, str | None]], Job] = {}
@@ -65,8 +81,8 @@ def _perform(
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
-                    running[executor.submit(_attempt, work, waiting[0])] = waiting[0]
-                    waiting.popleft()
+                    running[executor.submit(_attempt, work, waiting.first[0])] = waiting.first[0]
+                    waiting.take()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     outcome = Outcome(running[future], *future.result())
                     del running[future]
@@ -118,12 +134,17 @@ def local(processes: int, log: Path) -> Factory:
 
 def _start(log: Path) -> None:
     """Prepare a process for jobs, and let it end with the one that started it."""
-    import torch
-
     with log.open("a", encoding="utf-8") as file:  # the terminal shows the parent's progress
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare()
+
+
+def prepare() -> None:
+    """Prepare a process for jobs, of which others perform more at the same time."""
+    import torch
+
     quiet()
     torch.set_num_threads(1)
 

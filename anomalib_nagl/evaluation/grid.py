@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from anomalib_nagl.evaluation.categories import Category
+from anomalib_nagl.evaluation.names import EVERY_NORMAL
 from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.settings import Settings, Shots
 
@@ -49,6 +50,8 @@ def _shots(settings: Settings, model: str) -> list[Shots]:
     if model in settings.heads:  # masks are guessed by comparison with normal references
         guessed = settings.masks_of(model) == "guessed"
         return [shots for shots in listed if shots.a and (shots.n or not guessed)]
+    if model in EVERY_NORMAL:
+        return [Shots(0, 0)]
     if model == "head_free":  # with or without abnormal references, the same rule
         return list(listed)
     if model == "naive":

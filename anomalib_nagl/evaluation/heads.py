@@ -18,6 +18,7 @@ from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
 
 from anomalib_nagl.evaluation.categories import open_category
+from anomalib_nagl.evaluation.extra_sources import extra_source
 from anomalib_nagl.evaluation.grid import TrainingJob
 from anomalib_nagl.evaluation.names import EPISODE_ARGUMENTS
 from anomalib_nagl.evaluation.scorer import device, encode_category, model_arguments
@@ -65,6 +66,13 @@ def _train(settings: Settings, head: TrainingJob, work: Path, final: Path, callb
     )
     part = "first" if head.source == "same_object" else "all"
     sources = {name: open_category(settings, name, part) for name in settings.sources_of(head.source, head.category)}
+    made = Path(settings.out) / "sources" / part
+    extra = {
+        f"{name}-{kind}": extra_source(source, name, kind, made)
+        for name, source in sources.items()
+        for kind in own.get("extra_sources", ())
+    }
+    sources |= extra
     _encode(settings, model, sources)
     episodes: dict[str, Any] = {name: own[name] for name in EPISODE_ARGUMENTS if name in own}
     data = ReferenceDataModule(

@@ -55,9 +55,9 @@ def styles(models: Sequence[str]) -> dict[str, Style]:
 def shots_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
     """Numbers of normal and abnormal references, sorted; n + 0 only where there is no other with the same n.
 
-    Models that read no abnormal references appear at the others.
+    Models that read no abnormal references appear at the others, those with every normal image in tables alone.
     """
-    found = {(int(n), int(a)) for n, a in zip(rows["n"], rows["a"], strict=True)}
+    found = {(int(n), int(a)) for n, a in zip(rows["n"], rows["a"], strict=True) if n or a}
     return sorted((n, a) for n, a in found if a or not any(other == n and more for other, more in found))
 
 
@@ -72,7 +72,7 @@ def plot_shots(rows: pd.DataFrame, looks: Mapping[str, Style], title: str) -> Fi
     """Four metrics against shots: the mean over categories with its standard deviation over seeds."""
     figure, axes = _four(f"{title}: mean over categories ± standard deviation over seeds")
     shots = shots_of(rows)
-    models = [name for name in looks if name in set(rows["model"])]
+    models = [name for name in looks if name in set(rows.loc[rows["n"] + rows["a"] > 0, "model"])]
     hollow = set(models) - set(rows.loc[rows["a"] > 0, "model"])
     numbers = entries_of(rows)
     for axis, metric in zip(axes, SHOWN, strict=True):

@@ -22,7 +22,8 @@ class Cell:
     ``domain`` is that of the category. ``n`` and ``a`` count normal and abnormal references. ``training_seed`` is -1
     for models that are not trained. ``source`` says what the head was trained on: ``other_domains``, ``same_domain``
     (the other categories of the target's domain) or ``same_object`` (the target category itself). ``abnormal`` says
-    where the abnormal references come from: ``real``, ``cut_paste`` or ``perlin``.
+    where the abnormal references come from: ``real``, ``cut_paste`` or ``perlin``. No reference at all, 0 + 0, stands
+    for every normal image of the train split.
     """
 
     model: str
@@ -38,8 +39,17 @@ class Cell:
 
     @property
     def as_scored(self) -> Cell:
-        """The cell whose score file this one could share: ``unseen`` leaves some queries of ``fixed`` out."""
-        return replace(self, protocol="fixed") if self.protocol == "unseen" else self
+        """The cell whose scores this one shares: ``unseen`` leaves some queries of ``fixed`` out.
+
+        Draws of references leave out different queries of a model that learns from every normal image.
+        """
+        cell = replace(self, protocol="fixed") if self.protocol == "unseen" else self
+        return replace(cell, reference_seed=0) if cell.learns_from_all else cell
+
+    @property
+    def learns_from_all(self) -> bool:
+        """Whether the model learns from every normal image of the train split."""
+        return self.n == self.a == 0
 
     @property
     def key(self) -> str:

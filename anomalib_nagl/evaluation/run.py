@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anomalib_nagl.evaluation import costs
+from anomalib_nagl.evaluation import costs, expectation
 from anomalib_nagl.evaluation.baselines import unavailable
-from anomalib_nagl.evaluation.categories import check_shots, load_category
+from anomalib_nagl.evaluation.categories import Category, check_shots, load_category
 from anomalib_nagl.evaluation.executors import Factory, local, run_jobs
 from anomalib_nagl.evaluation.grid import TrainingJob, enumerate_cells, scoring_jobs, training_job, training_jobs
 from anomalib_nagl.evaluation.heads import head_path
-from anomalib_nagl.evaluation.names import BASELINES
+from anomalib_nagl.evaluation.names import baseline_of
 from anomalib_nagl.evaluation.records import Cell
 from anomalib_nagl.evaluation.results import FAILED, NOT_RUN, cell_path, unfinished, write_results
 from anomalib_nagl.evaluation.settings import Settings
@@ -32,6 +32,7 @@ from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.files import atomic_write_bytes
 
 LOG = "log.txt"
+MANY = 100  # cells whose time is worth telling before
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn())  # fmt: skip
 _NUMBERS = (  # settings that a number depends on; seeds, shots, models and the like only add rows
@@ -47,6 +48,7 @@ class Plan:
     cells: list[Cell]
     missing: dict[str, str]
     folder: Path
+    categories: tuple[Category, ...] = ()
 
     @property
     def left(self) -> list[Cell]:
@@ -83,8 +85,9 @@ def make_plan(settings: Settings) -> Plan:
             "found nothing to evaluate: with these models, shots and protocols no cell makes sense (heads and the "
             "naive rule need abnormal references, the protocol unseen a second defect type)"
         )
-    reasons = {name: unavailable(name, settings) for name in settings.models if name in BASELINES}
-    return Plan(cells, {name: reason for name, reason in reasons.items() if reason is not None}, Path(settings.out))
+    reasons = {name: unavailable(base, settings) for name in settings.models if (base := baseline_of(name))}
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    return Plan(cells, missing, Path(settings.out), tuple(categories.values()))
 
 
 def evaluate(settings: Settings, console: Console, factory: Factory | None = None) -> int:
@@ -115,6 +118,9 @@ def _evaluate(settings: Settings, plan: Plan, facts: dict[str, Any], console: Co
         f"{len(plan.cells)} cells, {before} of them finished before. A cell is one model on one category with one draw "
         "of references.", soft_wrap=True, highlight=False,
     )  # fmt: skip
+    if len(plan.left) >= MANY:
+        text = expectation.told(settings, plan.categories, plan.left, download=True)
+        console.print(text, soft_wrap=True, highlight=False)
     told |= _compute(settings, plan.left, console, factory)
     write_results(plan.folder, _rows(told), facts)
     _measure_costs(settings, plan.cells, console)
@@ -189,6 +195,8 @@ def print_plan(settings: Settings, console: Console) -> None:
     plan = make_plan(settings)
     left = plan.left
     console.print(f"{len(plan.cells)} cells in {settings.out}, {len(left)} to compute", soft_wrap=True, highlight=False)
+    text = expectation.told(settings, plan.categories, left, download=False)
+    console.print(text, soft_wrap=True, highlight=False)
     table = Table()
     for column in ("model", "cells", "to compute", "remarks"):
         table.add_column(column, justify="right" if column in ("cells", "to compute") else "left", overflow="fold")

@@ -200,7 +200,10 @@ def model_arguments(settings: Settings, name: str) -> dict[str, Any]:
         "learning_rate": settings.learning_rate,
         "variant": DEFAULTS["variant"],  # said outright: a model without a head would take another
     }
-    return {**common, **{key: value for key, value in settings.head(name).items() if key in NAGL_ARGUMENTS}}
+    own = {key: value for key, value in settings.head(name).items() if key in NAGL_ARGUMENTS}
+    if isinstance(own.get("image_size"), list):
+        own["image_size"] = _as_size(own["image_size"])
+    return {**common, **own}
 
 
 def device() -> torch.device:

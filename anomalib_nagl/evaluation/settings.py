@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from anomalib_nagl.evaluation.names import (
     ABNORMAL,
     BASELINES,
+    EVERY_NORMAL,
+    EXTRA_SOURCES,
     HEAD_ARGUMENTS,
     MASKS,
     PROTOCOLS,
@@ -41,7 +43,8 @@ class Settings:
 
     ``data`` is the root of a data set, ``format`` the anomalib datamodule that reads it. ``domains`` maps a domain to
     its categories, which are held out together; ``targets`` are the categories to evaluate (all unless named). A model
-    is ``normal_only``, ``naive``, one of anomalib's (``names.BASELINES``) or a key of ``heads``. ``shots`` lists
+    is ``normal_only``, ``naive``, one of anomalib's (``names.BASELINES``, or one of these that ends with ``_all`` and
+    learns from every normal image of the train split) or a key of ``heads``. ``shots`` lists
     normal+abnormal references, which ``strategy`` draws. ``protocols``, ``sources`` and ``abnormal`` are explained by
     ``protocols`` and ``records.Cell``. Pixel metrics are computed at ``metric_size`` pixels a side, those of the
     network input unless given. ``costs`` measures time and memory of every model too. Tables show differences from the
@@ -49,8 +52,10 @@ class Settings:
 
     A head is trained with its arguments of ``Nagl`` and of the episodes besides the common ones, on the sources; one
     whose ``variant`` has no proxies is not trained. ``trained_as`` scores with the training of another head, whose
-    arguments it takes over unless it has its own. ``masks`` are those of the abnormal references: "given", "guessed"
-    from the images, or "whole" images. ``fusion`` are the weights of nearest defect patch and proxies.
+    arguments it takes over unless it has its own. ``extra_sources`` are made of the sources, turned or damaged
+    (``extra_sources.extra_source``), and trained on beside them. ``masks`` are those of the abnormal references:
+    "given", "guessed" from the images, or "whole" images. ``fusion`` are the weights of nearest defect patch and
+    proxies.
 
     Raises ValueError on settings that contradict each other.
     """
@@ -102,10 +107,10 @@ class Settings:
     @property
     def known_models(self) -> tuple[str, ...]:
         """Every model that may be named."""
-        clash = sorted({*UNTRAINED_HEADS, *BASELINES} & set(self.heads))
+        clash = sorted({*UNTRAINED_HEADS, *BASELINES, *EVERY_NORMAL} & set(self.heads))
         if clash:
             raise ValueError(f"found heads named {', '.join(clash)}, expected other names: these are models already")
-        return (*UNTRAINED_HEADS, *self.heads, *BASELINES)
+        return (*UNTRAINED_HEADS, *self.heads, *BASELINES, *EVERY_NORMAL)
 
     def head(self, model: str) -> dict[str, Any]:
         """The arguments of a model that is a head, with those that it takes over."""
@@ -203,6 +208,8 @@ class Settings:
                 f"found selection=paper in {place}, expected best or last: it selects on the target, which an "
                 "evaluation must not look at"
             )
+        if "extra_sources" in arguments:
+            _check_names(f"{place}.extra_sources", arguments["extra_sources"], EXTRA_SOURCES)
         _check_names(f"{place}.masks", [arguments.get("masks", "given")], MASKS)
         trainings = [name for name, given in self.heads.items() if name != head and "trained_as" not in given]
         if "trained_as" in arguments:

@@ -123,8 +123,10 @@ def entries_of(rows: pd.DataFrame) -> Entries:
 
 
 def settings_of(rows: pd.DataFrame) -> list[Setting]:
-    """Models at their shots: by shots, and by first appearance within the same."""
+    """Models at their shots: by shots, those with every normal image last, and by first appearance within the same."""
     found = rows[["model", "n", "a"]].drop_duplicates().sort_values(["n", "a"], kind="stable")
+    everything = (found["n"] == 0) & (found["a"] == 0)
+    found = pd.concat([found[~everything], found[everything]])
     return [Setting(str(model), int(n), int(a)) for model, n, a in found.itertuples(index=False)]
 
 

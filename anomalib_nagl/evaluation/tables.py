@@ -38,9 +38,10 @@ MAIN_COSTS = ("ms_median", "peak_mb")
 REPORTED_SETTINGS = ("machine", "backbone", "layers", "image_size", "strategy", "epochs", "episodes", "learning_rate",
                      "reference_seeds", "training_seeds")  # fmt: skip
 LEGEND = (
-    "Rows: a model with n normal + a abnormal references. An entry is the mean ± standard deviation over seeds (of the "
-    "references and, for trained heads, of the training); without ± there is one. In the column *mean*, the mean over "
-    "categories ± its standard deviation over seeds, then in parentheses the standard deviation over categories. Bold: "
+    "Rows: a model with n normal + a abnormal references, or with every normal image of the train split. An entry is "
+    "the mean ± standard deviation over seeds (of the references and, for trained heads, of the training); without ± "
+    "there is one. In the column *mean*, the mean over categories ± its standard deviation over seeds, then in "
+    "parentheses the standard deviation over categories. Bold: "
     "the best of a column among models with the same n + a. [3 of 5]: seeds with a number, and seeds expected. "
     f"{EMPTY} means that there is no number: the cells are listed below as not run, failed or missing, or the metric "
     "has no value for their queries; a mean needs every category that has a number in its table."
@@ -80,6 +81,8 @@ def title(protocol: str, source: str, abnormal: str) -> str:
 
 def name_of(setting: Setting) -> str:
     """Label of a row."""
+    if setting.n == setting.a == 0:
+        return f"{setting.model} every normal image"
     return f"{setting.model} {setting.n}+{setting.a}"
 
 

@@ -17,11 +17,11 @@ from anomalib_nagl.evaluation.baselines import BaselineError, score_baseline
 from anomalib_nagl.evaluation.grid import ScoringJob, TrainingJob, training_job
 from anomalib_nagl.evaluation.heads import head_path, train_head
 from anomalib_nagl.evaluation.metrics import curves, measure
-from anomalib_nagl.evaluation.names import BASELINES
+from anomalib_nagl.evaluation.names import baseline_of
 from anomalib_nagl.evaluation.protocols import Draw, NotPossible
 from anomalib_nagl.evaluation.records import Cell, Scored
 from anomalib_nagl.evaluation.results import cell_path, write_cell
-from anomalib_nagl.evaluation.scorer import Scorer, join
+from anomalib_nagl.evaluation.scorer import Scorer, device, join
 from anomalib_nagl.evaluation.settings import Settings
 from anomalib_nagl.io.files import atomic_write
 
@@ -60,6 +60,8 @@ def _scorer(settings: str) -> Scorer:
 
 def _draws(scorer: Scorer, cell: Cell) -> tuple[Draw, ...]:
     category, settings = scorer.category(cell.category), scorer.settings
+    if cell.learns_from_all:
+        return (Draw(category.normal, (), category.good + category.defects),)
     real = cell.a if cell.abnormal == "real" else 0
     if cell.protocol == "paper":
         return protocols.paper(category, cell.n, real, cell.reference_seed)
@@ -70,7 +72,7 @@ def _draws(scorer: Scorer, cell: Cell) -> tuple[Draw, ...]:
 def _score(scorer: Scorer, cell: Cell, draws: tuple[Draw, ...]) -> Scored:
     """Scores of the queries of all draws."""
     settings, category = scorer.settings, scorer.category(cell.category)
-    if cell.model in BASELINES:
+    if baseline_of(cell.model):
         return join([_score_baseline(scorer, cell, draw) for draw in draws])
     training = training_job(settings, cell)
     model = scorer.model(cell.model, None if training is None else head_path(settings, training))
@@ -81,7 +83,8 @@ def _score(scorer: Scorer, cell: Cell, draws: tuple[Draw, ...]) -> Scored:
 def _score_baseline(scorer: Scorer, cell: Cell, draw: Draw) -> Scored:
     normal, queries = ([Path(sample.image) for sample in samples] for samples in (draw.normal, draw.queries))
     try:
-        found = score_baseline(cell.model, scorer.settings, normal, queries, category=cell.category)
+        name = baseline_of(cell.model) or cell.model
+        found = score_baseline(name, scorer.settings, normal, queries, cell.category, device())
     except BaselineError as error:
         raise NotPossible(str(error)) from error
     return scorer.scored(scorer.category(cell.category), draw, *found)
@@ -89,11 +92,15 @@ def _score_baseline(scorer: Scorer, cell: Cell, draw: Draw) -> Scored:
 
 def _finish(scorer: Scorer, cell: Cell, draws: tuple[Draw, ...], scored: Scored, start: float) -> None:
     """Write the scores of a cell, then its metrics, which says that it is finished."""
-    settings = scorer.settings
+    settings, category = scorer.settings, scorer.category(cell.category)
+    if cell.learns_from_all and cell.protocol != "paper":  # what was scored for all draws, of this one
+        shots = (0, 0, cell.reference_seed)
+        own = protocols.fixed(category, *shots, settings.largest, settings.strategy, scorer.content)
+        places = {sample.image: place for place, sample in enumerate(draws[0].queries)}
+        scored, draws = scored.only([places[sample.image] for sample in own.queries]), (own,)
     if cell.protocol == "unseen":
-        shots = [shots.a for shots in settings.parsed_shots]
-        category = scorer.category(cell.category)
-        scored = scored.only(protocols.unseen(category, draws[0], cell.reference_seed, shots, settings.strategy))
+        abnormal = [shots.a for shots in settings.parsed_shots]
+        scored = scored.only(protocols.unseen(category, draws[0], cell.reference_seed, abnormal, settings.strategy))
     path = Path(settings.out) / "scores" / f"{cell.key}.npz"
     known = [] if cell.abnormal != "real" else [sample.defect_type for draw in draws for sample in draw.abnormal]
     atomic_write(path, partial(_write_scores, cell=cell, scored=scored, known=known))

@@ -45,6 +45,7 @@ def compatibility_of(exportable: Exportable) -> dict[str, Any]:
         "shared_mining": variant.shared_mining,
         "bank_limit": exportable.bank_limit,
         "views": model.views,
+        **({"windows": model.encoder.cut.facts()} if model.encoder.cut is not None else {}),
     }
 
 

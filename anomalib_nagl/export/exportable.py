@@ -28,7 +28,7 @@ class Exportable:
     named ``outputs`` of image scores, anomaly maps, the ``thresholds`` (2,) of images and pixels and the ``scales``
     (2, 3) that these lie on; ``calibration`` says how these were found. ``entries`` are facts of each reference
     (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
-    RuntimeError for a model without references.
+    RuntimeError for a model without references, ValueError for one whose head has operations that graphs lack.
     """
 
     model: NaglModel
@@ -46,7 +46,12 @@ class Exportable:
     record: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a model that has nothing to compare with."""
+        """Refuse a model that has nothing to compare with, or that no graph computes."""
+        if self.model.head.variant.eraser:
+            raise ValueError(
+                f"found variant {self.variant!r}, whose eraser finds principal axes for every patch, expected one "
+                "without the eraser: exported graphs have no such operation, train a head of another variant"
+            )
         if not self.model.has_references:
             raise RuntimeError(
                 "found a model without references, expected some before it is exported: run `anomalib train`, then "

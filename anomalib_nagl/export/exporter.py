@@ -16,9 +16,10 @@ from anomalib_nagl.bank.interest import REGION, to_setting
 from anomalib_nagl.export import openvino_graph
 from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_of
 from anomalib_nagl.export.exportable import Exportable
-from anomalib_nagl.export.graphs import trace_detection, trace_encoder, trace_mining, trace_scorer
+from anomalib_nagl.export.graphs import trace_detection, trace_encoder, trace_mining, trace_scorer, trace_windowed
 from anomalib_nagl.export.metadata import embed_record
 from anomalib_nagl.export.telemetry import without_telemetry
+from anomalib_nagl.export.windowed_graphs import blockwise_scorer, windowed_encoder
 from anomalib_nagl.io.export_manifest import companion, write_export_manifest
 from anomalib_nagl.io.files import atomic_files
 
@@ -53,6 +54,7 @@ def write_onnx(exportable: Exportable, path: Path, options: Options) -> Path:
 
     ValueError for sizes in ``options.onnx``: batch and, without ``input_size``, height and width are always dynamic.
     """
+    _refuse_windows(exportable, "an ONNX file", "export to OpenVINO")
     arguments = dict(options.onnx)
     (image,) = arguments.pop("input_names", ["input"])
     if refused := sorted(set(_SETTLED) & set(arguments)):
@@ -77,6 +79,8 @@ def write_openvino(exportable: Exportable, path: Path, compression: Compression,
     Compressing touches the encoder alone; the comparison with the references stays as it is, but for ``int8_acq``,
     which is of the whole ``NAME.xml`` and leaves the box's encoder exact. ValueError where NNCF cannot compress.
     """
+    if compression.method not in (None, "fp16") or compression.whole is not None:
+        _refuse_windows(exportable, "8-bit integers, which are not made inside of its loops", "choose FP16, or none")
 
     def write(folder: Path) -> Path:
         written = folder / path.name
@@ -111,11 +115,29 @@ def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any
     """Encoder, scorer and mining graph in OpenVINO; references are inputs."""
     import openvino as ov
 
-    trace_encoder(exportable, folder / "encoder.onnx", **options.onnx)
-    trace_scorer(exportable, folder / "scorer.onnx", **options.onnx)
+    def convert(name: str) -> Any:
+        return ov.convert_model(folder / f"{name}.onnx", **options.openvino)
+
+    seen, by_patch = exportable.model.encoder, not exportable.model.head.variant.proxies
+    if seen.cut is not None:
+        trace_windowed(exportable, folder, **options.onnx)
+        encoder = windowed_encoder(seen, convert("network"), convert("prepare"), exportable.resize is not None)
+    else:
+        trace_encoder(exportable, folder / "encoder.onnx", **options.onnx)
+        encoder = convert("encoder")
+    if seen.cut is not None and by_patch:
+        scorer = blockwise_scorer(convert("patches"), convert("finish"), seen.grid[0] * seen.grid[1])
+    else:
+        trace_scorer(exportable, folder / "scorer.onnx", **options.onnx)
+        scorer = convert("scorer")
     trace_mining(exportable.model, folder / "mining.onnx")
-    encoder, scorer = (ov.convert_model(folder / f"{name}.onnx", **options.openvino) for name in ("encoder", "scorer"))
     return encoder, scorer, ov.convert_model(folder / "mining.onnx")
+
+
+def _refuse_windows(exportable: Exportable, kind: str, remedy: str) -> None:
+    """Raise ValueError for a model with windows."""
+    if exportable.model.encoder.cut is not None:
+        raise ValueError(f"found a model with windows for {kind}, expected one that sees images as a whole: {remedy}")
 
 
 def _taken(exportable: Exportable, size: tuple[int, int] | None) -> dict[str, str]:

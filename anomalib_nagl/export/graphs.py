@@ -16,6 +16,7 @@ from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.export.exportable import Exportable
 
 OPSET = 18  # has every operator of the graphs; asking for less makes the exporter convert, fail and complain
+SCORES = "scores"  # (B, M), the same as an input of what follows
 RAW = "patch_scores"  # (B, M), before anything is made of them: what thresholds are found by on a box
 # Where images have been resized, where the encoder begins and where it ends, for whoever takes the graph apart.
 MARKERS = ("resized", "prepared", "tokens")
@@ -58,6 +59,34 @@ class ScorerGraph(nn.Module):
         scores = model.predictions(raw, references["region"])
         decided = references["thresholds"], references["scale"]
         outputs = {RAW: raw, **self.finish(scores.pred_score, scores.anomaly_map, *decided)}
+        return tuple(outputs[name] for name in self.output_names)
+
+
+class PatchGraph(nn.Module):
+    """Patch tokens (B, P, C) of any number and the adapted state -> scores (B, P); for heads without proxies."""
+
+    def __init__(self, exportable: Exportable) -> None:
+        super().__init__()
+        self.model = exportable.model
+
+    def forward(self, tokens: Tensor, *given: Tensor) -> Tensor:
+        """Score patches, each by itself."""
+        model: NaglModel = self.model
+        state = {tensor.name: value[None] for tensor, value in zip(TENSORS, given, strict=True)}
+        return model.head.score(tokens, state, model.encoder.grid).score
+
+
+class FinishGraph(nn.Module):
+    """Scores (B, M) of all patches of images, thresholds and scales -> the model's outputs."""
+
+    def __init__(self, exportable: Exportable) -> None:
+        super().__init__()
+        self.model, self.finish, self.output_names = exportable.model, exportable.finish, exportable.outputs
+
+    def forward(self, scores: Tensor, thresholds: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        """Make outputs of scores."""
+        found = self.model.predictions(scores)
+        outputs = self.finish(found.pred_score, found.anomaly_map, thresholds, scale)
         return tuple(outputs[name] for name in self.output_names)
 
 
@@ -110,6 +139,27 @@ def trace_detection(exportable: Exportable, path: Path, input_size: tuple[int, i
     _trace(graph, example, names, list(exportable.outputs), (sizes, shapes), path, **options)
 
 
+def trace_windowed(exportable: Exportable, folder: Path, **options: Any) -> None:
+    """Write what loops are made of as ONNX: network, prepare, and, without proxies, patches and finish."""
+    model = exportable.model
+    encoder, batch = model.encoder.network, Dim("batch_size")
+    window, (image, sizes) = torch.zeros(2, 3, *encoder.image_size), _image(None)
+    _trace(encoder, (window,), ["window"], ["tokens"], ({0: batch},), folder / "network.onnx", **options)
+    _trace(exportable.prepare, (image,), ["resized"], ["prepared"], (sizes,), folder / "prepare.onnx", **options)
+    if model.head.variant.proxies:
+        return
+    references, shapes = _references(exportable)
+    state, scores = [tensor.name for tensor in TENSORS], torch.zeros(2, model.encoder.grid[0] * model.encoder.grid[1])
+    shown = tuple(shape for name, shape in zip(references, shapes, strict=True) if name in state)
+    example = (torch.zeros(2, 9, model.encoder.dim), *(references[name] for name in state))
+    dynamic = ({0: batch, 1: Dim("patches")}, shown)
+    _trace(PatchGraph(exportable), example, ["tokens", *state], [RAW], dynamic, folder / "patches.onnx", **options)
+    decided = [name for name in references if name not in state]
+    example, dynamic = (scores, *(references[name] for name in decided)), ({0: batch}, *(None for _ in decided))
+    graph = FinishGraph(exportable)
+    _trace(graph, example, [SCORES, *decided], list(graph.output_names), dynamic, folder / "finish.onnx", **options)
+
+
 def _image(input_size: tuple[int, int] | None) -> tuple[Tensor, dict[int, Any]]:
     """An example of an image and which of its sides are dynamic."""
     sizes = {0: Dim("batch_size"), **({} if input_size else {2: Dim("height"), 3: Dim("width")})}
@@ -142,7 +192,7 @@ def trace_mining(model: NaglModel, path: Path) -> None:
 def _trace(
     graph: nn.Module, example: Any, inputs: list[str], outputs: list[str], shapes: Any, path: Path, **options: Any
 ) -> None:
-    device = next(chain(graph.parameters(), graph.buffers())).device
+    device = next(chain(graph.parameters(), graph.buffers()), torch.empty(0)).device
     torch.onnx.export(
         graph.eval(),
         torch.utils._pytree.tree_map(lambda tensor: tensor.to(device), example),

@@ -131,8 +131,13 @@ def outside_encoder(model: Any) -> list[str]:
 
 
 def names(model: Any) -> list[str]:
-    """Names of all operators."""
-    return [node.get_friendly_name() for node in model.get_ordered_ops()]
+    """Names of all operators, those inside of loops too."""
+    return [name for node in model.get_ordered_ops() for name in _names_of(node)]
+
+
+def _names_of(node: Any) -> list[str]:
+    inside = names(node.get_body()) if node.get_type_name() == "TensorIterator" else []
+    return [node.get_friendly_name(), *inside]
 
 
 def _ancestors(output: Any) -> set[str]:
@@ -141,7 +146,7 @@ def _ancestors(output: Any) -> set[str]:
     while waiting:
         node = waiting.pop()
         if node.get_friendly_name() not in seen:
-            seen.add(node.get_friendly_name())
+            seen.update(_names_of(node))
             waiting += [node.input_value(i).get_node() for i in range(node.get_input_size())]
     return seen
 

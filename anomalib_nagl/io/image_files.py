@@ -6,6 +6,7 @@ content says and not its name: so only decoders of the listed formats are ever a
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from anomalib_nagl.io.values import check_range
 __all__ = [
     "Header",
     "check_format",
+    "decode_bytes",
     "decode_image",
     "decode_mask",
     "decode_opened",
@@ -83,6 +85,13 @@ def decode_image(path: str | Path) -> NDArray[Any]:
     """Read an image upright, as ``rgb`` returns it; EdgeError if the file is no image, or missing."""
     with _explained(path), opened_image(path) as image:
         return rgb(ImageOps.exif_transpose(image), str(path))
+
+
+def decode_bytes(content: bytes, name: str) -> NDArray[Any]:
+    """The same of the content of a file that lies elsewhere, called ``name`` in errors."""
+    with _explained(name), Image.open(io.BytesIO(content), formats=tuple(FORMATS)) as image:
+        check_pixels(image.size, name)
+        return rgb(ImageOps.exif_transpose(image), name)
 
 
 def decode_opened(image: Image.Image) -> NDArray[Any]:

@@ -31,9 +31,24 @@ def check_facts(facts: object, source: object, needed: tuple[str, ...] = tuple(_
             raise EdgeError(f"found {what} with {key} {found[key]!r}, expected a number from 1 to {MOST}: {remedy}")
     if found["grid"][0] * found["grid"][1] > MOST or found.get("bank_limit") in range(-MOST, 1):
         raise EdgeError(f"found {what} with a grid or limit that cannot be, expected those of an export: {remedy}")
+    if not _are_windows(found.get("windows")):
+        raise EdgeError(
+            f"found {what} with windows {str(found['windows'])[:60]}, expected size, overlap and overview: {remedy}"
+        )
     if found.get("views", "none") not in VIEWS:
         raise EdgeError(f"found {what} with views {found['views']!r}, expected one of {', '.join(VIEWS)}: {remedy}")
     return found
+
+
+def _are_windows(value: Any) -> bool:
+    """Whether these are facts of ``io.windows.Cut``; a model that sees images as a whole has none."""
+    if value is None:
+        return True
+    if not (isinstance(value, dict) and set(value) == {"size", "overlap", "overview"}):
+        return False
+    size, overlap = value["size"], value["overlap"]
+    sides = isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))
+    return sides and type(overlap) is int and 0 <= overlap < min(size) and isinstance(value["overview"], bool)
 
 
 def _is_count(value: object) -> bool:

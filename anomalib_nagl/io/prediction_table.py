@@ -33,7 +33,8 @@ class PredictionRow(NamedTuple):
     """What is known of an image: a line of the table.
 
     ``verdict`` is one of ``VERDICTS``, empty without a threshold and for an image that failed, which has its reason in
-    ``error``. ``score`` and ``threshold`` are on the same scale.
+    ``error``. ``score`` and ``threshold`` are on the same scale. ``defect_type`` is what kind of known defect it is, or
+    that it is an unknown one; empty for a good part, and where references do not show two types.
     """
 
     image: str
@@ -44,6 +45,7 @@ class PredictionRow(NamedTuple):
     nearest_type: str = ""
     regions: Sequence[Region] = ()
     error: str = ""
+    defect_type: str = ""
 
 
 def failed_row(image: str | Path, error: BaseException) -> PredictionRow:
@@ -82,9 +84,9 @@ class PredictionTable:
 
     def write(self, row: PredictionRow) -> None:
         """Add a row."""
-        lines = [(self.path, _csv_line(_texts(row)))]
+        lines = [(self.path, csv_line(row))]
         if self.json_lines is not None:
-            lines.append((self.json_lines, _json_line(row)))
+            lines.append((self.json_lines, json_line(row)))
         if self._files:
             for file, (path, line) in zip(self._files, lines, strict=True):
                 _append(file, path, line)
@@ -98,7 +100,7 @@ class PredictionTable:
 
 def _start(path: Path, line: bytes, headed: bool) -> BinaryIO:
     """A file that has its first row, open for more."""
-    atomic_write_bytes(path, (_csv_line(PredictionRow._fields) if headed else b"") + line)
+    atomic_write_bytes(path, (HEADER if headed else b"") + line)
     return path.open("ab", buffering=0)
 
 
@@ -131,7 +133,16 @@ def _csv_line(cells: Sequence[str]) -> bytes:
     return text.getvalue().encode()
 
 
-def _json_line(row: PredictionRow) -> bytes:
+HEADER = _csv_line(PredictionRow._fields)
+
+
+def csv_line(row: PredictionRow) -> bytes:
+    """A row as a line of the table."""
+    return _csv_line(_texts(row))
+
+
+def json_line(row: PredictionRow) -> bytes:
+    """A row as a line of JSON."""
     content = row._asdict() | {name: _rounded(getattr(row, name)) for name in ("score", "threshold")}
     content["regions"] = [_plain(region) for region in row.regions]
     return (json.dumps(content) + "\n").encode()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -13,6 +14,7 @@ from anomalib_nagl.io.errors import printable
 from anomalib_nagl.io.panel import Panel, Shown
 from anomalib_nagl.io.prediction_table import NO_VERDICT, VERDICTS, PredictionRow
 
+FAILED = "failed"
 WRONG_VERDICT = "A verdict is wrong? Add the picture to the references and train again, or teach an exported model."
 
 
@@ -21,16 +23,26 @@ def line(row: PredictionRow) -> str:
     if row.error:
         return printable(f"{row.image}: failed: {row.error}")
     score = "" if row.score is None else f"score {row.score:.3f}"
-    parts = [row.verdict or "no verdict", score, _nearest(row)]
+    parts = [row.verdict or "no verdict", score, _type(row), _nearest(row)]
     return printable(f"{row.image}: {', '.join(part for part in parts if part)}")
 
 
 def total(rows: Iterable[PredictionRow]) -> str:
     """How many images have which verdict."""
-    verdicts = ["failed" if row.error else row.verdict or "without a verdict" for row in rows]
-    order = [*(verdict for verdict in VERDICTS if verdict != NO_VERDICT), "without a verdict", "failed"]
-    counts = [f"{verdicts.count(one)} {one}" for one in order if one in verdicts]
-    return f"{len(verdicts)} image{'s' * (len(verdicts) != 1)}: {', '.join(counts) or 'none'}"
+    return total_of(Counter(kind(row.verdict, row.error) for row in rows))
+
+
+def kind(verdict: str, error: str) -> str:
+    """What a row counts as in ``total_of``."""
+    return FAILED if error else verdict or "without a verdict"
+
+
+def total_of(counts: Mapping[str, int]) -> str:
+    """How many images have which verdict, by their ``kind``."""
+    order = [*(verdict for verdict in VERDICTS if verdict != NO_VERDICT), "without a verdict", FAILED]
+    listed = [f"{counts[one]} {one}" for one in order if counts.get(one)]
+    many = sum(counts.values())
+    return f"{many} image{'s' * (many != 1)}: {', '.join(listed) or 'none'}"
 
 
 def notes(row: PredictionRow, band: float = 0.0, reason: str = "") -> list[str]:
@@ -42,7 +54,11 @@ def notes(row: PredictionRow, band: float = 0.0, reason: str = "") -> list[str]:
         largest = max(region.area for region in row.regions)
         number = f"{len(row.regions)} region{'s' * (len(row.regions) != 1)}"
         found.append(f"{number}, the largest of {largest} pixels")
-    return [*found, *([reason] if reason else []), *([_nearest(row)] if row.nearest_reference else [])]
+    return [*found, *(text for text in (reason, _type(row), _nearest(row)) if text)]
+
+
+def _type(row: PredictionRow) -> str:
+    return f"type {row.defect_type}" if row.defect_type else ""
 
 
 def _nearest(row: PredictionRow) -> str:

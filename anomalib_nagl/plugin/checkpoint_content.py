@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import build_model
 from anomalib_nagl.encoders import parse_image_size
+from anomalib_nagl.io.windows import Cut
 from anomalib_nagl.plugin.checkpoint_check import STRUCTURE, check_content, check_state
 from anomalib_nagl.plugin.checkpoints import TrainedHead
+from anomalib_nagl.plugin.window_settings import Windows, facts_of
 
 if TYPE_CHECKING:
     from anomalib_nagl.plugin.lightning_model import Nagl
@@ -36,9 +38,13 @@ def save_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
         "kept": nagl.head_trainer.kept.state() if nagl.fitting else None,
         "manifest": nagl.manifest,
         "backbone": encoder.config,
-        "fingerprint": encoder.fingerprint() if encoder.weights_ready else None,
+        "fingerprint": encoder.network.fingerprint() if encoder.weights_ready else None,
         # A copy: Lightning writes a caller's arguments over the hyper-parameters before it builds the model.
-        "settings": {**{name: settings[name] for name in (*STRUCTURE, "image_size")}, "views": nagl.model.views},
+        "settings": {
+            **{name: settings[name] for name in (*STRUCTURE, "image_size")},
+            "views": nagl.model.views,
+            "windows": facts_of(nagl.model.encoder),
+        },
     }
 
 
@@ -52,9 +58,11 @@ def load_content(nagl: Nagl, checkpoint: dict[str, Any]) -> None:
     nagl.image_size = parse_image_size(settings["image_size"])
     structure = {name: settings[name] for name in STRUCTURE}
     views = settings.setdefault("views", "none")  # of checkpoints from before there were any
+    cut = Cut.of(settings)  # of checkpoints from before there were windows, none
     nagl.model = build_model(
-        **structure, image_size=nagl.image_size, config=saved["backbone"], seed=nagl.seed, views=views
+        **structure, image_size=nagl.image_size, config=saved["backbone"], seed=nagl.seed, views=views, cut=cut
     )
+    nagl.windows = Windows.settled(cut)
     check_state(checkpoint["state_dict"], nagl.model)
     nagl.head_trainer.remember_first(nagl.model.head)
     nagl.loss = NaglLoss(settings["variant"])

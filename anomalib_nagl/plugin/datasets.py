@@ -36,6 +36,8 @@ def samples(dataset: AnomalibDataset, label: LabelName) -> list[Sample]:
     found = []
     for image, listed, defect in zip(table["image_path"], masks, types, strict=True):
         files = mask_files(listed)
+        if label == LabelName.NORMAL:  # anomalib's BTech names masks of good images that the set does not have
+            files = tuple(file for file in files if Path(file).is_file())
         kind = _folder_type(str(image), folders) or str(getattr(defect, "value", defect))
         found.append(Sample(str(image), files[0] if files else None, kind, files[1:]))
     return found

@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule, get_datamodule
 from torch.utils.data import DataLoader, Dataset
 
 from anomalib_nagl.core.variants import HEAD_FREE
+from anomalib_nagl.plugin.copied_ahead import EpisodeLoader
 from anomalib_nagl.plugin.datasets import expand_sources
 from anomalib_nagl.plugin.episodes import EpisodeDataset, EpochSampler, Pool
 from anomalib_nagl.plugin.fit_plan import FitPlan
@@ -137,7 +138,7 @@ def training_loader(
     sampler = EpochSampler(len(data), rank, processes)
     # Lightning says it too, but to the loader of a resumed training only after its workers began to read ahead.
     sampler.set_epoch(epoch)
-    return DataLoader(
+    return EpisodeLoader(
         data,
         batch_size=max(1, batch_size // processes),  # a step sees the same episodes on any number
         sampler=sampler,

@@ -14,11 +14,12 @@ import torch
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
-from anomalib_nagl.core.variants import HEAD_FREE, Variant, resolve_views
+from anomalib_nagl.core.variants import HEAD_FREE, Variant
 from anomalib_nagl.core.weights import check_weights
-from anomalib_nagl.encoders import parse_image_size
+from anomalib_nagl.encoders import Encoder, parse_image_size
 from anomalib_nagl.plugin.builtin_head import find_head
 from anomalib_nagl.plugin.checkpoints import TrainedHead, comparable
+from anomalib_nagl.plugin.window_settings import Windows
 
 if TYPE_CHECKING:
     from anomalib_nagl.plugin.lightning_model import Nagl
@@ -62,21 +63,30 @@ def settle(given: Mapping[str, Any], head: TrainedHead | None, path: str | None)
     return {name: settled[name] for name in DEFAULTS}
 
 
+def rebuild(nagl: Nagl, encoder: Encoder, variant: str) -> None:
+    """Give a model another encoder, or a fresh head of a variant, as if it was built so; references are forgotten."""
+    with torch.random.fork_rng(devices=[]):  # as build_model does
+        torch.manual_seed(nagl.seed)
+        head = NaglHead(encoder.dim, nagl.hparams["num_proxies"], nagl.hparams["num_heads"], variant)
+        views = nagl.windows.views(nagl.hparams["views"], variant)
+        nagl.model = NaglModel(encoder, head, views).to(nagl.device, nagl.dtype)  # type: ignore[arg-type]  # Lightning says str
+
+
 def build(
-    given: Mapping[str, Any], path: str | None, weights: str | None, seed: int, views: str
+    given: Mapping[str, Any], path: str | None, weights: str | None, seed: int, views: str, windows: Windows
 ) -> tuple[NaglModel, dict[str, Any], TrainedHead | None]:
     """A model with a fresh head, its settled settings, and the trained head of the file at ``path``, or of the name.
 
     The backbone is that of the head's file unless one is given. Raises ValueError as ``settle`` and ``read_head`` do.
     """
     head = None if path is None else find_head(path)
-    settled = settle(given, head, path)
-    seen = resolve_views(views, settled["variant"])
+    settled = settle(windows.sized(given), head, path)
+    seen, cut = windows.views(views, settled["variant"]), windows.cut
     if head is None or not head.encoder or given["backbone"] is not None or weights is not None:
-        return build_model(**settled, backbone_weights=weights, seed=seed, views=seen), settled, head
-    model = build_model(**settled, seed=seed, config=head.backbone, views=seen)
+        return build_model(**settled, backbone_weights=weights, seed=seed, views=seen, cut=cut), settled, head
+    model = build_model(**settled, seed=seed, config=head.backbone, views=seen, cut=cut)
     check_weights(head.encoder, "a backbone beside a head")
-    model.encoder.load_state_dict(head.encoder)
+    model.encoder.network.load_state_dict(head.encoder)
     return model, settled, head
 
 
@@ -102,12 +112,7 @@ def do_without_head(nagl: Nagl) -> bool:
 
 def _use(nagl: Nagl, variant: str) -> None:
     """Give a model a fresh head of a variant, as if it had been built with it; references are forgotten."""
-    with torch.random.fork_rng(devices=[]):  # as build_model does
-        torch.manual_seed(nagl.seed)
-        encoder = nagl.model.encoder
-        head = NaglHead(encoder.dim, nagl.hparams["num_proxies"], nagl.hparams["num_heads"], variant)
-        views = resolve_views(nagl.hparams["views"], variant)
-        nagl.model = NaglModel(encoder, head, views).to(nagl.device, nagl.dtype)  # type: ignore[arg-type]  # Lightning says str
+    rebuild(nagl, nagl.model.encoder, variant)
     nagl.loss = NaglLoss(variant)
     nagl.head_trainer.remember_first(nagl.model.head)
     nagl.adapts = nagl.head_trained = not Variant.parse(variant).proxies

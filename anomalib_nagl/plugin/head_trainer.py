@@ -17,12 +17,20 @@ from torch.utils.data import DataLoader
 from anomalib_nagl.core.functional import anomaly_map, image_score
 from anomalib_nagl.core.head import NaglMaps
 from anomalib_nagl.plugin.checkpoints import check_backbone
+from anomalib_nagl.plugin.copied_ahead import EpisodeLoader, copied_ahead
 from anomalib_nagl.plugin.epoch_selection import KeptHead, ScoredEpisodes, ValidationScores, validation_scores
 from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
 from anomalib_nagl.plugin.interruption import tell_resume
 from anomalib_nagl.plugin.pre_processing import transform_of
 from anomalib_nagl.plugin.run_callback import RunCallback
-from anomalib_nagl.plugin.token_cache import Processes, TokenBatch, TokenEpisodes, TokenTable, encode_images
+from anomalib_nagl.plugin.token_cache import (
+    PlacedTokens,
+    Processes,
+    TokenBatch,
+    TokenEpisodes,
+    TokenTable,
+    encode_images,
+)
 from anomalib_nagl.plugin.token_store import PRECISIONS, FileStore, MemoryStore, recipe_hash
 from anomalib_nagl.plugin.trainer_state import TrainerLimits, has_saved, save_finished, start_over
 
@@ -89,7 +97,8 @@ class HeadTrainer(RunCallback):
         """Leave after a run that failed."""
         super().on_exception(trainer, pl_module, exception)
         self._give_limits_back(trainer)
-        self._tokens = self._outgrown = None
+        self._forget_tokens(trainer)
+        self._outgrown = None
 
     def has_outgrown(self, checkpoint: object) -> bool:
         """Whether the training that ended just now was resumed from this checkpoint.
@@ -106,7 +115,7 @@ class HeadTrainer(RunCallback):
         """
         nagl: Nagl = pl_module
         nagl.model.encoder.ensure_weights()
-        check_backbone(self.backbone, nagl.model.encoder.fingerprint())
+        check_backbone(self.backbone, nagl.model.encoder.network.fingerprint())
         if trainer.ckpt_path is None:
             start_over(trainer)
             self._begin_anew(nagl)
@@ -138,6 +147,8 @@ class HeadTrainer(RunCallback):
         loader: Any = trainer.train_dataloader
         if isinstance(loader, DataLoader) and isinstance(loader.dataset, TokenEpisodes):
             self._tokens = _encode(pl_module, trainer, loader.dataset.paths, loader.num_workers)
+            if isinstance(loader, EpisodeLoader) and pl_module.device.type == "cuda":
+                loader.ahead = copied_ahead(self._tokens, pl_module.device)
 
     def loss(self, nagl: Nagl, batch: Any) -> Tensor:
         """Loss of an ``EpisodeBatch`` or ``TokenBatch``, its parts logged."""
@@ -154,10 +165,13 @@ class HeadTrainer(RunCallback):
 
     def _maps(self, nagl: Nagl, batch: Any) -> tuple[NaglMaps, Tensor, Tensor]:
         """Maps, query masks and labels of a batch of episodes; of images, the query is prepared already."""
+        if isinstance(batch, PlacedTokens):
+            maps = nagl.model.head(*batch[:3], batch.abnormal_mask, nagl.model.encoder.grid)
+            return maps, batch.query_mask, batch.label
         if isinstance(batch, TokenBatch):
             if self._tokens is None:
                 raise RuntimeError("found a batch of tokens before images were encoded: train through the Engine")
-            tokens = [self._tokens[rows.cpu()].to(nagl.device) for rows in batch[:3]]
+            tokens = [self._tokens.on(rows, nagl.device) for rows in batch[:3]]
             maps = nagl.model.head(*tokens, batch.abnormal_mask, nagl.model.encoder.grid)
             return maps, batch.query_mask, batch.label
         # anomalib's pre-processor prepares the query, and knows nothing of references.
@@ -209,13 +223,19 @@ class HeadTrainer(RunCallback):
         none; Lightning offers no other way to validate once, so its validation loop is run as its own training does.
         """
         nagl: Nagl = pl_module
-        self._tokens = None
+        self._forget_tokens(trainer)
         trainer.strategy.model_to_device()  # Lightning has taken it away already
         if nagl.trains:
             self._finish_training(trainer, nagl)
         elif nagl.reference_adapter.complete(trainer, nagl):
             save_finished(trainer)
         nagl.cpu()
+
+    def _forget_tokens(self, trainer: Trainer) -> None:
+        """Give their memory back; Lightning keeps the loader."""
+        self._tokens = None
+        if isinstance(trainer.train_dataloader, EpisodeLoader):
+            trainer.train_dataloader.ahead = None
 
     def _finish_training(self, trainer: Trainer, nagl: Nagl) -> None:
         if self.kept.weights is not None:
@@ -239,7 +259,7 @@ def _encode(nagl: Nagl, trainer: Trainer, paths: list[str], num_workers: int) ->
     shape, dtype = (encoder.grid[0] * encoder.grid[1], encoder.dim), PRECISIONS[nagl.token_precision]
     pre_processor: Any = nagl.pre_processor
     if nagl.token_cache_dir is None:
-        store: Any = partial(MemoryStore, shape=shape, dtype=dtype)
+        store: Any = partial(MemoryStore, shape=shape, dtype=dtype, pinned=nagl.device.type == "cuda")
     else:
         recipe = recipe_hash(encoder.fingerprint(), pre_processor.config, dtype)
         store = partial(FileStore, nagl.token_cache_dir, recipe, shape=shape, dtype=dtype)

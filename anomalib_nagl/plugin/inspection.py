@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,4 +80,4 @@ class TorchScorer:
         if self._root is None or not path.is_relative_to(self._root):
             return nearest
         name = path.relative_to(self._root).as_posix()
-        return NearestReference(nearest.index, nearest.kind, name, nearest.defect_type, nearest.similarity)
+        return replace(nearest, name=name)

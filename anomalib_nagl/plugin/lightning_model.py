@@ -43,6 +43,7 @@ from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_folder import RunFolder
 from anomalib_nagl.plugin.token_store import check_precision
 from anomalib_nagl.plugin.visualizer import ReferenceVisualizer
+from anomalib_nagl.plugin.window_settings import Windows
 from anomalib_nagl.references.reference_set import ReferenceSet
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class Nagl(AnomalibModule):
     brings, or it is as in ``head_settings.DEFAULTS``. ``seed`` decides the head's first weights, and with ``n_normal``,
     ``n_abnormal`` and ``strategy`` (``sampling``) the references if the data is no ``ReferenceDataModule``.
     ``bank_limit`` bounds what a query is compared with (``bank.adapted.Limits``). ``views`` of references are those of
-    ``bank.views``; "auto" is "turns", and "none" in the published code.
+    ``bank.views``; "auto" is "turns", and "none" in the published code or with windows. ``window``, ``overlap`` and
+    ``overview`` cut large images, see ``window_settings.Windows``.
 
     Training ends after ``epochs``, or earlier with the trainer's own limits, and keeps the head of the epoch that
     ``selection`` prefers on held-out sources: "best", "last", or "paper", which selects on the target (Q16).
@@ -87,6 +89,9 @@ class Nagl(AnomalibModule):
         n_abnormal: int = 1,
         bank_limit: int | None = BANK_LIMIT,
         views: str = "auto",
+        window: int | str | None = None,
+        overlap: int = 64,
+        overview: bool | None = None,
         seed: int = 0,
         strategy: str = "uniform",
         epochs: int = 20,
@@ -103,11 +108,12 @@ class Nagl(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         tell_errors()
-        head = str(head) if head is not None else None
+        head = None if head is None else str(head)
         given = dict(zip(DEFAULTS, (backbone, layers, num_proxies, num_heads, variant, image_size), strict=True))
-        model, settled, trained = build(given, head, backbone_weights, seed, views)
+        self.windows = Windows.parse(window, overlap, overview, given, head is not None)
+        model, settled, trained = build(given, head, backbone_weights, seed, views, self.windows)
         backbone, layers, num_proxies, num_heads, variant, image_size = settled.values()  # what Lightning saves
-        token_cache_dir = None if token_cache_dir is None else str(token_cache_dir)
+        token_cache_dir = token_cache_dir and str(token_cache_dir)
         check_precision(token_precision)
         self.adapts = self.head_trained = head is not None or not Variant.parse(settled["variant"]).proxies
         self.variant_given = head is not None or given["variant"] is not None  # by a person, or by a head
@@ -119,9 +125,9 @@ class Nagl(AnomalibModule):
         check_size(self.pre_processor, self.image_size)
         self.model: NaglModel = model
         self.loss: NaglLoss = NaglLoss(settled["variant"])
-        self.bank_limit, self.seed, self.epochs, self.learning_rate = bank_limit, seed, epochs, learning_rate
-        self.n_normal, self.n_abnormal = n_normal, n_abnormal
-        self.token_cache, self.token_cache_dir, self.token_precision = token_cache, token_cache_dir, token_precision
+        self.n_normal, self.n_abnormal, self.bank_limit, self.seed = n_normal, n_abnormal, bank_limit, seed
+        self.epochs, self.learning_rate, self.token_cache = epochs, learning_rate, token_cache
+        self.token_cache_dir, self.token_precision = token_cache_dir, token_precision
         self.plan: FitPlan | None = None  # of the fit that runs, or ran last
         self.checkpoint_file: Path | None = None  # that it was loaded from
         drawn = ReferencePlan(n_normal=n_normal, n_abnormal=n_abnormal, seed=seed, strategy=strategy)
@@ -157,7 +163,7 @@ class Nagl(AnomalibModule):
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What ``references.json`` says of them: the records, and how they were chosen."""
+        """What ``references.json`` says: their records, and how they were chosen."""
         return self.reference_adapter.manifest
 
     @property
@@ -183,14 +189,13 @@ class Nagl(AnomalibModule):
         listed: Any = super().configure_callbacks()
         saved = self.trains and self.trainer.checkpoint_callbacks
         epochs = [EpochCheckpoint(self.head_trainer.kept)] if saved else []
-        folder = RunFolder(self.trainer, self.fitting)
-        # The report comes after what anomalib does to its batches.
-        ours = [self.reference_adapter, self.head_trainer, folder, *epochs, PredictionReport()]
-        return [DefectTypeReport(), *listed, *ours]
+        # The report of a prediction comes after what anomalib does to its batches.
+        late = [RunFolder(self.trainer, self.fitting), *epochs, PredictionReport()]
+        return [DefectTypeReport(), *listed, self.reference_adapter, self.head_trainer, *late]
 
     def setup(self, stage: str) -> None:
         """Have errors of checkpoints explained."""
-        # Imported late: anomalib's engine may itself import this package.
+        # Imported late: anomalib's engine may itself be importing this package.
         from anomalib_nagl.plugin.checkpoint_io import explain_errors
 
         explain_errors(self.trainer.strategy, self.checkpoint_safe_globals())
@@ -203,9 +208,9 @@ class Nagl(AnomalibModule):
     def set_references(
         self, references: ReferenceSet, selection: Mapping[str, Any] | None = None, removed: int = 0
     ) -> None:
-        """Show the model the references of a new part, replacing those it had; ValueError when they cannot be used.
+        """Show the model references of a new part, in place of those it had; ValueError when they cannot be used.
 
-        How they were chosen, the ``selection``, and how many tested images left as they are references go on record.
+        How they were chosen, ``selection``, and how many tested images left as they are references go on record.
         """
         self.reference_adapter.set_references(self, references, selection, removed)
 
@@ -215,9 +220,8 @@ class Nagl(AnomalibModule):
 
     def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
         """Score RGB images (B, 3, H, W) in [0, 1] of any size: what an exported file does."""
-        del args, kwargs
-        scores = self.model(self.pre_processor(batch) if self.pre_processor else batch)
-        return post_process(self.post_processor, inference_batch(scores))
+        images = self.pre_processor(batch) if self.pre_processor else batch
+        return post_process(self.post_processor, inference_batch(self.model(images)))
 
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
         """Loss of an ``EpisodeBatch`` or ``TokenBatch``; nothing with a trained head."""
@@ -230,12 +234,10 @@ class Nagl(AnomalibModule):
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch, see ``predict_batch``."""
-        del batch_idx, args, kwargs
         return predict_batch(self, batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a batch, see ``predict_batch``."""
-        del batch_idx, dataloader_idx
         return predict_batch(self, batch)
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
@@ -276,7 +278,7 @@ class Nagl(AnomalibModule):
         save_content(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take structure, references and pre-processing from the checkpoint, whatever the constructor was told."""
+        """Take all from the checkpoint, whatever the constructor was told."""
         check_checkpoint(checkpoint, "the checkpoint")
         if self._trainer is not None and self.head_trainer.has_outgrown(self._trainer.ckpt_path):
             logger.info("Going on with the head just trained, not with the checkpoint its training was resumed from.")
@@ -293,7 +295,8 @@ class Nagl(AnomalibModule):
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
         # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
-        placeholder = {"backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, **kwargs}
+        plain = dict.fromkeys(("layers", "window", "overview"))
+        placeholder = {"backbone": "gabor", "image_size": 448, "num_heads": 1, **plain, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
         model.checkpoint_file = Path(checkpoint_path)
         model.reference_adapter.apply_given(model, kwargs)

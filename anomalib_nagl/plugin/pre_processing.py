@@ -39,6 +39,13 @@ def check_size(pre_processor: nn.Module | None, size: tuple[int, int]) -> None:
             )
 
 
+def set_size(pre_processor: nn.Module | None, size: tuple[int, int]) -> None:
+    """Let our own pre-processor resize to another size (height, width); ValueError where another one does not."""
+    if isinstance(pre_processor, NaglPreProcessor):
+        pre_processor.load_checkpoint_config({"nagl": {**pre_processor.config, "image_size": list(size)}})
+    check_size(pre_processor, size)
+
+
 class PreProcessorFactory:
     """``configure_pre_processor``: resizes to the network input, normalises with the statistics of the backbone.
 

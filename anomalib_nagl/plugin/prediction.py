@@ -20,6 +20,7 @@ from anomalib_nagl.core.model import ImageScores
 from anomalib_nagl.core.reference_similarity import nearest_references
 from anomalib_nagl.io.arrays import eight_bit
 from anomalib_nagl.io.prediction_table import PredictionRow
+from anomalib_nagl.plugin.defect_types import with_types
 from anomalib_nagl.plugin.post_processing import known_thresholds, post_process
 from anomalib_nagl.references.images import as_image, load_image, read_header
 
@@ -33,7 +34,8 @@ class Prediction:
 
     ``score`` is normalised so that 0.5 is the threshold, ``raw_score`` is as the model computed it. ``anomaly_map``
     (H, W) is normalised too; ``mask`` (H, W) is true where it exceeds the threshold. ``label`` and ``mask`` are None
-    where no threshold was found. ``nearest_reference`` is the reference that the most anomalous patches resemble most.
+    where no threshold was found. ``nearest_reference`` is the reference that the most anomalous patches resemble most,
+    its ``found_type`` the known type of defect that they do.
     """
 
     score: float
@@ -62,9 +64,9 @@ def score_image(nagl: Nagl, image: Any) -> ScoredImage:
     score = nagl.model.score(tokens).score
     raw = inference_batch(nagl.model.predictions(score))
     _check_finite(raw, [str(image)[:200] if isinstance(image, str | Path) else "the image"])
-    nearest = nearest_references(nagl.model.similarity(tokens, score), nagl.references)[0]
+    nearest = with_types(nagl, nearest_references(nagl.model.similarity(tokens, score), nagl.references), tokens, score)
     size = picture.shape[-2], picture.shape[-1]
-    return ScoredImage(size, raw, post_process(nagl.post_processor, raw), nearest)
+    return ScoredImage(size, raw, post_process(nagl.post_processor, raw), nearest[0])
 
 
 @torch.no_grad()
@@ -97,7 +99,8 @@ def predict_batch(nagl: Nagl, batch: Any) -> Any:
     _check_finite(batch, batch.image_path)
     batch.reference_similarity = nagl.model.similarity(tokens, score)
     batch.reference_types = [record["defect_type"] for record in nagl.references]
-    batch.nearest_reference = nearest_references(batch.reference_similarity, nagl.references)
+    nearest = nearest_references(batch.reference_similarity, nagl.references)
+    batch.nearest_reference = with_types(nagl, nearest, tokens, score)
     batch.explanation = [str(nearest) for nearest in batch.nearest_reference]
     return batch
 

@@ -15,7 +15,7 @@ from anomalib_nagl.core.state import ReferenceTokens
 from anomalib_nagl.core.variants import HEAD_FREE
 from anomalib_nagl.plugin.borrowed_splits import BorrowedSplits
 from anomalib_nagl.plugin.datasets import describe, exclude, find_copies, hold_out
-from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of
+from anomalib_nagl.plugin.fit_plan import ReferenceData, datamodule_of, plan_fit
 from anomalib_nagl.plugin.folder_masks import with_paired_masks
 from anomalib_nagl.plugin.head_settings import do_without_head
 from anomalib_nagl.plugin.post_processing import ReferencePostProcessor
@@ -24,6 +24,7 @@ from anomalib_nagl.plugin.reading import read_alike
 from anomalib_nagl.plugin.reference_plan import ReferencePlan
 from anomalib_nagl.plugin.run_callback import RunCallback
 from anomalib_nagl.plugin.sample_reader import SampleReader, steady_reader
+from anomalib_nagl.plugin.window_size import settle_size, tell_windows
 from anomalib_nagl.references.advice import threshold_advice
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.record import make_record, write_record
@@ -60,12 +61,14 @@ class ReferenceAdapter(RunCallback):
 
         Raises ValueError when they cannot be used.
         """
+        settle_size(nagl, references.sizes)
         transform = transform_of(nagl.pre_processor)
         if transform is None:
             raise ValueError("found no pre-processor, expected one to prepare reference images with: leave it enabled")
         untrained = references.abnormal and not nagl.head_trained and not nagl.fitting
         if untrained and not do_without_head(nagl):
             logger.warning("The head is untrained: abnormal references add noise. Train one, or load one as `head`.")
+        tell_windows(nagl.model.encoder)
         nagl.model.encoder.ensure_weights()
         # Validation runs in inference mode, whose tensors could be neither saved for a backward pass nor resized.
         with torch.inference_mode(False), torch.no_grad():
@@ -120,6 +123,21 @@ class ReferenceAdapter(RunCallback):
             self._check_loaders(trainer, nagl, stage)
         else:
             self._setup_plain(nagl, data, stage)
+        if nagl.windows.open and data is not None:
+            self._settle_size(trainer, nagl, data)
+
+    def _settle_size(self, trainer: Trainer, nagl: Nagl, data: Any) -> None:
+        """Give a model the size of its references before any loader exists: queries are resized as they are read."""
+        chosen = self._chosen(data)
+        if chosen is not None and settle_size(nagl, chosen.sizes):
+            nagl.plan = plan_fit(nagl)
+            data.setup(trainer.state.fn)
+
+    def _chosen(self, data: Any) -> ReferenceSet | None:
+        """The references that a model will be shown, as far as they are known before its run."""
+        if isinstance(data, ReferenceData):
+            return data.reference_set()
+        return None if self._held_out is None else self.plan.load(self._held_out, self._reader)
 
     def _leave_out_known(self, data: ReferenceData, stage: str) -> None:
         if stage != "fit" and self.references:

@@ -17,6 +17,9 @@ from anomalib_nagl.io.panel import Panel, beside, framed, stack
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.lightning_model import Nagl
 from anomalib_nagl.plugin.pre_processing import transform_of
+from anomalib_nagl.plugin.window_size import settle_size
+from anomalib_nagl.references.curve import CurvePoint, own_curve
+from anomalib_nagl.references.defect_size import size_advice
 from anomalib_nagl.references.prepare import prepare_references
 from anomalib_nagl.references.quality import DefectQuality, NormalQuality, quality
 from anomalib_nagl.references.reference_set import DEVIATING, ReferenceSet
@@ -26,11 +29,13 @@ GIVEN_COLOUR, FOUND_COLOUR = (255, 0, 0), (255, 160, 0)
 
 
 class CheckedReferences(NamedTuple):
-    """Quality of the normal and of the abnormal references, and the contact sheet."""
+    """Quality of normal and abnormal references, contact sheet, curve of more normal ones, advice for small defects."""
 
     normal: list[NormalQuality]
     abnormal: list[DefectQuality]
     sheet: Image.Image
+    curve: list[CurvePoint]
+    size_advice: str | None = None
 
 
 def read_model(checkpoint: str) -> Nagl:
@@ -46,6 +51,7 @@ def read_model(checkpoint: str) -> Nagl:
 
 def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
     """Show references to the encoder of a model, which has them afterwards; its head is not asked."""
+    settle_size(nagl, references.sizes)
     model = nagl.model
     model.encoder.ensure_weights()
     with torch.no_grad():
@@ -56,7 +62,18 @@ def check_references(references: ReferenceSet, nagl: Nagl) -> CheckedReferences:
     # A mask that was found by deviation is in contrast by construction.
     guessed = [origin == DEVIATING for origin in references.mask_sources]
     abnormal = [each._replace(contrast=math.nan) if g else each for each, g in zip(abnormal, guessed, strict=False)]
-    return CheckedReferences(normal, abnormal, contact_sheet(references, model))
+    curve = own_curve(tokens.normal, tokens.abnormal, tokens.patch_mask)
+    advice = _size_advice(references, model)
+    return CheckedReferences(normal, abnormal, contact_sheet(references, model), curve, advice)
+
+
+def _size_advice(references: ReferenceSet, model: NaglModel) -> str | None:
+    """What is to be said of the size of defects whose masks were given."""
+    encoder, defects = model.encoder, references.sizes[len(references.normal) :]
+    given = zip(references.masks, references.mask_sources, defects, strict=True)
+    known = [(mask.numpy() != 0, size) for mask, origin, size in given if mask is not None and origin != DEVIATING]
+    masks, sizes = [mask for mask, _ in known], [size for _, size in known]
+    return size_advice(masks, sizes, encoder.image_size, encoder.patch_size, encoder.cut is not None)
 
 
 def contact_sheet(references: ReferenceSet, model: NaglModel) -> Image.Image:

@@ -39,6 +39,17 @@ class TokenBatch(NamedTuple):
     label: Tensor
 
 
+class PlacedTokens(NamedTuple):
+    """A ``TokenBatch`` on the device of the head: tokens (B, M, C), (B, n, M, C) and (B, a, M, C) instead of rows."""
+
+    query: Tensor
+    normal: Tensor
+    abnormal: Tensor
+    query_mask: Tensor
+    abnormal_mask: Tensor
+    label: Tensor
+
+
 class TokenEpisodes(Dataset[TokenBatch]):
     """The episodes of another dataset, images replaced by their row in a token table.
 
@@ -102,6 +113,11 @@ class TokenTable:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Tokens (..., M, C) of rows (...), float32 on the CPU."""
         return self._tokens[self._place[rows]]
+
+    def on(self, rows: Tensor, device: torch.device) -> Tensor:
+        """The same on a device; to a GPU they are copied beside what this process does next."""
+        places = self._place[rows.cpu()]
+        return self._tokens[places].to(device) if device.type != "cuda" else self._tokens.to_gpu(places, device)
 
 
 class Processes(NamedTuple):

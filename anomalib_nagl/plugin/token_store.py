@@ -50,12 +50,15 @@ def recipe_hash(fingerprint: str, preprocessing: Mapping[str, Any], dtype: torch
 
 
 class MemoryStore:
-    """Tokens of N images in memory, as (N, M, C); ``contents`` are hashes of the images, one a row."""
+    """Tokens of N images in memory, as (N, M, C); ``contents`` are hashes of the images, one a row.
 
-    def __init__(self, contents: list[str], shape: tuple[int, int], dtype: torch.dtype) -> None:
+    A GPU copies from ``pinned`` memory by itself.
+    """
+
+    def __init__(self, contents: list[str], shape: tuple[int, int], dtype: torch.dtype, pinned: bool = False) -> None:
         self.missing = list(range(len(contents)))
         _check_room(len(contents), shape, dtype, psutil.virtual_memory().available, "memory")
-        self._tokens = torch.zeros(len(contents), *shape, dtype=dtype)
+        self._tokens = torch.zeros(len(contents), *shape, dtype=dtype, pin_memory=pinned)
 
     def put(self, rows: list[int], tokens: Tensor) -> None:
         """Keep tokens (len(rows), M, C)."""
@@ -69,6 +72,14 @@ class MemoryStore:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Tokens (..., M, C) of rows (...), as float32."""
         return self._tokens[rows].float()
+
+    def to_gpu(self, rows: Tensor, device: torch.device) -> Tensor:
+        """The same on a CUDA device: each row is copied from where it lies, and widened there."""
+        shape = self._tokens.shape[1:]
+        found = torch.empty(rows.numel(), *shape, dtype=self._tokens.dtype, device=device)
+        for place, row in enumerate(rows.flatten().tolist()):
+            found[place].copy_(self._tokens[row], non_blocking=True)
+        return found.float().reshape(*rows.shape, *shape)
 
 
 class FileStore:
@@ -114,8 +125,18 @@ class FileStore:
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Tokens (..., M, C) of rows (...), as float32."""
-        found = torch.stack([self._maps[row] for row in rows.flatten().tolist()]) if rows.numel() else torch.empty(0)
+        return self._rows(rows).float().reshape(*rows.shape, *self.shape)
+
+    def to_gpu(self, rows: Tensor, device: torch.device) -> Tensor:
+        """The same on a CUDA device: what lies in files goes through pinned memory."""
+        found = self._rows(rows).pin_memory().to(device, non_blocking=True)
         return found.float().reshape(*rows.shape, *self.shape)
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        """Tokens (N, M, C) of all rows one after the other, as they are stored."""
+        if not rows.numel():
+            return torch.empty(0, *self.shape, dtype=self.dtype)
+        return torch.stack([self._maps[row] for row in rows.flatten().tolist()])
 
     def _path(self, row: int) -> Path:
         return self.folder / f"{self.contents[row][:32]}.safetensors"

@@ -89,9 +89,9 @@ def quality(
     nearest normal patch; of an image, the mean of its highest 1 %.
     """
     n, upright = len(normal), slice(patch_mask.shape[-1])
-    among = torch.stack([_similarity(image[upright], normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
+    among = torch.stack([similarity(image[upright], normal) for image in normal]) if n else normal.new_zeros(0, 0, 0)
     known = len(abnormal) and n
-    to_defects = torch.stack([_similarity(image[upright], normal) for image in abnormal]) if known else None
+    to_defects = torch.stack([similarity(image[upright], normal) for image in abnormal]) if known else None
     held_out = [_held_out(among, i, set()) for i in range(n)] if n > 1 else []
     typical = sum(held_out) / n if held_out else float("nan")
     defects = [
@@ -103,7 +103,7 @@ def quality(
     return [NormalQuality(names[i], held_out[i] if held_out else float("nan"), remarks[i]) for i in range(n)], defects
 
 
-def _similarity(query: Tensor, normal: Tensor) -> Tensor:
+def similarity(query: Tensor, normal: Tensor) -> Tensor:
     """Of every patch (M, C) of an image, (1 + cosine) / 2 to the most similar patch of each of n others: (M, n)."""
     cosine = torch.einsum("mc,nkc->mnk", l2_normalize(query), l2_normalize(normal))
     return (1 + cosine.amax(-1)) / 2

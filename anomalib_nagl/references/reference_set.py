@@ -163,6 +163,11 @@ class ReferenceSet:
         return tuple(image.mask for image in self._of("abnormal"))
 
     @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every image in pixels."""
+        return [(one.image.shape[-2], one.image.shape[-1]) for one in self.images]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of all images."""
         return tuple(image.name for image in self.images)

@@ -99,7 +99,7 @@ class Page:
         """Wait for something; returns how long."""
         start = time.perf_counter()
         while not done():
-            time.sleep(0.05)
+            time.sleep(0.25)  # as often as the page hears of it
         return time.perf_counter() - start
 
     def all_scored(self) -> bool:

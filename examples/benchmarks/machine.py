@@ -25,6 +25,21 @@ def describe() -> str:
     )
 
 
+def on_device(name: str) -> torch.device:
+    """The device of ``--device``, in 32 bits as the CPU computes; says what a GPU is called."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        print(f"Device {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, TF32 off")
+    return device
+
+
+def wait_for(device: torch.device) -> None:
+    """Let a GPU finish what it was asked for, before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory() -> float:
     """Largest resident memory of this process so far, in MB."""
     if sys.platform == "win32":

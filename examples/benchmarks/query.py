@@ -2,6 +2,7 @@
 
     python examples/benchmarks/query.py                      # ViT-S/14 at 448 px, random weights: times only
     python examples/benchmarks/query.py --backbone mobilenetv2_100 --image-size 384
+    python examples/benchmarks/query.py --device cuda
 
 References are random images. All variants take turns in one process, so that a busy machine disturbs them alike; the
 figures are medians, and ratios are medians of ratios within a turn.
@@ -35,9 +36,10 @@ def images(count: int, size: tuple[int, int]) -> Tensor:
 def adapted(model: NaglModel, normal: int, abnormal: int, limit: int | None = None) -> Callable[[Tensor], object]:
     """A query against so many references, which are encoded here, once."""
     size = model.encoder.image_size
+    device = model.smooth_down.device
     masks = torch.zeros(abnormal, *size)
     masks[:, : size[0] // 8, : size[1] // 8] = 1
-    tokens = model.encode_references(images(normal, size), images(abnormal, size), masks)
+    tokens = model.encode_references(images(normal, size).to(device), images(abnormal, size).to(device), masks)
     state = model.adapt(tokens, limit)
     return lambda image: model.predictions(model.score(model.encode(image), state).score)
 
@@ -45,8 +47,9 @@ def adapted(model: NaglModel, normal: int, abnormal: int, limit: int | None = No
 def naive(model: NaglModel, normal: int, abnormal: int) -> Callable[[Tensor], object]:
     """A query that brings its references along, to be encoded with it."""
     size = model.encoder.image_size
-    references = images(normal, size)[None], images(abnormal, size)[None]
-    masks = torch.zeros(1, abnormal, *size)
+    device = model.smooth_down.device
+    references = images(normal, size)[None].to(device), images(abnormal, size)[None].to(device)
+    masks = torch.zeros(1, abnormal, *size, device=device)
     masks[..., : size[0] // 8, : size[1] // 8] = 1
     return lambda image: model.episode(image, *references, masks)
 
@@ -59,6 +62,7 @@ def take_turns(variants: dict[str, Callable[[Tensor], object]], image: Tensor, t
             for name, call in variants.items():
                 start = time.perf_counter()
                 call(image)
+                machine.wait_for(image.device)
                 seconds[name].append(time.perf_counter() - start)
     return {name: 1000 * np.array(found[1:]) for name, found in seconds.items()}
 
@@ -70,22 +74,28 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=448)
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--bank-limit", type=int, default=0, help="limit of patches to try as well")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     given = parser.parse_args()
+    device = machine.on_device(given.device)
     size = (given.image_size, given.image_size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         weights = machine.random_weights(given.backbone, Path(folder))
-        model = build_model(given.backbone, None, 25, 4, "extended", size, weights).eval()
+        model = build_model(given.backbone, None, 25, 4, "extended", size, weights).eval().to(device)
         model.encoder.ensure_weights()
         variants: dict[str, Callable[[Tensor], object]] = {"encoder alone": model.encoder}
+        adapting: dict[str, float] = {}
         for normal in (1, 4, 16, GROWTH):
+            start = time.perf_counter()
             variants[f"{normal}+1"] = adapted(model, normal, 1)
+            machine.wait_for(device)
+            adapting[f"{normal}+1"] = time.perf_counter() - start
         reduced, start = f"{GROWTH}+1, limit {given.bank_limit}", time.perf_counter()
         if given.bank_limit:
             variants[reduced] = adapted(model, GROWTH, 1, given.bank_limit)
         took = time.perf_counter() - start
         for normal in (1, 4):
             variants[f"{normal}+1, encoded anew"] = naive(model, normal, 1)
-    times = take_turns(variants, images(1, size) + 1, given.turns)
+    times = take_turns(variants, (images(1, size) + 1).to(device), given.turns)
     pairs = {
         **{name: "encoder alone" for name in variants if name.endswith("+1")},
         **({reduced: "encoder alone"} if given.bank_limit else {}),
@@ -94,12 +104,18 @@ def main() -> None:
     console = Console(width=120)
     console.print(machine.describe())
     table = Table(title=f"{given.backbone} at {given.image_size} px, one query, median of {given.turns}")
-    for column in ("references", "ms", "ratio", "to"):
-        table.add_column(column, justify="right" if column in ("ms", "ratio") else "left")
+    for column in ("references", "ms", "ratio", "to", "s to encode and adapt to them"):
+        table.add_column(column, justify="left" if column in ("references", "to") else "right")
     for name, found in times.items():
         base = pairs.get(name)
         ratio = f"{np.median(found / times[base]):.2f}" if base else ""
-        table.add_row(name, f"{np.median(found):.0f}", ratio, base or "")
+        table.add_row(
+            name,
+            f"{np.median(found):.{0 if device.type == 'cpu' else 2}f}",
+            ratio,
+            base or "",
+            f"{adapting[name]:.1f}" if name in adapting else "",
+        )
     console.print(table)
     for name in (f"{GROWTH}+1", reduced):
         if name in times:
@@ -107,6 +123,8 @@ def main() -> None:
     if given.bank_limit:
         console.print(f"Choosing what is kept took {took:.0f} s.")
     console.print(f"Peak memory {machine.peak_memory():.0f} MB.")
+    if device.type == "cuda":
+        console.print(f"Peak memory of the device {torch.cuda.max_memory_allocated(device) / 2**20:.0f} MB.")
 
 
 if __name__ == "__main__":

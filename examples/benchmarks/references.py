@@ -11,11 +11,13 @@ those of ``evaluate``. Writes one CSV row for every single run, ``decisions.csv`
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import machine
 import pandas as pd
 import torch
 from anomalib.metrics import F1AdaptiveThreshold
@@ -32,7 +34,7 @@ from anomalib_nagl.evaluation.grid import TrainingJob
 from anomalib_nagl.evaluation.heads import train_head
 from anomalib_nagl.evaluation.protocols import Draw
 from anomalib_nagl.evaluation.records import GOOD
-from anomalib_nagl.evaluation.scorer import Scorer
+from anomalib_nagl.evaluation.scorer import Scorer, device
 from anomalib_nagl.references.sampling import ABNORMAL, order
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/evaluate/references.yaml"
@@ -100,7 +102,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--seeds", type=int, help="draws of references, instead of those of the file")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if left out")
     given, rest = parser.parse_known_args()
+    if given.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # heads are trained by Lightning, which looks for itself
+    machine.on_device(given.device or device().type)
     settings, _ = parse(["--config", str(given.config), *rest])
     scorer = Scorer(settings)
     rows: dict[str, list[Row]] = {"decisions": [], "nearest": []}

@@ -15,6 +15,12 @@ pytestmark = pytest.mark.slow
 DRAWN = re.compile(r"^4[01] . 5[01] pixels")  # 40 by 50 as drawn, and what the edges add
 ALARM, MISSED, FOUND = "good-011", "scratch-004", "scratch-002"
 
+DROP = """(bytes) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+
 
 def drag(tab: Tab, view: str, place: float, chart: int = 0) -> None:
     """Drag the line of a chart to a place of its scale."""
@@ -141,7 +147,10 @@ def test_an_image_is_added_and_scored(tab: Tab, plug: Path) -> None:
     tab.page.locator("#files").set_input_files(files)
     tab.page.locator("#said.error", has_text="text.png").wait_for()
     tab.open("näw part.png")
-    assert "näw part.png" in tab.scored()
+    Image.open(plug / "plug/test/missing/007.png").save(picture := io.BytesIO(), "PNG")
+    tab.page.evaluate(DROP, list(picture.getvalue()))
+    tab.open("dropped.png")
+    assert {"näw part.png", "dropped.png"} <= set(tab.scored())
 
 
 def test_references_are_named_switched_off_and_removed(tab: Tab) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from starlette.testclient import TestClient
 from support.commands import nagl
 from support.exported import picture as drawn_picture
 from support.exported import pixels
-from support.page import SIZE, Person, as_mask, defect, png, served, wait, write_images
+from support.page import ADDRESS, SIZE, Person, as_mask, defect, png, served, wait, write_images
 
 from anomalib_nagl.bank.acceptance import Marked
 from anomalib_nagl.edge import NaglEdge
@@ -234,6 +235,31 @@ def test_two_people_and_a_command_line_lose_nothing(ann: Person, bob: Person, ex
     ann.draft("save")
     assert {one.name for one in NaglEdge(exported).references[2:]} == {"of ann", "of bob", "of the line"}
     assert {one["name"] for one in bob.get("/api/references")[2:]} == {"of ann", "of bob", "of the line"}
+
+
+def test_what_is_saved_at_the_same_time_is_all_there(page: tuple[Workbench, TestClient], exported: Path) -> None:
+    """Three people teach and save, over and over, while a command line does the same."""
+    bench, client = page
+    Person(client, "first").scores()
+
+    def work(who: int) -> None:
+        person = Person(TestClient(client.app, base_url=ADDRESS), f"person {who}")
+        for i in range(2):
+            person.teach(who, name=f"lesson {i} of {who}")
+            person.draft("save")
+
+    line = NaglEdge(exported, author="line")
+    with ThreadPoolExecutor(4) as pool:
+        working = [pool.submit(work, who) for who in range(3)]
+        for i in range(3):
+            line.add_normal(pixels(drawn_picture(SIZE, 90 + i)), f"of the line {i}")
+        for one in working:
+            one.result()
+    names = {one.name for one in NaglEdge(exported).references[2:]}
+    assert names == {f"lesson {i} of {who}" for i in range(2) for who in range(3)} | {
+        f"of the line {i}" for i in range(3)
+    }
+    wait(lambda: len(bench.saved.references) == 11)
 
 
 def test_a_draft_that_no_longer_fits_is_refused_and_stays(ann: Person, bob: Person, exported: Path) -> None:

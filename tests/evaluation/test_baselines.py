@@ -18,7 +18,7 @@ from support.exported import backbone, picture, write_backbone
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.utils import save_image
 
-from anomalib_nagl.evaluation import baselines, cached_features
+from anomalib_nagl.evaluation import baseline_models, baselines, cached_features
 from anomalib_nagl.evaluation.baselines import BaselineError, build_baseline, score_baseline, unavailable
 from anomalib_nagl.evaluation.names import BASELINES
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
@@ -75,7 +75,7 @@ def test_same_as_anomalibs_engine(name, shots, cnn, files, tmp_path, monkeypatch
     fit = model.fit
 
     def fit_with_seed() -> None:
-        with baselines._same_chance():
+        with baseline_models.same_chance():
             fit()
 
     monkeypatch.setattr(model, "fit", fit_with_seed)
@@ -152,7 +152,7 @@ def test_foundad_trains_its_projector(files, tmp_path, monkeypatch):
     source = Backbone.resolve(tiny_dino(tmp_path))
     network = source.create(source.read_weights(), "cpu", dynamic_img_size=True)
     monkeypatch.setattr(torch_model, "load_encoder", lambda name: TimmDinoWrapper(network))
-    monkeypatch.setattr(baselines, "FOUNDAD_STEPS", 2)
+    monkeypatch.setattr(baseline_models, "STEPS", 2)
     baseline = build_baseline("foundad", Few("gabor", image_size=(64, 64)))
     before = {key: value.clone() for key, value in baseline.module.state_dict().items()}
     images = torch.stack([baseline.prepare(load_image(path)) for path in listed(files / "normal")[:2]])

@@ -17,6 +17,7 @@ from anomalib_nagl.bank.reference import Reference
 from anomalib_nagl.bank.transaction import TransactionBank
 from anomalib_nagl.edge.app.steps import Added, Edited, Said, Set, Step, repeat_all
 from anomalib_nagl.edge.detector import NaglEdge
+from anomalib_nagl.edge.sharing import sharing
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import File
 
@@ -35,7 +36,7 @@ class Draft:
         self._folder = tempfile.TemporaryDirectory(dir=room, prefix="draft-")
         self.bank = self._copy(real, saved.compatibility)
         self.base = self.bank.revision()
-        self.detector = saved.sharing(self.bank)
+        self.detector = sharing(saved, self.bank)
         self.steps: list[Step] = []
         self._undone: list[Step] = []
         self._count = 0
@@ -138,7 +139,7 @@ class Draft:
                 step.uid = keys.get(step.uid, step.uid)
         self.steps = [step for step, _ in made]
         self.bank, self.base, self._undone = bank, base, []
-        self.detector = self.detector.sharing(bank)
+        self.detector = sharing(self.detector, bank)
         old.path.unlink()
 
     def _copy(self, real: TransactionBank, facts: dict[str, Any]) -> TransactionBank:

@@ -21,6 +21,7 @@ from anomalib_nagl.edge.app.gallery import Gallery, Picture
 from anomalib_nagl.edge.app.kept_tokens import KeptTokens
 from anomalib_nagl.edge.app.pictures import THUMBNAIL, decode, jpeg
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
+from anomalib_nagl.edge.sharing import sharing
 
 BATCH = 16  # images between two looks at what is on a screen
 BOARDS = 128  # states of a bank whose scores are kept: more than there are sessions
@@ -37,7 +38,7 @@ class View(NamedTuple):
 
 def view_of(detector: NaglEdge) -> View:
     """The state of a detector at this moment; its key leaves out thresholds, which change no score."""
-    frozen = detector.sharing()
+    frozen = sharing(detector)
     bank = frozen._snapshot
     settings = {name: value for name, value in bank.settings.items() if name not in (THRESHOLDS, "calibration")}
     compared = sorted(
