@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.browser import Tab, along, served
+from support.browser import Tab, served
 
 pytestmark = pytest.mark.slow
+DRAWN = re.compile(r"^4[01] . 5[01] pixels")  # 40 by 50 as drawn, and what the edges add
 ALARM, MISSED, FOUND = "good-011", "scratch-004", "scratch-002"
+
+DROP = """(bytes) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
 
 
 def drag(tab: Tab, view: str, place: float, chart: int = 0) -> None:
@@ -64,18 +72,18 @@ def test_strokes_are_drawn_erased_and_taken_back(tab: Tab) -> None:
     words = tab.page.locator("#lesson-words")
     tab.tool("lasso")
     tab.draw([(40, 40), (80, 40), (80, 90), (40, 90)])
-    words.get_by_text("41 × 51 pixels").or_(words.get_by_text("40 × 50 pixels")).wait_for()
+    words.get_by_text(DRAWN).wait_for()
     tab.tool("eraser")
     tab.page.locator("#stage").press("]")
     for _ in range(4):
         tab.draw([(35, 42), (85, 42)])
         tab.page.locator("#stage").press("]")
-    tab.page.locator("#lesson-words", has_text=" × 51 pixels").wait_for(state="hidden")
+    words.get_by_text(DRAWN).wait_for(state="hidden")
     for _ in range(5):
         tab.page.locator("#stage").press("Control+z")
     words.get_by_text("Nothing yet").wait_for()
     tab.page.locator("#stroke-redo").click()
-    words.get_by_text("41 × 51 pixels").or_(words.get_by_text("40 × 50 pixels")).wait_for()
+    words.get_by_text(DRAWN).wait_for()
     before = int(tab.page.locator("#size").input_value())
     tab.page.locator("#stage").hover()
     tab.page.mouse.wheel(0, -300)
@@ -139,7 +147,10 @@ def test_an_image_is_added_and_scored(tab: Tab, plug: Path) -> None:
     tab.page.locator("#files").set_input_files(files)
     tab.page.locator("#said.error", has_text="text.png").wait_for()
     tab.open("näw part.png")
-    assert "näw part.png" in tab.scored()
+    Image.open(plug / "plug/test/missing/007.png").save(picture := io.BytesIO(), "PNG")
+    tab.page.evaluate(DROP, list(picture.getvalue()))
+    tab.open("dropped.png")
+    assert {"näw part.png", "dropped.png"} <= set(tab.scored())
 
 
 def test_references_are_named_switched_off_and_removed(tab: Tab) -> None:
@@ -162,17 +173,13 @@ def test_references_are_named_switched_off_and_removed(tab: Tab) -> None:
     kinds.wait_for(state="detached")
 
 
-def test_the_acceptance_set_says_what_became_worse(tab: Tab, plug: Path) -> None:
+def test_the_acceptance_set_says_what_became_worse(tab: Tab) -> None:
     tab.scored()
     tab.open(FOUND)
     tab.page.locator("#mark-defective").check()
     tab.card(FOUND).locator(".flag").wait_for()
-    tab.tool("brush")
-    tab.page.locator("#size").fill("20")
-    tab.draw(along(plug / "plug/ground_truth/scratch/002_mask.png"))
-    tab.page.locator("#fine:enabled").click()
-    tab.said("Noted as fine")
-    tab.verdict("Good")
+    tab.view("thresholds")
+    drag(tab, "view-thresholds", 0.95)
     tab.page.locator("#draft-worse", has_text="1 marked image became worse").click()
     tab.page.locator("#view-acceptance .outcome .worse", has_text=FOUND).wait_for()
     tab.page.locator("#view-acceptance tbody tr", has_text=FOUND).get_by_text("no").wait_for()

@@ -41,7 +41,7 @@ def test_a_missed_scratch_is_taught_and_saved(tab: Tab, plug: Path) -> None:
     tab.view("references")
     tab.page.locator("#view-references .badge.pending").wait_for()
     tab.page.locator("#reference-filter").select_option("abnormal")
-    tab.page.locator("#view-references li").nth(1).wait_for()
+    tab.page.locator("#view-references .reference-mask").nth(1).wait_for()
     tab.picture("app-references")
     tab.view("thresholds")
     tab.page.locator("#view-thresholds .bin.defective").first.wait_for()

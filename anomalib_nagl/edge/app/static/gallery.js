@@ -15,6 +15,7 @@ const cards = new Map(); // id of the image, or its place while it is not known 
 let total = 0;
 let epoch = "";
 let active = -1;
+let wanted = -1; // a place that somebody went to before it was known what is there
 let chosen = null; // id of the image that is open
 let choose = () => {};
 let asked = 0;
@@ -62,7 +63,7 @@ export function neighbour(step) {
 function again() {
   items.clear();
   scroller.scrollTop = 0;
-  active = -1;
+  active = wanted = -1;
   load();
 }
 
@@ -99,7 +100,8 @@ async function load() {
   const place = page.items.findIndex((item) => item.id === chosen);
   if (place >= 0) active = offset + place;
   draw();
-  if (chosen === null && page.items.length) pick(0, false);
+  if (items.has(wanted)) pick(wanted, false);
+  else if (chosen === null && page.items.length) pick(0, false);
 }
 
 function draw() {
@@ -148,18 +150,9 @@ function cardOf(index) {
   card.setAttribute("aria-selected", String(item !== undefined && item.id === chosen));
   card.setAttribute("aria-setsize", total);
   card.setAttribute("aria-posinset", index + 1);
-  card.setAttribute("aria-label", item ? describe(item) : t("gallery.loading"));
+  if (!item) card.setAttribute("aria-label", t("gallery.loading"));
   card.replaceChildren(...(item ? inside(item) : [el("div", { class: "thumb" })]));
   return card;
-}
-
-function describe(item) {
-  const said = [item.name];
-  if (item.status === "scored") said.push(t("gallery.said", { score: score(item.score), verdict: item.verdict ?? "" }));
-  else said.push(t(`verdict.${item.status}`));
-  if (item.mark) said.push(t(`mark.${item.mark}`));
-  if (item.before) said.push(t("gallery.was", { score: score(item.before.score) }));
-  return said.join(", ");
 }
 
 function inside(item) {
@@ -168,7 +161,11 @@ function inside(item) {
   else
     thumb.append(el("img", { src: `/api/images/${encodeURIComponent(item.id)}/thumbnail`, alt: "", draggable: false }));
   thumb.append(badge(item.verdict, item.status));
-  if (item.mark) thumb.append(el("span", { class: `flag ${item.mark}`, title: t(`mark.${item.mark}`) }, icon("mark")));
+  if (item.mark) {
+    const words = t(`mark.${item.mark}`);
+    const hidden = el("span", { class: "hidden", text: `${t("mark.title")} ${words}` });
+    thumb.append(el("span", { class: `flag ${item.mark}`, title: words }, icon("mark"), hidden));
+  }
   const line = el("div", { class: "score" }, el("span", { text: item.status === "scored" ? score(item.score) : "" }));
   if (item.before && Math.abs(item.before.score - item.score) >= 0.0005) {
     const rising = item.score > item.before.score;
@@ -184,7 +181,11 @@ function pick(index, following = true) {
   const item = items.get(index);
   active = index;
   if (following) seen(index);
-  if (!item) return void look();
+  wanted = item ? -1 : index;
+  if (!item) {
+    look();
+    return;
+  }
   chosen = item.id;
   choose(item);
   draw();

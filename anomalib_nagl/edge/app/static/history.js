@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { date, el, icon, say, trying } from "./dom.js";
 import { on, refresh, store } from "./store.js";
-import { t } from "./words.js";
+import { t, told } from "./words.js";
 
 /** Build the view; returns what has to be done when it is seen. */
 export function startHistory(view) {
@@ -51,7 +51,7 @@ function row(one) {
     "tr",
     {},
     el("td", { class: "number", text: one.revision }),
-    el("td", { text: one.summary }),
+    el("td", { text: sentence(one) }),
     el("td", { text: one.author ?? "" }),
     el("td", { text: date(one.at) }),
     el("td", {}, one.can_undo ? back : null),
@@ -60,6 +60,15 @@ function row(one) {
 
 async function undo(one) {
   if (!(await trying(() => post(`/api/history/${one.revision}/undo`)))) return;
-  say(t("history.undone", { summary: one.summary }));
+  say(t("history.undone", { summary: sentence(one) }));
   await refresh();
+}
+
+/** What was done: the bank notes an action and what it was done to. */
+function sentence({ action, summary }) {
+  const [first, ...rest] = summary.split(" ");
+  const kind = `history.kind.${first}`;
+  const named = action === "add" && told(kind) ? t(kind, { name: rest.join(" ") }) : summary;
+  const key = `history.action.${action}`;
+  return told(key) ? t(key, { summary: named }) : named;
 }

@@ -60,7 +60,7 @@ export function startInspect() {
 
 /** Open an image of the gallery; `item` needs its id alone. */
 export async function show(item) {
-  if (open.item?.id === item.id) return;
+  if (open.item?.id === item.id && open.found) return;
   Object.assign(open, { item, found: null, map: null });
   showChosen(item.id);
   sessionStorage.setItem(KEPT, item.id);
@@ -183,7 +183,7 @@ async function region(mask) {
   const answer = await step("region", mask ? { image: open.found.id, mask } : { mask: null });
   busy(false);
   if (!answer) return;
-  say(t(mask ? "region.done" : "region.gone"));
+  say(mask ? t("region.done") : t("region.gone"));
   if (mask) marking.act("clear");
 }
 

@@ -2,6 +2,7 @@
 
 import { address, get } from "./api.js";
 import { date, el, icon, say, trying } from "./dom.js";
+import { decode, greyOf, marked, painted } from "./overlay.js";
 import { on, step } from "./store.js";
 import { t } from "./words.js";
 
@@ -133,12 +134,16 @@ function picture(one) {
     el("img", { src: address(`${path}/picture`), alt: t("references.picture", { name: one.name }), loading: "lazy" }),
   );
   if (one.kind !== "normal" && (one.localized || one.kind === "region")) {
-    const mask = el("div", { class: "reference-mask" });
-    const source = new Image();
-    source.addEventListener("load", () => (mask.style.maskImage = `url("${source.src}")`));
-    source.addEventListener("error", () => mask.remove());
-    source.src = address(`${path}/mask`);
-    frame.append(mask);
+    showMask(address(`${path}/mask`), frame);
   }
   return frame;
+}
+
+/** A reference of which the bank holds no mask is shown without. */
+async function showMask(source, frame) {
+  const found = await decode(source).catch(() => null);
+  if (!found) return;
+  const mask = painted(greyOf(found), found.naturalWidth, found.naturalHeight, marked);
+  mask.className = "reference-mask";
+  frame.append(mask);
 }

@@ -24,6 +24,9 @@ export function t(key, values = {}) {
   });
 }
 
+/** Whether there are words of a key. */
+export const told = (key) => key in words;
+
 /** Put words where the markup asks for them: text, accessible name, title or placeholder. */
 export function fillWords(root) {
   for (const one of root.querySelectorAll("[data-t]")) one.append(t(one.dataset.t));
