@@ -59,7 +59,7 @@ def calibrate(patches: ReferencePatches, state: State, detector: Detector) -> Ca
     within the region of interest alone.
     """
     held_out = held_out_scores(patches, state, detector)
-    cells = min(int(patches.inside.sum()), detector.cells or patches.count)
+    cells = min(int(patches.inside.sum()), detector.cells or patches.cells)
     normal, abnormal = (image_score(scores, cells=cells) for scores in (held_out.normal, held_out.abnormal))
     middle = threshold(normal, abnormal)
     whole = detector.maps(held_out.normal)
