@@ -2,7 +2,7 @@
 
 The similarity of an image is the median, over its patches, of the largest cosine to a patch of a normal reference. A
 defect is a small part of an image and hardly moves it; another light, another focus or another part moves all of it.
-Its range is what references have among each other, each compared with the others, and something beyond.
+What is expected is what references have among each other, each compared with the others.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ Counts = NDArray[np.int64]
 BINS = 2000  # of similarities from -1 to 1: quantiles are exact to 0.001, whatever the number of images
 SAMPLE = 8  # references that are compared with the others
 FEWEST = 20  # images of a day before anything is said of it
-# Of the distance 1 - similarity: how much farther than the least alike reference, and how much closer than the most
-# alike one, the median of a day may be.
-FARTHER, CLOSER = 1.25, 0.25
+# The median of a day may be so many times as far away (1 - similarity) as the median reference is from the others.
+# Chosen on images that darken, see docs/boxes.md.
+FARTHER, CLOSER = 1.2, 0.25
 
 
 class Range(NamedTuple):
-    """The similarities that normal references have among each other."""
+    """The similarities that normal references have among each other: the lowest, the median, the highest."""
 
     low: float
+    middle: float
     high: float
 
     @property
     def allowed(self) -> tuple[float, float]:
         """Between what the median of a day may be."""
-        return 1 - FARTHER * (1 - self.low), 1 - CLOSER * (1 - self.high)
+        return 1 - FARTHER * (1 - self.middle), 1 - CLOSER * (1 - self.middle)
 
 
 def similarity(tokens: Floats, normal: Floats, inside: NDArray[np.bool_] | None = None) -> float:
@@ -64,11 +65,11 @@ def own_range(patches: ReferencePatches) -> Range | None:
         upright = pool.places(len(pool)) < patches.cells  # views of it would be less alike than an image is
         if upright.any():
             found.append(similarity(pool.head(len(pool))[upright], l2_normalize(others)))
-    return Range(min(found), max(found)) if found else None
+    return Range(min(found), float(np.median(found)), max(found)) if found else None
 
 
 class Drift:
-    """Similarities of images day by day, and the range of the references; ``days`` are counts (``BINS``,) by date."""
+    """Similarities of images day by day, and those of references; ``days`` are counts (``BINS``,) by date."""
 
     def __init__(self, own: Range | None = None, days: Mapping[str, Counts] | None = None) -> None:
         self.own, self.days = own, dict(days or {})
@@ -131,11 +132,11 @@ class Drift:
                 for place, number in pairs:
                     counts[int(place)] += max(int(number), 0)
                 found.days[str(day)] = counts
-            low, high = map(float, content["references"] or (math.nan, math.nan))
+            own = tuple(map(float, content["references"] or ()))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
             return cls()
-        if math.isfinite(low) and math.isfinite(high):
-            found.own = Range(low, high)
+        if len(own) == len(Range._fields) and all(map(math.isfinite, own)):
+            found.own = Range(*own)
         return found
 
 

@@ -188,7 +188,7 @@ class Watcher:
         facts = {
             "at": now(), "state": state, "pid": os.getpid(), "folder": self.arrivals.folder.as_posix(),
             **self.pulse.facts(), "waiting": self.waiting, "last": self.last,
-            "model": self.detector.bank.stem, "revision": self.detector.revision,
+            "bank": self.detector.bank.as_posix(), "revision": self.detector.revision,
             "drift": self.drift.facts(day),
         }  # fmt: skip
         try:
