@@ -3,10 +3,10 @@
     python examples/benchmarks/drift.py --data datasets/real_small --backbone builtin
 
 The references are the first good images of a category's training set, the queries of each day the same images of its
-test set, good and defective ones as they come, each darkened by the day's factor as a lamp that fades. Told is, for
-each category, what ``bank.drift`` says: what references have among each other, what is allowed, the medians of the first
-and of the last day, and on which day a sentence comes first. How often it comes for nothing is told by days that are not
-darkened, each another part of the test images. Every folder given is in MVTec's layout.
+test set, good and defective ones as they come, each darkened by the day's factor as by a lamp that fades. Told is, for
+each category, what ``bank.drift`` says: what references have among each other, what is allowed, the medians of the
+first and of the last day, and on which day a sentence comes first. How often it comes for nothing is told by days that
+are not darkened, each another part of the test images. Every folder given is in MVTec's layout.
 """
 
 from __future__ import annotations
