@@ -16,7 +16,8 @@ from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel, build_model
 from anomalib_nagl.core.variants import HEAD_FREE, Variant, resolve_views
 from anomalib_nagl.core.weights import check_weights
-from anomalib_nagl.encoders import parse_image_size
+from anomalib_nagl.encoders import Encoder, parse_image_size
+from anomalib_nagl.encoders.vit import VitEncoder
 from anomalib_nagl.plugin.builtin_head import find_head
 from anomalib_nagl.plugin.checkpoints import TrainedHead, comparable
 
@@ -80,10 +81,16 @@ def build(
     return model, settled, head
 
 
+def trained_variant(encoder: Encoder) -> str:
+    """The variant that is trained where none is named: on a transformer the one that measured better there."""
+    return "guided" if isinstance(encoder, VitEncoder) else str(DEFAULTS["variant"])
+
+
 def settle_variant(nagl: Nagl, abnormal_shots: int, has_source: bool) -> None:
     """Before a fit, take the variant that can be had, unless a person named one: without a head if there is none."""
-    if not nagl.variant_given and has_source and nagl.hparams["variant"] != DEFAULTS["variant"]:
-        _use(nagl, DEFAULTS["variant"])
+    trained = trained_variant(nagl.model.encoder)
+    if not nagl.variant_given and has_source and nagl.hparams["variant"] != trained:
+        _use(nagl, trained)
     elif abnormal_shots and not has_source and not nagl.head_trained:
         do_without_head(nagl)
 
