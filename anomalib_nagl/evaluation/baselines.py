@@ -117,7 +117,7 @@ def score_baseline(
     """Image scores (P,) and anomaly maps (P, height, width) of P queries, given normal references; both are files.
 
     PatchCore, MH-PatchCore and PaDiM share the feature maps of images within a process, AnomalyDINO and RAD remember
-    theirs, and PatchCore and PaDiM blur with ``ProductBlur``. Raises BaselineError when the model cannot work with these
+    theirs, and PatchCore and PaDiM blur with ``ProductBlur``. Raises BaselineError when a model cannot work with these
     references, ValueError for none or for a file that is no image.
     """
     if not normal:
