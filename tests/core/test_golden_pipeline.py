@@ -30,7 +30,7 @@ def test_preprocessing(name: str) -> None:
     side, rows, cols = gold[f"{name}.size_grid"].tolist()
     transform = NaglPreProcessor((side, side), *IMAGENET, published=True).transform
     picture = gold[f"{name}.image"].permute(2, 0, 1) / 255
-    # The numbers were made with Pillow 13; releases before it round some pixels the other way when they make one smaller.
+    # The numbers are those of Pillow 13; earlier releases round some pixels the other way when they reduce an image.
     grey_level = 1 / 255 / min(IMAGENET[1])
     atol = 1e-6 if Version(PIL.__version__) >= Version("13") else 1.001 * grey_level
     # Cropped to whole patches, as the published test does; our sizes are whole patches to begin with.
