@@ -8,6 +8,7 @@ a folder that knows nothing of a clone; trainings there take the backbone that i
 from __future__ import annotations
 
 import email
+import os
 import re
 import shlex
 import subprocess
@@ -89,19 +90,25 @@ shutil.copy(plug / "ground_truth/spot/000_mask.png", "my_part/masks/spot.png")
 for kind in ("good", "spot"):
     shutil.copy(plug / f"test/{kind}/001.png", f"new_pictures/{kind}.png")
 """
-    subprocess.run([python, "-c", code], cwd=folder, check=True)
+    subprocess.run([python, "-c", code], cwd=folder, check=True, env=_alone())
+
+
+def _alone() -> dict[str, str]:
+    """The environment without paths to a clone."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def run_readme(scripts: Path, folder: Path) -> Iterator[str]:
     """Run the README's commands with the programs in ``scripts``; yields those that fail, with what they said."""
     lay_out(scripts / "python", folder)
     place = "import anomalib_nagl, pathlib; print(pathlib.Path(anomalib_nagl.__file__).parent / 'configs')"
-    configs = subprocess.run([scripts / "python", "-c", place], cwd=folder, capture_output=True, text=True, check=True)
+    said = {"cwd": folder, "capture_output": True, "text": True, "env": _alone()}
+    configs = subprocess.run([scripts / "python", "-c", place], check=True, **said)
     for words in readme_commands():
         # Configurations lie in the package; a clone has them in a folder.
         words = [re.sub(r"^configs(?=/\w+\.yaml$)", configs.stdout.strip(), word) for word in words]
         words += ["--model.backbone", "builtin"] if "train" in words else []  # the only one that is in the wheel
-        done = subprocess.run([scripts / words[0], *words[1:]], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run([scripts / words[0], *words[1:]], check=False, **said)
         print(f"{' '.join(words)}: {done.returncode}", flush=True)
         if done.returncode:
             yield f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-500:]}"
