@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_nagl.encoders.base import Encoder
-from anomalib_nagl.io.windows import BLOCK, FINE, Cut, between, plan_windows
+from anomalib_nagl.io.windows import BLOCK, FINE, Cut, between, plan_windows, pooling
 
 
 class WindowedEncoder(Encoder):
@@ -68,7 +68,8 @@ class WindowedEncoder(Encoder):
 
     def overview(self, images: Tensor) -> Tensor:
         """The whole images (B, 3, H, W) at the size of a window (B, 3, h, w)."""
-        return F.interpolate(images, self.plan.window, mode="bicubic", antialias=True)
+        pooled = F.avg_pool2d(images, pooling(self.image_size, self.plan.window))
+        return F.interpolate(pooled, self.plan.window, mode="bicubic", antialias=True)
 
     def _tokens(self, images: Tensor) -> Tensor:
         """Encode images whose shape was checked."""
