@@ -20,6 +20,8 @@ class WindowedEncoder(Encoder):
     They are weighted so that a cosine of two tokens has ``FINE`` of the first and the rest of the second.
     """
 
+    cut: Cut
+
     def __init__(self, base: Encoder, image_size: tuple[int, int], cut: Cut) -> None:
         """Wrap an encoder; ValueError for sides that are no multiples of its patch, and for too large an overlap."""
         width = base.dim * (2 if cut.overview else 1)
