@@ -119,9 +119,10 @@ def run(arguments: Sequence[str]) -> int:
     ``--verbose`` or the variable ``ANOMALIB_NAGL_TRACEBACK`` asks for all of it, or it ended a command of anomalib.
     """
     name = next(iter(arguments), "--help")
-    verbose = VERBOSE in arguments and name != "install"  # anomalib's command has an option of this name
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments  # what follows is another program's
+    verbose = VERBOSE in ours and name != "install"  # anomalib's command has an option of this name
     if verbose:
-        arguments = [argument for argument in arguments if argument != VERBOSE]
+        arguments = [*(one for one in ours if one != VERBOSE), *arguments[len(ours) :]]
         name = next(iter(arguments), "--help")
     verbose = verbose or bool(os.environ.get(exit_codes.TRACEBACK))
     try:

@@ -29,6 +29,11 @@ def references_of(connection: sqlite3.Connection) -> tuple[Reference, ...]:
     return found
 
 
+def removed_of(connection: sqlite3.Connection) -> tuple[Reference, ...]:
+    """All that were removed and may come back."""
+    return tuple(_reference(*row) for row in connection.execute(f"SELECT {_FACTS} FROM reference WHERE removed"))
+
+
 def _reference(*row: Any) -> Reference:
     kind, name, defect_type, sha256, mask_sha256, localized, active, added, author, uid = row
     return Reference(kind, name, defect_type, sha256, mask_sha256, bool(localized), bool(active), added, author, uid)

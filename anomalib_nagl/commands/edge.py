@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anomalib_nagl.commands import edge_bank, inspection
+from anomalib_nagl.commands import edge_bank, edge_merge, edge_watch, inspection
 from anomalib_nagl.commands.parser import Parser
 from anomalib_nagl.edge.detector import NaglEdge
 from anomalib_nagl.edge.inspection import EdgeScorer
@@ -15,8 +15,10 @@ from anomalib_nagl.io import exit_codes
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``edge`` with these arguments; returns the exit status. ValueError or OSError when the input will not do."""
-    options = _parser().parse_args(arguments)
-    edge_bank.check_model(options.model)
+    given, program = edge_watch.split_program(arguments)
+    options = _parser().parse_args(given, argparse.Namespace(program=program))
+    if "model" in options:
+        edge_bank.check_model(options.model)
     run: Callable[[argparse.Namespace], int | None] = options.run
     return run(options) or exit_codes.DONE
 
@@ -31,8 +33,11 @@ def predict(options: argparse.Namespace) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="anomalib-nagl edge", description="Predict with an exported model and change its references.")
-    scoring, *others = parser.add_commands(
-        ("predict", "score images into predictions.csv and overlays"), *edge_bank.COMMANDS
+    scoring, watching, merging, comparing, *others = parser.add_commands(
+        ("predict", "score images into predictions.csv and overlays"),
+        *edge_watch.COMMANDS,
+        *edge_merge.COMMANDS,
+        *edge_bank.COMMANDS,
     )
     scoring.set_defaults(run=predict)
     scoring.add_argument("model", type=Path, metavar="MODEL", help="model.xml of an export")
@@ -43,5 +48,7 @@ def _parser() -> Parser:
     scoring.add_argument("--device", default="CPU", help="device of OpenVINO, such as CPU or GPU")
     scoring.add_argument("--requests", type=int, default=1, metavar="COUNT", help="images computed at once")
     scoring.add_argument("--bank", type=Path, metavar="FILE", help="another reference bank than NAME.bank")
+    edge_watch.describe([watching])
+    edge_merge.describe([merging, comparing])
     edge_bank.describe(others)
     return parser

@@ -24,7 +24,7 @@ from anomalib_nagl.evaluation.executors import Outcome, run_jobs
 from anomalib_nagl.io import exit_codes
 from anomalib_nagl.io.errors import EdgeError, printable
 from anomalib_nagl.io.files import atomic_write, atomic_write_bytes, file_hash
-from anomalib_nagl.io.prediction_table import DEFECTIVE, HEADER, LOOK_AGAIN, csv_line, json_line
+from anomalib_nagl.io.prediction_table import DEFECTIVE, HEADER, LOOK_AGAIN, csv_line, json_line, texts_of
 from anomalib_nagl.io.prediction_text import FAILED, kind, total_of
 
 FOLDER = "partitions"
@@ -96,7 +96,7 @@ def inspect_partition(detector: Detector, rules: Rules, json: bool, partition: P
     scorer = _scorer(detector)
     sources = (opened(_source(name, error)) for name, error in partition.images)
     rows = [one.row for one in inspection.inspect_all(scorer, sources, rules, drawn=False)]
-    return Rows(b"".join(map(csv_line, rows)), b"".join(map(json_line, rows)) if json else b"")
+    return Rows(b"".join(csv_line(texts_of(row)) for row in rows), b"".join(map(json_line, rows)) if json else b"")
 
 
 def _source(name: str, error: str) -> Source:

@@ -136,6 +136,11 @@ class NaglEdge(Lessons):
         return self._state.bank.references
 
     @property
+    def revision(self) -> int:
+        """The number of the bank's last change, as far as it is known here."""
+        return self._state.bank.revision
+
+    @property
     def patches(self) -> ReferencePatches:
         """Their patches, as they are compared with."""
         return self._state.bank.patches

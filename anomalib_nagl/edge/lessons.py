@@ -96,8 +96,7 @@ class Lessons(Decisions):
     @property
     def region(self) -> NDArray[np.bool_] | None:
         """Where the detector looks, true in (H, W) of the network input; None where that is everywhere."""
-        with self._change:
-            found = self.patches.region
+        found = self.patches.region  # an array of the present state, which nobody changes
         return None if everywhere(found) else found > 0
 
     def set_region(self, mask: Any) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_nagl.encoders.base import Encoder
-from anomalib_nagl.io.windows import BLOCK, FINE, Cut, between, plan_windows
+from anomalib_nagl.io.windows import BLOCK, FINE, Cut, between, plan_windows, pooling
 
 
 class WindowedEncoder(Encoder):
@@ -19,6 +19,8 @@ class WindowedEncoder(Encoder):
     one after the other: that of its window, and that of the whole image resized to one window, between its patches.
     They are weighted so that a cosine of two tokens has ``FINE`` of the first and the rest of the second.
     """
+
+    cut: Cut
 
     def __init__(self, base: Encoder, image_size: tuple[int, int], cut: Cut) -> None:
         """Wrap an encoder; ValueError for sides that are no multiples of its patch, and for too large an overlap."""
@@ -68,7 +70,8 @@ class WindowedEncoder(Encoder):
 
     def overview(self, images: Tensor) -> Tensor:
         """The whole images (B, 3, H, W) at the size of a window (B, 3, h, w)."""
-        return F.interpolate(images, self.plan.window, mode="bicubic", antialias=True)
+        pooled = F.avg_pool2d(images, pooling(self.image_size, self.plan.window))
+        return F.interpolate(pooled, self.plan.window, mode="bicubic", antialias=True)
 
     def _tokens(self, images: Tensor) -> Tensor:
         """Encode images whose shape was checked."""

@@ -70,7 +70,7 @@ def standing_in(backbone: str) -> Iterator[str]:
             return genuine(name, *given, **arguments)
         return genuine(backbone, *given, **{"dynamic_img_size": True, **arguments})
 
-    timm.create_model = create
+    timm.create_model = create  # type: ignore[assignment]
     if transformer:
         anomaly_dino.DINO_DEPTHS.update(dict.fromkeys(depths, depth))
     try:

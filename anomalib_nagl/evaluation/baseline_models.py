@@ -66,11 +66,12 @@ class TrainingPlan:
     global_step: int = 0
 
 
-def build(name: str, settings: BaselineSettings, size: Size, category: str) -> tuple[Any, Any]:
-    """One of anomalib's models, and the transform of its images; input sizes are multiples of a transformer's patch."""
+def build(name: str, settings: BaselineSettings, size: Size, category: str) -> tuple[Any, Any, Size]:
+    """One of anomalib's models, the transform of its images and their size, a multiple of a transformer's patch."""
     if name == "winclip":
         clip = WinClip(class_name=category, **SILENT)
-        return clip, NaglPreProcessor((CLIP_SIDE, CLIP_SIDE), *CLIP_STATISTICS).transform
+        size = (CLIP_SIDE, CLIP_SIDE)
+        return clip, NaglPreProcessor(size, *CLIP_STATISTICS).transform, size
     backbone = backbones.backbone_of(name, settings.backbone)
     if name in backbones.DINO_DEFAULTS and name != "anomaly_dino":  # which cuts the input itself
         patch = backbones.patch_of(backbone)
@@ -79,7 +80,7 @@ def build(name: str, settings: BaselineSettings, size: Size, category: str) -> t
         size = (min(size), min(size))
     transform = NaglPreProcessor(size, *backbones.statistics(backbone)).transform
     with quiet_loading(), backbones.standing_in(backbone) as known:
-        return _BUILDERS[name](backbone, known, settings.layers, size), transform
+        return _BUILDERS[name](backbone, known, settings.layers, size), transform, size
 
 
 def _patchcore(backbone: str, known: str, layers: str | None, size: Size) -> Any:

@@ -31,6 +31,8 @@ from anomalib_nagl.references.images import load_image
 BATCH = 8
 CLIP_SERVER, CLIP_FILES = "https://github.com", "vit_b_16_plus_240-laion400m_e31-*.pt"
 WITH_STAGES = ("patchcore", "padim", "mh_patchcore")  # look through the stages of any network of timm
+# Where models keep what extracts the features that are remembered.
+EXTRACTORS = {**dict.fromkeys((*WITH_STAGES, "rad"), "feature_extractor"), "anomaly_dino": "feature_encoder"}
 
 
 class BaselineError(RuntimeError):
@@ -39,11 +41,15 @@ class BaselineError(RuntimeError):
 
 @dataclass
 class Baseline:
-    """One of anomalib's models, the transform of its images and the size (height, width) of the maps asked for."""
+    """One of anomalib's models, the transform of its images, their size and that of the maps asked for.
+
+    Sizes are (height, width).
+    """
 
     name: str
     module: Any
     transform: Any
+    input_size: tuple[int, int]
     size: tuple[int, int]
     at_once: int = BATCH
 
@@ -110,9 +116,9 @@ def score_baseline(
 ) -> tuple[Tensor, Tensor]:
     """Image scores (P,) and anomaly maps (P, height, width) of P queries, given normal references; both are files.
 
-    PatchCore, MH-PatchCore and PaDiM share the feature maps of images within a process, and PatchCore and PaDiM blur
-    with ``ProductBlur``. Raises BaselineError when the model cannot work with these references, ValueError for none or
-    for a file that is no image.
+    PatchCore, MH-PatchCore and PaDiM share the feature maps of images within a process, AnomalyDINO and RAD remember
+    theirs, and PatchCore and PaDiM blur with ``ProductBlur``. Raises BaselineError when a model cannot work with these
+    references, ValueError for none or for a file that is no image.
     """
     if not normal:
         raise BaselineError(f"anomalib's {name} needs a normal reference, and there is none")
@@ -123,14 +129,18 @@ def score_baseline(
         return baseline.prepare(load_image(path)).as_subclass(Tensor).to(device)
 
     def show(paths: Sequence[Path]) -> Tensor:
-        return torch.stack([read(path) for path in paths]) if cached is None else cached.show(paths, baseline.size)
+        return (
+            torch.stack([read(path) for path in paths]) if cached is None else cached.show(paths, baseline.input_size)
+        )
 
     cached = None
-    if name in WITH_STAGES:
-        model, key = baseline.module.model, (settings.backbone, settings.layers, baseline.size, str(device))
-        model.feature_extractor = cached = CachedFeatures(model.feature_extractor, read, key)
+    if name in EXTRACTORS:
+        model, kind = baseline.module.model, "stages" if name in WITH_STAGES else name
+        key = (kind, settings.backbone, settings.layers, baseline.input_size, str(device))
+        cached = CachedFeatures(getattr(model, EXTRACTORS[name]), read, key)
+        setattr(model, EXTRACTORS[name], cached)
         baseline.at_once = len(normal)  # of which the maps are shown once
-        if name != "mh_patchcore":
+        if name in ("patchcore", "padim"):
             model.anomaly_map_generator.blur = ProductBlur(model.anomaly_map_generator.blur)
     baseline.take_references(show(normal))
     parts = [baseline.score(show(queries[start : start + BATCH])) for start in range(0, len(queries), BATCH)]

@@ -50,6 +50,7 @@ class CachedFeatures(nn.Module):
         # Halves the time of depthwise convolutions on CPUs, like an image at a time instead of a batch.
         self.extractor = extractor.to(memory_format=torch.channels_last)
         self.out_dims = extractor.out_dims
+        self.num_prefix_tokens = getattr(extractor, "num_prefix_tokens", 0)
         self.read, self.key = read, key
         self.shown: Maps = {}
 

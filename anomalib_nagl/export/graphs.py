@@ -155,9 +155,9 @@ def trace_windowed(exportable: Exportable, folder: Path, **options: Any) -> None
     dynamic = ({0: batch, 1: Dim("patches")}, shown)
     _trace(PatchGraph(exportable), example, ["tokens", *state], [RAW], dynamic, folder / "patches.onnx", **options)
     decided = [name for name in references if name not in state]
-    example, dynamic = (scores, *(references[name] for name in decided)), ({0: batch}, *(None for _ in decided))
-    graph = FinishGraph(exportable)
-    _trace(graph, example, [SCORES, *decided], list(graph.output_names), dynamic, folder / "finish.onnx", **options)
+    graph, given = FinishGraph(exportable), (scores, *(references[name] for name in decided))
+    sides = ({0: batch}, *(None for _ in decided))
+    _trace(graph, given, [SCORES, *decided], list(graph.output_names), sides, folder / "finish.onnx", **options)
 
 
 def _image(input_size: tuple[int, int] | None) -> tuple[Tensor, dict[int, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anomalib_nagl.export.graphs import RAW, SCORES
-from anomalib_nagl.io.windows import FINE, between
+from anomalib_nagl.io.windows import FINE, between, pooling
 
 COMPARED = 2048  # patches that are compared at once
 SMALLEST = 1e-12  # length of a token below which it stays as it is, as in torch
@@ -34,7 +34,9 @@ def windowed_encoder(encoder: Any, network: Any, prepare: Any, resizes: bool) ->
     prepared = ops.reshape(prepared, np.array([-1, 3, height, width]), special_zero=False)
     seen, corners = prepared, encoder.plan.corners
     if encoder.cut.overview:  # below the image, so that one loop sees both
-        whole = _resized(prepared, encoder.window)
+        averaged = list(pooling(encoder.image_size, encoder.window))
+        whole = ops.avg_pool(prepared, averaged, [0, 0], [0, 0], averaged, True)
+        whole = _resized(whole, encoder.window)
         beside = np.array([0, 0, 0, width - encoder.window[1]])
         whole = ops.pad(whole, np.zeros(4, np.int64), beside, "constant", np.float32(0))
         seen = ops.concat([prepared, whole], 2)

@@ -84,12 +84,12 @@ class PredictionTable:
 
     def write(self, row: PredictionRow) -> None:
         """Add a row."""
-        lines = [(self.path, csv_line(row))]
+        lines = [(self.path, csv_line(texts_of(row)))]
         if self.json_lines is not None:
             lines.append((self.json_lines, json_line(row)))
         if self._files:
             for file, (path, line) in zip(self._files, lines, strict=True):
-                _append(file, path, line)
+                append_line(file, path, line)
         else:
             self._files = [_start(path, line, path == self.path) for path, line in lines]
         self.rows += 1
@@ -104,8 +104,8 @@ def _start(path: Path, line: bytes, headed: bool) -> BinaryIO:
     return path.open("ab", buffering=0)
 
 
-def _append(file: BinaryIO, path: Path, line: bytes) -> None:
-    """Write a whole line or none."""
+def append_line(file: BinaryIO, path: Path, line: bytes) -> None:
+    """Write a whole line or none; WriteError where there is no room for it."""
     end = file.seek(0, os.SEEK_END)
     try:
         written = file.write(line)
@@ -119,7 +119,7 @@ def _append(file: BinaryIO, path: Path, line: bytes) -> None:
         ) from error
 
 
-def _texts(row: PredictionRow) -> list[str]:
+def texts_of(row: PredictionRow) -> list[str]:
     """The cells of a row: scores with six digits, regions as JSON."""
     score, threshold = ("" if value is None else f"{value:.6f}" for value in (row.score, row.threshold))
     regions = json.dumps([_plain(region) for region in row.regions])
@@ -127,25 +127,21 @@ def _texts(row: PredictionRow) -> list[str]:
     return [printable(str(cell)) for cell in cells]
 
 
-def _csv_line(cells: Sequence[str]) -> bytes:
+def csv_line(cells: Sequence[str]) -> bytes:
+    """Cells as a line of CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode()
 
 
-HEADER = _csv_line(PredictionRow._fields)
+HEADER = csv_line(PredictionRow._fields)
 
 
-def csv_line(row: PredictionRow) -> bytes:
-    """A row as a line of the table."""
-    return _csv_line(_texts(row))
-
-
-def json_line(row: PredictionRow) -> bytes:
-    """A row as a line of JSON."""
+def json_line(row: PredictionRow, **more: Any) -> bytes:
+    """A row as a line of JSON, with ``more`` fields after its own."""
     content = row._asdict() | {name: _rounded(getattr(row, name)) for name in ("score", "threshold")}
     content["regions"] = [_plain(region) for region in row.regions]
-    return (json.dumps(content) + "\n").encode()
+    return (json.dumps(content | more) + "\n").encode()
 
 
 def _plain(region: Region) -> dict[str, Any]:

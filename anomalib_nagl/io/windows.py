@@ -54,6 +54,12 @@ def nearest_multiples(size: Size, patch: int) -> Size:
     return height, width
 
 
+def pooling(size: Size, window: Size) -> Size:
+    """How many rows and columns of an image are averaged before it is resized to a window: cheap, and not seen."""
+    height, width = (max(side // (2 * target), 1) for side, target in zip(size, window, strict=True))
+    return height, width
+
+
 class Plan(NamedTuple):
     """Where the windows of an image lie, and where its tokens come from.
 

@@ -90,10 +90,16 @@ def build(
     return model, settled, head
 
 
+def trained_variant(encoder: Encoder) -> str:
+    """The variant that is trained where none is named: on a transformer the one that measured better there."""
+    return "guided" if encoder.is_transformer else str(DEFAULTS["variant"])
+
+
 def settle_variant(nagl: Nagl, abnormal_shots: int, has_source: bool) -> None:
     """Before a fit, take the variant that can be had, unless a person named one: without a head if there is none."""
-    if not nagl.variant_given and has_source and nagl.hparams["variant"] != DEFAULTS["variant"]:
-        _use(nagl, DEFAULTS["variant"])
+    trained = trained_variant(nagl.model.encoder)
+    if not nagl.variant_given and has_source and nagl.hparams["variant"] != trained:
+        _use(nagl, trained)
     elif abnormal_shots and not has_source and not nagl.head_trained:
         do_without_head(nagl)
 

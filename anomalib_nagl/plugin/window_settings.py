@@ -8,7 +8,7 @@ from typing import Any
 
 from anomalib_nagl.core.variants import resolve_views
 from anomalib_nagl.encoders import Encoder, parse_image_size
-from anomalib_nagl.io.windows import AUTO_SIDE, Cut
+from anomalib_nagl.io.windows import AUTO_SIDE, Cut, wants_windows
 
 AUTO = "auto"
 
@@ -46,6 +46,12 @@ class Windows:
                 "found an overview beside a trained head, which reads tokens of one scale, expected one of them: leave "
                 "the head out, or give --model.overview false"
             )
+        if (
+            window == AUTO
+            and given["image_size"] is not None
+            and not wants_windows(parse_image_size(given["image_size"]))
+        ):
+            return cls()
         cut = Cut(side, overlap, not head if overview is None else overview)
         return cls(cut, given["image_size"] is None, window == AUTO)
 

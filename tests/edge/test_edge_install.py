@@ -14,7 +14,10 @@ from support.places import ROOT
 
 pytestmark = pytest.mark.slow  # they use an export of both kinds, or make environments
 
-COMMANDS = ("__init__", "edge", "edge_app", "edge_bank", "edge_check", "edge_images", "inspect", "inspection", "parser")
+COMMANDS = (
+    "__init__", "edge", "edge_app", "edge_bank", "edge_check", "edge_images", "edge_merge", "edge_watch", "inspect",
+    "inspection", "parser",
+)  # fmt: skip
 RUN = """
 import contextlib, io, json, sys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from anomalib_nagl.bank.interest import inside_patches
 from anomalib_nagl.core.calibration import calibrate
 from anomalib_nagl.core.state import ReferenceTokens
 from anomalib_nagl.edge import EdgeError
+from anomalib_nagl.edge.migration import migrate
 
 
 def drawn(size: tuple[int, int] = (90, 120)) -> np.ndarray:
@@ -144,6 +146,19 @@ def what_changes_outside_changes_nothing(detector: NaglEdge) -> None:
     assert seen.nearest_reference == same.nearest_reference
     detector.set_region(None)
     assert detector.score(tokens).score != detector.score(spoilt).score
+
+
+def test_it_is_taken_over_by_a_bank_that_has_none(exported: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(exported.parent, tmp_path / "other") / "model.xml"
+    old, new = NaglEdge(exported), NaglEdge(other)
+    old.set_region(drawn())
+    migrate(old.bank, new)
+    assert np.array_equal(new.region, old.region)
+    new.undo()
+    assert new.region is None
+    new.set_region(255 - drawn())
+    migrate(old.bank, new)
+    assert np.array_equal(new.region, ~old.region)
 
 
 @pytest.mark.parametrize(

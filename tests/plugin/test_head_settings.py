@@ -13,7 +13,8 @@ from support.exported import backbone
 from support.parts import SIDE, category, engine, part, target, write
 
 from anomalib_nagl import Nagl, ReferenceDataModule, ReferenceSet
-from anomalib_nagl.plugin.head_settings import DEFAULTS, HEAD_FREE
+from anomalib_nagl.core.variants import Variant
+from anomalib_nagl.plugin.head_settings import DEFAULTS, HEAD_FREE, settle_variant
 
 SAID = "patches are compared without a head"
 
@@ -129,3 +130,20 @@ def test_new_images_are_inspected_by_references_alone(parts: Path, caplog: pytes
     assert nagl.predict(image).score == pytest.approx(by_hand.predict(image).score)
     assert caplog.text.count(SAID) == 2
     assert caplog.text.count("The threshold is a guess: it rests on 3 normal references") == 2
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("vit", "guided"), ("builtin", "extended"), ("gabor", "extended")])
+def test_the_kind_of_backbone_decides_what_is_trained(kind: str, expected: str, tmp_path: Path) -> None:
+    name = backbone(kind, tmp_path)
+    nagl = Nagl(name, image_size=112)
+    settle_variant(nagl, abnormal_shots=1, has_source=True)
+    assert nagl.hparams["variant"] == expected
+    assert nagl.model.head.variant == nagl.loss.variant == Variant.parse(expected)
+    assert not nagl.head_trained
+    assert nagl.model.symmetries == (0, 1, 2, 3)
+    head = nagl.model.head
+    settle_variant(nagl, abnormal_shots=1, has_source=True)  # the next fit finds what it wants
+    assert nagl.model.head is head
+    named = Nagl(name, image_size=112, variant="corrected")
+    settle_variant(named, abnormal_shots=1, has_source=True)
+    assert named.hparams["variant"] == "corrected"

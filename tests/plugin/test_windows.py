@@ -75,6 +75,13 @@ def test_auto_leaves_small_images_whole() -> None:
     assert model.image_size == (448, 448)
 
 
+def test_auto_goes_by_a_size_that_is_given() -> None:
+    small, large = (Nagl(backbone="gabor", window="auto", image_size=size).model.encoder for size in (448, (448, 960)))
+    assert small.cut is None
+    assert large.cut is not None
+    assert len(large.plan.corners) == 3
+
+
 @pytest.mark.parametrize(
     "settings", [{"overview": True}, {"window": 64, "overlap": 64}, {"window": 60}, {"window": "large"}]
 )

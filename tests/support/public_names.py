@@ -20,7 +20,8 @@ COMMANDS = (
     ("edge", "remove"),
     ("edge", "rename"), ("edge", "off"), ("edge", "on"), ("edge", "calibrate"),
     ("edge", "region"), ("edge", "undo"), ("edge", "history"),
-    ("edge", "bake"), ("edge", "migrate"), ("evaluate",), ("inspect",), ("references", "check"),
+    ("edge", "bake"), ("edge", "migrate"), ("edge", "watch"), ("edge", "merge"),
+    ("edge", "diff"), ("evaluate",), ("inspect",), ("references", "check"),
 )  # fmt: skip
 
 

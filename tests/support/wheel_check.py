@@ -2,12 +2,13 @@
 
 ``PYTHONPATH=tests python -m support.wheel_check dist/*.whl`` says what is wrong, and ends with 1 then. It makes a
 virtual environment, installs the wheel with all that it requires (from a network, or pip's cache), and works in
-a folder that knows nothing of a clone.
+a folder that knows nothing of a clone; trainings there take the backbone that is in the wheel.
 """
 
 from __future__ import annotations
 
 import email
+import os
 import re
 import shlex
 import subprocess
@@ -89,18 +90,26 @@ shutil.copy(plug / "ground_truth/spot/000_mask.png", "my_part/masks/spot.png")
 for kind in ("good", "spot"):
     shutil.copy(plug / f"test/{kind}/001.png", f"new_pictures/{kind}.png")
 """
-    subprocess.run([python, "-c", code], cwd=folder, check=True)
+    subprocess.run([python, "-c", code], cwd=folder, check=True, env=_alone())
+
+
+def _alone() -> dict[str, str]:
+    """The environment without paths to a clone."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def run_readme(scripts: Path, folder: Path) -> Iterator[str]:
     """Run the README's commands with the programs in ``scripts``; yields those that fail, with what they said."""
     lay_out(scripts / "python", folder)
+    place = "import anomalib_nagl, pathlib; print(pathlib.Path(anomalib_nagl.__file__).parent / 'configs')"
+    said = {"cwd": folder, "capture_output": True, "text": True, "env": _alone()}
+    configs = subprocess.run([scripts / "python", "-c", place], check=True, **said)
     for words in readme_commands():
         # Configurations lie in the package; a clone has them in a folder.
-        words = [re.sub(r"^configs/(\w+)\.yaml$", r"\1", word) for word in words]
-        program = "anomalib-nagl" if words[0] == "anomalib" and "own_parts" in words else words[0]
-        done = subprocess.run([scripts / program, *words[1:]], cwd=folder, capture_output=True, text=True, check=False)
-        print(f"{' '.join(words)}: {done.returncode}")
+        words = [re.sub(r"^configs(?=/\w+\.yaml$)", configs.stdout.strip(), word) for word in words]
+        words += ["--model.backbone", "builtin"] if "train" in words else []  # the only one that is in the wheel
+        done = subprocess.run([scripts / words[0], *words[1:]], check=False, **said)
+        print(f"{' '.join(words)}: {done.returncode}", flush=True)
         if done.returncode:
             yield f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-500:]}"
 
@@ -110,7 +119,7 @@ def main(wheel: Path) -> int:
     found = list(problems(wheel))
     done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel], capture_output=True, text=True)
     found += [done.stdout + done.stderr] if done.returncode else []
-    print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB, {len(found)} problems")
+    print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB, {len(found)} problems: {found}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "venv"
         venv.create(environment, with_pip=True)
