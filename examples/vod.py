@@ -214,10 +214,17 @@ def gap_table(rows: pd.DataFrame) -> pd.DataFrame:
     for setting in settings_of(rows):
         for gap in (gap for gap in GAPS if gap.name in ("object", "domain", "synthetic")):
             for metric in SHOWN:
-                pairs = measure(gap, rows_of(rows, setting), metric).pairs
+                pairs, taken = measure(gap, rows_of(rows, setting), metric)
                 if len(pairs):
                     by_seed = pairs.groupby("reference_seed")["value"].mean()
-                    lines.append((setting.model, f"{gap.name}: {gap.compared[-1][0]}", metric, _mean(by_seed)))
+                    lines.append(
+                        (
+                            setting.model,
+                            f"{gap.name}: {', '.join(dict.fromkeys(taken.values()))}",
+                            metric,
+                            _mean(by_seed),
+                        )
+                    )
     table = pd.DataFrame(lines, columns=["model", "gap", "metric", "value"])
     return table.pivot_table("value", ["gap", "model"], "metric", "first")[list(SHOWN)] if len(table) else table
 

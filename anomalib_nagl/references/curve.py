@@ -97,7 +97,7 @@ def general_sentence(normal: int, abnormal: int) -> str | None:
     fitting = [point for point in measured() if point.n <= normal and point.a <= abnormal]
     if not fitting:
         return None
-    here = max(fitting)
+    here = max(fitting, key=lambda point: (point.a, point.n))  # a defect is worth more than a good image
     more_normal = [point for point in measured() if point.n > here.n and point.a == here.a]
     more_defective = [point for point in measured() if point.n == here.n and point.a > here.a]
     text = (

@@ -39,13 +39,14 @@ class Run(NamedTuple):
 
 
 def read(folder: Path, model: str) -> Run:
-    """Rows of a model by domain; a domain of several categories is their mean."""
+    """Rows of a model by domain, the mean of its categories, and of all domains where a draw has all of them."""
     settings = read_settings(folder / "settings.json")
     frame = read_results(folder, settings)
     done = frame[(frame["status"] == DONE) & (frame["model"] == model) & (frame["protocol"] == "fixed")]
     keys = ["domain", "n", "a", "reference_seed"]
     domains = done.groupby(keys, sort=False)[list(METRICS)].mean().reset_index()
-    means = domains.groupby(keys[1:], sort=False)[list(METRICS)].mean().reset_index().assign(domain=MEAN)
+    whole = domains[domains.groupby(keys[1:])["domain"].transform("nunique") == domains["domain"].nunique()]
+    means = whole.groupby(keys[1:], sort=False)[list(METRICS)].mean().reset_index().assign(domain=MEAN)
     name = str(settings.get("backbone", folder.name)).rpartition(":")[2]
     return Run(Path(name).name, pd.concat([means, domains], ignore_index=True))
 
@@ -71,6 +72,7 @@ def draw(runs: Sequence[Run]) -> Figure:
                 axis.set_ylabel(name)
             if row == len(METRICS) - 1:
                 axis.set_xlabel("normal references")
+    figure.suptitle(f"Draws of references: {max(run.rows['reference_seed'].nunique() for run in runs)}", fontsize=10)
     handles = [Line2D([], [], color=COLOURS[i], label=f"{a} defective") for i, a in enumerate(counts)]
     handles += [
         Line2D([], [], color="0.3", linestyle=dash, label=run.backbone) for run, dash in zip(runs, DASHES, strict=False)

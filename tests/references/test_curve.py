@@ -66,3 +66,10 @@ def test_what_other_parts_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     assert general_sentence(9, 9) is not None
     assert ";" not in general_sentence(9, 9)
     assert general_sentence(0, 1) is None
+
+
+def test_the_curve_in_the_package_is_read() -> None:
+    said = general_sentence(16, 1)
+    assert said is not None
+    assert "16 normal and 1 defective references" in said
+    assert all(0.5 < point.image_auroc < 1 and 0 < point.pixel_ap < 1 for point in curve.measured())
