@@ -132,14 +132,14 @@ def _axis(length: int, window: int, overlap: int, patch: int) -> _Axis:
 
 
 def megabytes(plan: Plan, width: int) -> int:
-    """Roughly what an image of a plan needs while it is scored, with tokens of so many numbers.
+    """Roughly what an image of a plan needs while it is scored in torch, with tokens of so many numbers.
 
-    Four copies of the image, four of its tokens, and what a network computes of the windows that it sees at once.
+    Ten copies of the image, eight of its tokens, and what a network computes of the windows that it sees at once.
     """
     pixels = (plan.grid[0] * plan.grid[1]) * plan.patch**2
     tokens = plan.grid[0] * plan.grid[1] * width
     block = BLOCK * plan.window[0] * plan.window[1] * 64  # the widest layer of a small network, at half the side
-    return round(4 * (4 * 3 * pixels + 4 * tokens + block / 4) / 2**20)
+    return round(4 * (10 * 3 * pixels + 8 * tokens + block / 4) / 2**20)
 
 
 def enlarge(tokens: NDArray[np.float32], coarse: Size, grid: Size) -> NDArray[np.float32]:
