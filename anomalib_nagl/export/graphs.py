@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ SCORES = "scores"  # (B, M), the same as an input of what follows
 RAW = "patch_scores"  # (B, M), before anything is made of them: what thresholds are found by on a box
 # Where images have been resized, where the encoder begins and where it ends, for whoever takes the graph apart.
 MARKERS = ("resized", "prepared", "tokens")
+REGION = "region"  # the one of the tensors that needs all patches of an image
+PATCHWISE = tuple(tensor.name for tensor in TENSORS if tensor.name != REGION)
 
 
 class EncoderGraph(nn.Module):
@@ -56,7 +59,7 @@ class ScorerGraph(nn.Module):
         references = dict(zip(self.reference_names, given, strict=True))
         state = {tensor.name: references[tensor.name][None] for tensor in TENSORS}
         raw = model.head.score(tokens, state, model.encoder.grid).score
-        scores = model.predictions(raw, references["region"])
+        scores = model.predictions(raw, references[REGION])
         decided = references["thresholds"], references["scale"]
         outputs = {RAW: raw, **self.finish(scores.pred_score, scores.anomaly_map, *decided)}
         return tuple(outputs[name] for name in self.output_names)
@@ -72,21 +75,23 @@ class PatchGraph(nn.Module):
     def forward(self, tokens: Tensor, *given: Tensor) -> Tensor:
         """Score patches, each by itself."""
         model: NaglModel = self.model
-        state = {tensor.name: value[None] for tensor, value in zip(TENSORS, given, strict=True)}
+        state = {name: value[None] for name, value in zip(PATCHWISE, given, strict=True)}
         return model.head.score(tokens, state, model.encoder.grid).score
 
 
 class FinishGraph(nn.Module):
-    """Scores (B, M) of all patches of images, thresholds and scales -> the model's outputs."""
+    """Scores (B, M) of all patches of images, and the reference tensors ``names`` -> the model's outputs."""
 
     def __init__(self, exportable: Exportable) -> None:
         super().__init__()
         self.model, self.finish, self.output_names = exportable.model, exportable.finish, exportable.outputs
+        self.names = [name for name in exportable.reference_tensors() if name not in PATCHWISE]
 
-    def forward(self, scores: Tensor, thresholds: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, scores: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """Make outputs of scores."""
-        found = self.model.predictions(scores)
-        outputs = self.finish(found.pred_score, found.anomaly_map, thresholds, scale)
+        decided = dict(zip(self.names, given, strict=True))
+        found = self.model.predictions(scores, decided[REGION])
+        outputs = self.finish(found.pred_score, found.anomaly_map, decided["thresholds"], decided["scale"])
         return tuple(outputs[name] for name in self.output_names)
 
 
@@ -149,15 +154,14 @@ def trace_windowed(exportable: Exportable, folder: Path, **options: Any) -> None
     if model.head.variant.proxies:
         return
     references, shapes = _references(exportable)
-    state, scores = [tensor.name for tensor in TENSORS], torch.zeros(2, model.encoder.grid[0] * model.encoder.grid[1])
-    shown = tuple(shape for name, shape in zip(references, shapes, strict=True) if name in state)
-    example = (torch.zeros(2, 9, model.encoder.dim), *(references[name] for name in state))
-    dynamic = ({0: batch, 1: Dim("patches")}, shown)
-    _trace(PatchGraph(exportable), example, ["tokens", *state], [RAW], dynamic, folder / "patches.onnx", **options)
-    decided = [name for name in references if name not in state]
-    graph, given = FinishGraph(exportable), (scores, *(references[name] for name in decided))
-    sides = ({0: batch}, *(None for _ in decided))
-    _trace(graph, given, [SCORES, *decided], list(graph.output_names), sides, folder / "finish.onnx", **options)
+    sides, scores = dict(zip(references, shapes, strict=True)), torch.zeros(2, math.prod(model.encoder.grid))
+    example = (torch.zeros(2, 9, model.encoder.dim), *(references[name] for name in PATCHWISE))
+    dynamic: Any = ({0: batch, 1: Dim("patches")}, tuple(sides[name] for name in PATCHWISE))
+    _trace(PatchGraph(exportable), example, ["tokens", *PATCHWISE], [RAW], dynamic, folder / "patches.onnx", **options)
+    graph = FinishGraph(exportable)
+    given = (scores, *(references[name] for name in graph.names))
+    names, dynamic = [SCORES, *graph.names], ({0: batch}, tuple(sides[name] for name in graph.names))
+    _trace(graph, given, names, list(graph.output_names), dynamic, folder / "finish.onnx", **options)
 
 
 def _image(input_size: tuple[int, int] | None) -> tuple[Tensor, dict[int, Any]]:
@@ -172,9 +176,9 @@ def _references(exportable: Exportable) -> tuple[dict[str, Tensor], tuple[Any, .
     growing = {tensor.name: 5 + 2 * i for i, tensor in enumerate(TENSORS) if tensor.grows}
     for name, rows in growing.items():
         references[name] = references[name].new_zeros(rows, *references[name].shape[1:])
-    references["region"] = references["region"].new_ones(3, 4)
+    references[REGION] = references[REGION].new_ones(3, 4)
     shapes = {name: {0: Dim(f"{name}_patches")} for name in growing}
-    shapes["region"] = {0: Dim("region_rows"), 1: Dim("region_columns")}
+    shapes[REGION] = {0: Dim("region_rows"), 1: Dim("region_columns")}
     return references, tuple(shapes.get(name) for name in references)
 
 

@@ -13,7 +13,7 @@ from anomalib_nagl.io.given_paths import read_regular
 from anomalib_nagl.io.json_values import check_keys, parse_json
 from anomalib_nagl.io.model_facts import check_facts
 
-FORMAT = 5
+FORMAT = 6
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "compatibility": dict, "head_trained": bool, "outputs": list, "files": dict,
 }  # fmt: skip

@@ -96,6 +96,23 @@ def test_a_lesson_sees_the_windows_that_its_mask_touches(exported: tuple[Nagl, P
     assert calibrated.image.raw_defective > calibrated.image.raw_good
 
 
+def test_a_region_is_looked_at_in_windows_too(exported: tuple[Nagl, Path], tmp_path: Path) -> None:
+    _, path = exported
+    looked = np.zeros((150, 262), bool)
+    looked[:, :120] = True  # the spot lies right of it
+    image = picture((150, 262), 11, True)
+    detector, torch_model = NaglEdge(path, bank=_copy(path, tmp_path)), make((150, 262))
+    seen = detector.predict(pixels(image))
+    detector.set_region(looked)
+    torch_model.model.set_region(looked)
+    torch_model.model.adapt_again(torch_model.bank_limit)
+    found, wanted = detector.predict(pixels(image)), torch_model(image[None])
+    assert len(np.unique(found.map[:, 140:])) == 1  # right of the region, but for the patch that it cuts
+    assert found.score < seen.score
+    assert found.score == pytest.approx(float(wanted.pred_score), abs=5e-4)
+    np.testing.assert_allclose(found.map, wanted.anomaly_map[0, 0].numpy(), atol=2e-3)
+
+
 def test_thresholds_on_the_box_are_those_of_torch(exported: tuple[Nagl, Path], tmp_path: Path) -> None:
     _, path = exported
     detector = NaglEdge(path, bank=_copy(path, tmp_path))
