@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.bank.border import THRESHOLDS
+from anomalib_nagl.bank.nearest import OwnedPatches
 from anomalib_nagl.edge.app.gallery import Gallery, Picture
 from anomalib_nagl.edge.app.kept_tokens import KeptTokens
 from anomalib_nagl.edge.app.pictures import THUMBNAIL, decode, jpeg
@@ -30,10 +32,14 @@ SCAN_EVERY = 1.0  # seconds
 
 
 class View(NamedTuple):
-    """A state of a bank: a detector that stays as it is, and a key that is the same for states that score alike."""
+    """A state of a bank: a detector that stays as it is, and a key that is the same for states that score alike.
+
+    ``plain`` gives the same scores and looks for no nearest reference, which a gallery does not show.
+    """
 
     detector: NaglEdge
     key: Hashable
+    plain: NaglEdge
 
 
 def view_of(detector: NaglEdge) -> View:
@@ -45,7 +51,11 @@ def view_of(detector: NaglEdge) -> View:
         (one.kind, one.sha256, one.mask_sha256 or ("" if one.kind == "normal" else one.uid), one.localized)
         for one in bank.compared
     )
-    return View(frozen, hashlib.sha256(json.dumps([compared, settings], sort_keys=True).encode()).hexdigest())
+    key = hashlib.sha256(json.dumps([compared, settings], sort_keys=True).encode()).hexdigest()
+    plain = sharing(frozen)
+    nobody = OwnedPatches(np.empty((0, frozen.compatibility["dim"]), np.float32), np.empty(0, np.int64))
+    plain._state = replace(frozen._state, owned=nobody)
+    return View(frozen, key, plain)
 
 
 class Scores:
@@ -228,7 +238,7 @@ class Scorer:
 
     def _score(self, one: Picture, view: View) -> None:
         try:
-            found = view.detector.score(self.tokens(one, view.detector))
+            found = view.plain.score(self.tokens(one, view.detector))
             self.scores.keep(view.key, one.id, found, False)
         except Exception as error:  # one bad image never stops the others
             one.error = " ".join(str(error).split()) or type(error).__name__
