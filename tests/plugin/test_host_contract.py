@@ -20,7 +20,7 @@ IMPORTED = {
     "anomalib.cli": {"cli"},  # (i) the module, whose logger set-up is replaced
     "anomalib.data": {
         "AnomalibDataModule", "AnomalibDataset", "Batch", "Folder", "ImageBatch", "ImageItem", "InferenceBatch",
-        "MVTecLOCODataset", "PredictDataset", "get_datamodule",
+        "MVTecAD", "MVTecLOCODataset", "PredictDataset", "get_datamodule",
     },
     "anomalib.data.dataclasses.numpy.image": {"NumpyImageBatch", "NumpyImageItem"},
     "anomalib.data.datamodules.image.mvtecad": {"MVTecAD"},
@@ -35,9 +35,13 @@ IMPORTED = {
     "anomalib.engine.plugins.checkpoint_io": {"AnomalibCheckpointIO"},  # (i)
     "anomalib.metrics": {"AUPIMO"},
     "anomalib.metrics.evaluator": {"Evaluator"},
-    "anomalib.models": {"AnomalyDINO", "FoundAD", "Padim", "Patchcore", "WinClip"},
+    "anomalib.models": {
+        "AnomalyDINO", "Dinomaly", "FoundAD", "InpFormer", "MHPatchcore", "Padim", "Patchcore", "Rad", "SuperADD",
+        "WinClip",
+    },
     "anomalib.models.components": {"AnomalibModule", "GaussianBlur2d"},
     "anomalib.models.components.base.export_mixin": {"ExportMixin"},  # (i)
+    "anomalib.models.image.anomaly_dino": {"torch_model"},  # (i)
     "anomalib.models.image.foundad.components.encoder_loader": {"TIMM_MODEL_NAMES"},  # (i)
     "anomalib.post_processing": {"MEBinPostProcessor", "PostProcessor"},
     "anomalib.pre_processing": {"PreProcessor"},

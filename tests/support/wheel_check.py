@@ -22,7 +22,7 @@ from pathlib import Path
 from support.places import ROOT
 
 LARGEST = 4_000_000  # bytes of the wheel
-ENDINGS = (".py", ".typed", ".yaml", ".safetensors", ".pth", ".start")
+ENDINGS = (".py", ".typed", ".yaml", ".csv", ".safetensors", ".pth", ".start", ".html", ".css", ".js", ".json", ".svg")
 TOP = ("anomalib_nagl/", "_anomalib_nagl_hook.py", "anomalib_nagl.pth", "anomalib_nagl.start")
 HEADERS = ("Name", "Version", "Summary", "Requires-Python", "License-Expression", "Description-Content-Type")
 FILES = ("py.typed", "cli.py", "configs/own_parts.yaml", "configs/evaluate/real_small.yaml")
