@@ -22,9 +22,8 @@ from anomalib_nagl.core.interest import decisive, maps_within, shown, within
 from anomalib_nagl.core.reference_similarity import OwnedPatches, deciding, reference_similarity
 from anomalib_nagl.core.state import AdaptedState, ReferenceTokens, as_array
 from anomalib_nagl.core.views import in_views, stack_views
-from anomalib_nagl.encoders import Encoder, build_encoder
+from anomalib_nagl.encoders import Encoder
 from anomalib_nagl.io.model_facts import MOST
-from anomalib_nagl.io.windows import Cut
 
 ENCODE_BATCH = 8
 
@@ -283,26 +282,3 @@ class NaglModel(nn.Module):
             if saved is not None and saved.shape != buffer.shape:
                 setattr(self, name, buffer.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def build_model(
-    backbone: str,
-    layers: str | None,
-    num_proxies: int,
-    num_heads: int,
-    variant: str,
-    image_size: tuple[int, int],
-    backbone_weights: str | None = None,
-    seed: int = 0,
-    config: dict[str, Any] | None = None,
-    views: str = "none",
-    cut: Cut | None = None,
-) -> NaglModel:
-    """Encoder and a fresh head, which ``seed`` decides; ``config`` stands in for a ``local-dir:`` folder.
-
-    ``views`` are those in which references are encoded (``bank.views``). ``cut`` says how images are cut into windows.
-    """
-    encoder = build_encoder(backbone, image_size, layers, backbone_weights, config, cut)
-    with torch.random.fork_rng(devices=[]):  # anomalib's command line declares a seed and does not apply it
-        torch.manual_seed(seed)
-        return NaglModel(encoder, NaglHead(encoder.dim, num_proxies, num_heads, variant), views)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from anomalib_nagl.core.building import build_model
 from anomalib_nagl.core.losses import NaglLoss
-from anomalib_nagl.core.model import build_model
 from anomalib_nagl.encoders import parse_image_size
 from anomalib_nagl.io.windows import Cut
 from anomalib_nagl.plugin.checkpoint_check import STRUCTURE, check_content, check_state

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from anomalib_nagl.core.building import build_model
 from anomalib_nagl.core.head import NaglHead
 from anomalib_nagl.core.losses import NaglLoss
-from anomalib_nagl.core.model import NaglModel, build_model
+from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.core.variants import HEAD_FREE, Variant
 from anomalib_nagl.core.weights import check_weights
 from anomalib_nagl.encoders import Encoder, parse_image_size
@@ -33,6 +34,10 @@ DEFAULTS: Mapping[str, Any] = {
     "variant": "extended",
     "image_size": 448,
 }
+# A model that takes everything from a checkpoint is built with a backbone that needs no file.
+PLACEHOLDER: Mapping[str, Any] = {
+    "backbone": "gabor", "layers": None, "image_size": 448, "num_heads": 1, "window": None, "overview": None,
+}  # fmt: skip
 
 
 def settle(given: Mapping[str, Any], head: TrainedHead | None, path: str | None) -> dict[str, Any]:

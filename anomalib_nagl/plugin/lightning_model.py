@@ -30,7 +30,7 @@ from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
 from anomalib_nagl.plugin.error_hook import tell_errors
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
-from anomalib_nagl.plugin.head_settings import DEFAULTS, build
+from anomalib_nagl.plugin.head_settings import DEFAULTS, PLACEHOLDER, build
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
 from anomalib_nagl.plugin.metric_notes import note_metrics
 from anomalib_nagl.plugin.optimization import published_optimizer
@@ -67,8 +67,7 @@ class Nagl(AnomalibModule):
     ``selection`` prefers on held-out sources: "best", "last", or "paper", which selects on the target (Q16).
     ``token_cache`` encodes each image once, into memory or ``token_cache_dir``, in ``token_precision``. ``threshold``
     "references" calibrates on the references alone, "f1_adaptive" is anomalib's rule on labelled images, a number is a
-    raw image score. ``region`` is an image file, white where to look at every image (``bank.interest``). ValueError
-    when a setting does not fit.
+    raw image score. ``region`` is an image, white where to look (``bank.interest``). ValueError if a setting is wrong.
     """
 
     pre_processor: Any  # anomalib's components may be of any class
@@ -294,10 +293,9 @@ class Nagl(AnomalibModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
-        # Built with a backbone that needs no file; on_load_checkpoint puts the right one in its place.
-        plain = dict.fromkeys(("layers", "window", "overview"))
-        placeholder = {"backbone": "gabor", "image_size": 448, "num_heads": 1, **plain, **kwargs}
-        model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **placeholder)  # type: ignore[assignment]
+        # on_load_checkpoint puts the right backbone in its place.
+        given = {**PLACEHOLDER, **kwargs}
+        model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **given)  # type: ignore[assignment]
         model.checkpoint_file = Path(checkpoint_path)
         model.reference_adapter.apply_given(model, kwargs)
         return model

@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from anomalib_nagl.core.model import NaglModel, build_model
+from anomalib_nagl.core.building import build_model
+from anomalib_nagl.core.model import NaglModel
 
 GROWTH = 64  # normal references at the far end
 
