@@ -293,7 +293,6 @@ class Nagl(AnomalibModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
-        # on_load_checkpoint puts the right backbone in its place.
         given = {**PLACEHOLDER, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **given)  # type: ignore[assignment]
         model.checkpoint_file = Path(checkpoint_path)
