@@ -59,6 +59,7 @@ def test_a_stroke_is_drawn_with_the_keyboard(tab: Tab) -> None:
 def test_the_line_is_moved_with_the_keyboard(tab: Tab) -> None:
     tab.scored()
     tab.view("thresholds")
+    tab.page.locator(".handle").first.wait_for()
     tab_to(tab.page, ".handle")
     for _ in range(3):
         tab.page.keyboard.press("PageUp")

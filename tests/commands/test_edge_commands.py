@@ -116,7 +116,7 @@ def test_commands_report_bad_input(box: Path, tmp_path: Path, capsys: pytest.Cap
         (["predict", box, empty, "--requests=many", *out], "invalid int value: 'many'"),
         (["predict", box, empty, "--precision", "f8", *out], "invalid choice: 'f8'"),
         (["predct", box, empty], "no command 'predct', expected one of predict, .*mean 'predict'"),
-        ([], "found no command, expected one of predict, list"),
+        ([], "found no command, expected one of predict, watch, merge, diff, list"),
         (["list", box, "more"], "found more, expected no more arguments"),
         (["remove", box, "--name", "nobody"], "no reference named"),
         (["add-defect", box, "--image", box, "--name", "n"], "cannot be read as an image"),

@@ -81,7 +81,7 @@ def test_names_are_those_of_what_they_name() -> None:
 
     # Set by an evaluation itself, or of no consequence for raw scores.
     ours = {"self", "head", "seed", "n_normal", "n_abnormal", "strategy", "token_cache", "token_cache_dir", "threshold",
-            "pre_processor", "post_processor", "evaluator", "visualizer", "backbone", "image_size"}  # fmt: skip
+            "pre_processor", "post_processor", "evaluator", "visualizer", "backbone", "region"}  # fmt: skip
     assert set(names.NAGL_ARGUMENTS) == set(inspect.signature(Nagl.__init__).parameters) - ours
     assert set(names.EPISODE_ARGUMENTS) < set(inspect.signature(ReferenceDataModule.__init__).parameters)
     assert all(hasattr(anomalib.models, name) for name in ("Patchcore", "Padim", "AnomalyDINO", "WinClip", "FoundAD"))

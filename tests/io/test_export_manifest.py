@@ -48,8 +48,8 @@ def manifest(tmp_path: Path) -> Path:
         (lambda c: c["files"].update({"../model.xml": "0" * 64}), "expected names of files beside it"),
         (lambda c: c["files"].update({"": "0" * 64}), "expected names of files beside it|found no"),
         (lambda c: c["files"].update({"gone.xml": "0" * 64}), r"found no gone\.xml"),
-        (lambda c: c.update(format=2), "of format 2, expected 5"),
-        (lambda c: c.update(format=None), "of format None, expected 5"),
+        (lambda c: c.update(format=2), "of format 2, expected 6"),
+        (lambda c: c.update(format=None), "of format None, expected 6"),
     ],
 )  # fmt: skip
 def test_fields_that_cannot_be(change: Callable[[dict[str, Any]], object], message: str, manifest: Path) -> None:

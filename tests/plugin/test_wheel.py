@@ -67,7 +67,8 @@ def test_the_lowest_constraints_are_the_bounds() -> None:
     """Every dependency has a bound, and that is what `make test-lowest` installs."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     blocks = (
-        re.search(rf"^{name} = \[(.*?)\]\n", text, re.DOTALL | re.MULTILINE) for name in ("dependencies", "cluster")
+        re.search(rf"^{name} = \[(.*?)\]\n", text, re.DOTALL | re.MULTILINE)
+        for name in ("dependencies", "cluster", "app")
     )
     listed = [Requirement(one) for block in blocks if block for one in re.findall(r'"([^"]+)"', block[1])]
     bounds = {one.name: min(part.version for part in one.specifier if part.operator == ">=") for one in listed}

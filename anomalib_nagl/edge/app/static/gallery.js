@@ -39,7 +39,7 @@ export function startGallery(open, enter) {
   scroller.addEventListener("keydown", (event) => press(event, enter));
   scroller.addEventListener("click", (event) => {
     const card = event.target.closest("[data-index]");
-    if (card) pick(Number(card.dataset.index));
+    if (card) pick(Number(card.dataset.index), true, card.item);
   });
   new ResizeObserver(() => look()).observe(scroller);
   const fresh = throttled(500, load);
@@ -144,6 +144,7 @@ function cardOf(index) {
     floor.append(card);
   }
   card.dataset.index = index;
+  card.item = item;
   const told = JSON.stringify([item, item?.id === chosen, total, index]);
   if (card.told === told) return card;
   card.told = told;
@@ -177,8 +178,9 @@ function inside(item) {
   return [thumb, line, el("div", { class: "name", text: short, title: item.error ?? item.name })];
 }
 
-function pick(index, following = true) {
-  const item = items.get(index);
+/** Open the image at a place; `shown` is what a card showed there when it was clicked, whatever lies there by now. */
+function pick(index, following = true, shown = undefined) {
+  const item = shown ?? items.get(index);
   active = index;
   if (following) seen(index);
   wanted = item ? -1 : index;

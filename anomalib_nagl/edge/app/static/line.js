@@ -30,6 +30,7 @@ export class LineChart {
     });
     this.flag = el("span", { class: "handle-value" });
     this.handle.append(this.flag);
+    this.handle.hidden = true; // until it is known where it lies
     this.element = el("div", { class: "chart" }, this.drawing, this.handle);
     this.changed = false; // somebody holds it, or it was let go and is not answered for yet
     this.waiting = false;
