@@ -163,6 +163,10 @@ class Tab:
         """The score that is shown of the open image."""
         return float(self.page.locator("#facts .verdict .big").inner_text())
 
+    def shows(self, score: float) -> None:
+        """Wait until that is the score that is shown of the open image."""
+        self.page.locator("#facts .verdict .big", has_text=f"{score:.3f}").wait_for()
+
     def verdict(self, word: str) -> None:
         """Wait until that is the verdict on the open image."""
         self.page.locator("#facts .verdict .badge", has_text=word).wait_for()
