@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -32,6 +33,14 @@ class Head(NamedTuple):
     places: NDArray[Any]
 
 
+class _Held(threading.local):
+    """The connection that a thread keeps open: one that nobody closes would lock all writers out."""
+
+    depth = 0
+    connection: sqlite3.Connection | None = None
+    context: AbstractContextManager[sqlite3.Connection]
+
+
 class PoolReader:
     """Reads the first patches of pools and keeps them: rows of pools are never changed.
 
@@ -45,18 +54,28 @@ class PoolReader:
         self._connect, self._width, self._cells = connect, width, cells
         self._kept: dict[int, Head] = {}
         self._gains: dict[int, Floats] = {}
-        self._open: sqlite3.Connection | None = None
+        self._held = _Held()
+
+    @property
+    def _open(self) -> sqlite3.Connection | None:
+        return self._held.connection
 
     def __enter__(self) -> PoolReader:
-        """Keep one connection for many reads."""
-        self._context = self._connect()
-        self._open = self._context.__enter__()
+        """Keep one connection for many reads of this thread; others have their own."""
+        held = self._held
+        if held.depth == 0:
+            held.context = self._connect()
+            held.connection = held.context.__enter__()
+        held.depth += 1
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Close it."""
-        self._open = None
-        self._context.__exit__(*error)
+        """Close it, unless it was kept before."""
+        held = self._held
+        held.depth -= 1
+        if held.depth == 0:
+            held.connection = None
+            held.context.__exit__(*error)
 
     def head(self, pool: StoredPool, count: int) -> Head:
         """The first ``count`` patches of a pool; EdgeError if they are not what was written."""
