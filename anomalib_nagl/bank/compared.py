@@ -43,7 +43,7 @@ class ComparedReader:
     ) -> None:
         width, cells = int(facts["dim"]), cells_of(facts)
         self._facts, self.pools = facts, PoolReader(connect, width, cells)
-        self._new_sums = partial(RunningSums, connect, width)
+        self._new_sums = partial(RunningSums, self.pools.connected, width)
         self._regions, self._sums, self._summed = RegionPools(width, cells), self._new_sums(), b""
 
     def read(self, connection: sqlite3.Connection, references: Sequence[Reference], region: Floats) -> Compared:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -76,6 +77,16 @@ class PoolReader:
         if held.depth == 0:
             held.connection = None
             held.context.__exit__(*error)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[sqlite3.Connection]:
+        """The connection that this thread keeps, or one for now.
+
+        A second one beside it would wait for a writer that waits for the first to close.
+        """
+        with self:
+            assert self._open is not None
+            yield self._open
 
     def head(self, pool: StoredPool, count: int) -> Head:
         """The first ``count`` patches of a pool; EdgeError if they are not what was written."""
