@@ -31,12 +31,13 @@ class CurvePoint(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What n normal and a defective references gave on other parts, means over domains."""
+    """What n normal and a defective references gave on other parts, means over domains and so many draws of them."""
 
     n: int
     a: int
     image_auroc: float
     pixel_ap: float
+    draws: int
 
 
 def own_curve(normal: Tensor, abnormal: Tensor, patch_mask: Tensor) -> list[CurvePoint]:
@@ -88,7 +89,8 @@ def measured() -> tuple[Measured, ...]:
     with MEASURED.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return tuple(
-        Measured(int(row["n"]), int(row["a"]), float(row["image_AUROC"]), float(row["pixel_AP"])) for row in rows
+        Measured(int(row["n"]), int(row["a"]), float(row["image_AUROC"]), float(row["pixel_AP"]), int(row["draws"]))
+        for row in rows
     )
 
 
@@ -102,7 +104,7 @@ def general_sentence(normal: int, abnormal: int) -> str | None:
     more_defective = [point for point in measured() if point.n == here.n and point.a > here.a]
     text = (
         f"On real parts of five domains {here.n} normal and {here.a} defective references gave a mean image AUROC of "
-        f"{here.image_auroc:.3f} and a pixel AP of {here.pixel_ap:.3f}"
+        f"{here.image_auroc:.3f} and a pixel AP of {here.pixel_ap:.3f} (draws of references: {here.draws})"
     )
     steps = [min(points) for points in (more_normal, more_defective) if points]
     words = [f"{point.n} + {point.a} {point.image_auroc:.3f} and {point.pixel_ap:.3f}" for point in steps]

@@ -112,9 +112,9 @@ def _mean(values: pd.Series) -> str:
 
 
 def table(run: Run) -> pd.DataFrame:
-    """Means over domains and draws by n and a."""
-    rows = run.rows[run.rows["domain"] == MEAN]
-    return rows.groupby(["n", "a"])[list(METRICS)].mean().round(3).reset_index()
+    """Means over domains and draws by n and a, and the number of draws."""
+    found = run.rows[run.rows["domain"] == MEAN].groupby(["n", "a"])
+    return found[list(METRICS)].mean().round(3).assign(draws=found["reference_seed"].nunique()).reset_index()
 
 
 def main() -> None:

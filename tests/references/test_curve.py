@@ -57,11 +57,12 @@ def test_falling_and_flat_are_told_apart() -> None:
 
 
 def test_what_other_parts_gave(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = tuple(Measured(n, a, 0.8 + n / 100 + a / 50, 0.1 + a / 10) for n in (1, 4) for a in (0, 1))
+    points = tuple(Measured(n, a, 0.8 + n / 100 + a / 50, 0.1 + a / 10, 3) for n in (1, 4) for a in (0, 1))
     monkeypatch.setattr(curve, "measured", lambda: points)
     said = general_sentence(3, 0)
     assert said is not None
     assert "1 normal and 0 defective references gave a mean image AUROC of 0.810 and a pixel AP of 0.100" in said
+    assert "(draws of references: 3)" in said
     assert said.endswith("4 + 0 0.840 and 0.100, 1 + 1 0.830 and 0.200")
     assert general_sentence(9, 9) is not None
     assert ";" not in general_sentence(9, 9)
