@@ -55,10 +55,14 @@ class CachedFeatures(nn.Module):
         self.shown: Maps = {}
 
     def show(self, paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
-        """Look up or compute the maps of some files; returns blanks (B, 3, height, width) in place of images."""
+        """Look up or compute the maps of some files; returns blanks (B, 3, height, width) in place of images.
+
+        They lie on the device of the maps: AnomalyDINO and RAD compute on that of the images that they get.
+        """
         maps = [self._maps(path) for path in paths]
         self.shown = {layer: torch.stack([each[layer] for each in maps]) for layer in maps[0]}
-        return torch.zeros(1).expand(len(paths), 3, *size)
+        device = next(iter(self.shown.values())).device
+        return torch.zeros(1, device=device).expand(len(paths), 3, *size)
 
     def forward(self, images: Tensor) -> Maps:
         """Maps (B, C, h, w) by layer of the images shown last."""

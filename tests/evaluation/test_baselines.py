@@ -110,6 +110,24 @@ def test_cached_maps_are_those_of_backbone_stage_and_size(cnn, files):
     assert len({tuple(each.tolist()) for each in scores}) == 3
 
 
+def test_blanks_lie_where_the_maps_are(files):
+    """A model that computes on the device of its images finds the maps there; "meta" stands for a GPU."""
+
+    class Extractor(torch.nn.Module):
+        out_dims = (4,)
+
+        def forward(self, images):
+            return {"layer": torch.zeros(len(images), 4, 2, 3, device=images.device)}
+
+    def read(path):
+        return torch.zeros(3, *SIZE, device="meta")
+
+    cached = cached_features.CachedFeatures(Extractor(), read, "where the maps are")
+    blanks = cached.show(listed(files / "normal")[:2], SIZE)
+    assert (blanks.shape, blanks.device) == ((2, 3, *SIZE), cached(blanks)["layer"].device)
+    assert blanks.device.type == "meta"
+
+
 def test_callers_random_numbers_stay(cnn, files):
     torch.manual_seed(7)
     expected = torch.rand(3)
