@@ -1,7 +1,8 @@
 """Curves of metrics against the number of references, as a picture and as a table.
 
     anomalib-nagl evaluate --config configs/evaluate/curves.yaml
-    python examples/benchmarks/curves.py results/evaluate/curves [OTHER ...] [--picture FILE] [--table FILE]
+    python examples/benchmarks/curves.py results/evaluate/curves [OTHER ...] [--picture FILE] [--mean FILE]
+        [--table FILE]
 
 Reads the results of evaluations, one for each backbone, draws image AUROC and pixel AP of a model for the mean of the
 domains and for each, and prints what one more step in either direction is worth: the mean difference over domains of
@@ -28,6 +29,7 @@ from anomalib_nagl.evaluation.report import read_settings
 from anomalib_nagl.evaluation.results import DONE, read_results
 
 METRICS = {"image_AUROC": "image AUROC", "pixel_AP": "pixel AP"}
+ALONG = {"n": "normal references", "a": "defective references"}
 MEAN = "mean of domains"
 
 
@@ -51,29 +53,29 @@ def read(folder: Path, model: str) -> Run:
     return Run(Path(name).name, pd.concat([means, domains], ignore_index=True))
 
 
-def draw(runs: Sequence[Run]) -> Figure:
-    """A row for each metric, a column for the mean and for each domain; a colour for each number of defects."""
-    domains = list(dict.fromkeys(runs[0].rows["domain"]))
-    counts = sorted({int(a) for run in runs for a in run.rows["a"]})
-    figure = Figure(figsize=(2.6 * len(domains), 5.6), dpi=110, layout="constrained")
-    axes = figure.subplots(len(METRICS), len(domains), squeeze=False)
-    for row, (metric, name) in enumerate(METRICS.items()):
+def draw(runs: Sequence[Run], mean_only: bool = False) -> Figure:
+    """Against normal and defective references: two panels for each metric, a column for the mean and each domain.
+
+    With ``mean_only`` the panels of the mean alone.
+    """
+    domains = [MEAN] if mean_only else list(dict.fromkeys(runs[0].rows["domain"]))
+    kinds = [(metric, along) for metric in METRICS for along in ALONG]
+    shape = (len(METRICS), len(ALONG)) if mean_only else (len(kinds), len(domains))
+    size = (7.2, 5.0) if mean_only else (2.6 * len(domains), 10.4)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = figure.subplots(*shape, squeeze=False)
+    for i, (metric, along) in enumerate(kinds):
         for column, domain in enumerate(domains):
-            axis = axes[row][column]
-            for run, dash in zip(runs, DASHES, strict=False):
-                _lines(axis, run.rows[run.rows["domain"] == domain], metric, counts, dash, column == 0)
-            shots = sorted({int(n) for n in runs[0].rows["n"]})
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(shots, [str(n) for n in shots])
-            axis.grid(alpha=0.3)
-            if row == 0:
+            axis = axes[divmod(i, len(ALONG))] if mean_only else axes[i, column]
+            _panel(axis, runs, domain, metric, along)
+            if mean_only or column == 0:
+                axis.set_ylabel(METRICS[metric])
+            if i == 0 and not mean_only:
                 axis.set_title(domain, fontsize=11)
-            if column == 0:
-                axis.set_ylabel(name)
-            if row == len(METRICS) - 1:
-                axis.set_xlabel("normal references")
-    figure.suptitle(f"Draws of references: {max(run.rows['reference_seed'].nunique() for run in runs)}", fontsize=10)
-    handles = [Line2D([], [], color=COLOURS[i], label=f"{a} defective") for i, a in enumerate(counts)]
+    draws = ", ".join(f"{run.backbone} {run.rows['reference_seed'].nunique()}" for run in runs)
+    figure.suptitle(f"{'Mean of domains; draws' if mean_only else 'Draws'} of references: {draws}", fontsize=10)
+    labels = ("no defective", "1 defective", f"{_most(runs[0])} normal")
+    handles = [Line2D([], [], color=COLOURS[i], label=label) for i, label in enumerate(labels)]
     handles += [
         Line2D([], [], color="0.3", linestyle=dash, label=run.backbone) for run, dash in zip(runs, DASHES, strict=False)
     ]
@@ -81,13 +83,25 @@ def draw(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _lines(axis: Axes, rows: pd.DataFrame, metric: str, counts: Sequence[int], dash: str, band: bool) -> None:
-    for i, a in enumerate(counts):
-        found = rows[rows["a"] == a].groupby("n")[metric].agg(["mean", "std"])
-        axis.plot(found.index, found["mean"], color=COLOURS[i], linestyle=dash, marker="o", markersize=3, linewidth=1.3)
-        if band and dash == DASHES[0]:
-            low, high = found["mean"] - found["std"], found["mean"] + found["std"]
-            axis.fill_between(found.index, low, high, color=COLOURS[i], alpha=0.12, linewidth=0)
+def _panel(axis: Axes, runs: Sequence[Run], domain: str, metric: str, along: str) -> None:
+    """Lines without and with one defective reference, or, along these, of one number of normal references."""
+    for run, dash in zip(runs, DASHES, strict=False):
+        rows = run.rows[run.rows["domain"] == domain]
+        for i, other in enumerate((0, 1)) if along == "n" else [(2, _most(run))]:
+            found = rows[rows["a" if along == "n" else "n"] == other].groupby(along)[metric].agg(["mean", "std"])
+            places = range(len(found))
+            axis.plot(places, found["mean"], color=COLOURS[i], linestyle=dash, marker="o", markersize=3, linewidth=1.3)
+            if dash == DASHES[0]:
+                low, high = found["mean"] - found["std"], found["mean"] + found["std"]
+                axis.fill_between(places, low, high, color=COLOURS[i], alpha=0.12, linewidth=0)
+            axis.set_xticks(places, [str(count) for count in found.index])
+    axis.set_xlabel(ALONG[along])
+    axis.grid(alpha=0.3)
+
+
+def _most(run: Run) -> int:
+    """The number of normal references beside which most numbers of defective ones were measured."""
+    return int(run.rows.groupby("n")["a"].nunique().idxmax())
 
 
 def steps(run: Run) -> pd.DataFrame:
@@ -123,11 +137,14 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--model", default="head_free")
     parser.add_argument("--picture", type=Path, default=Path("docs/images/curves.png"))
+    parser.add_argument("--mean", type=Path, help="picture of the mean of domains alone")
     parser.add_argument("--table", type=Path, help="CSV of the first folder's means, n and a")
     given = parser.parse_args()
     runs = [read(folder, given.model) for folder in given.folders]
     given.picture.parent.mkdir(parents=True, exist_ok=True)
     draw(runs).savefig(given.picture)
+    if given.mean:
+        draw(runs, mean_only=True).savefig(given.mean)
     console = Console(width=160)
     for run in runs:
         wide = table(run).pivot(index="n", columns="a", values=list(METRICS))

@@ -66,6 +66,7 @@ def test_curves_of_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     (folder / "cells").mkdir(parents=True)
     write_curve(folder)
     arguments = [str(folder), "--picture", str(tmp_path / "c.png"), "--table", str(tmp_path / "c.csv")]
+    arguments += ["--mean", str(tmp_path / "m.png")]
     monkeypatch.setattr(sys, "argv", ["curves.py", *arguments])
     runpy.run_path(str(EXAMPLES / "benchmarks/curves.py"), run_name="__main__")
     table = pd.read_csv(tmp_path / "c.csv").set_index(["n", "a"])
@@ -73,4 +74,4 @@ def test_curves_of_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert table.loc[(2, 1), "pixel_AP"] == pytest.approx(0.62)
     said = capsys.readouterr().out
     assert "0 -> 1 defective, 2 of the others +0.100 ± 0.000" in " ".join(said.split())
-    assert (tmp_path / "c.png").stat().st_size > 10_000
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("c.png", "m.png"))
