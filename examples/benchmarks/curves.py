@@ -61,20 +61,20 @@ def draw(runs: Sequence[Run], mean_only: bool = False) -> Figure:
     domains = [MEAN] if mean_only else list(dict.fromkeys(runs[0].rows["domain"]))
     kinds = [(metric, along) for metric in METRICS for along in ALONG]
     shape = (len(METRICS), len(ALONG)) if mean_only else (len(kinds), len(domains))
-    size = (7.2, 5.0) if mean_only else (2.6 * len(domains), 10.4)
+    size = (7.2, 4.8) if mean_only else (2.6 * len(domains), 10.4)
     figure = Figure(figsize=size, dpi=110, layout="constrained")
-    axes = figure.subplots(*shape, squeeze=False)
+    axes = figure.subplots(*shape, squeeze=False, sharey="row" if mean_only else False)
     for i, (metric, along) in enumerate(kinds):
         for column, domain in enumerate(domains):
             axis = axes[divmod(i, len(ALONG))] if mean_only else axes[i, column]
             _panel(axis, runs, domain, metric, along)
-            if mean_only or column == 0:
+            if column == 0 and not (mean_only and along == "a"):
                 axis.set_ylabel(METRICS[metric])
             if i == 0 and not mean_only:
                 axis.set_title(domain, fontsize=11)
     draws = ", ".join(f"{run.backbone} {run.rows['reference_seed'].nunique()}" for run in runs)
     figure.suptitle(f"{'Mean of domains; draws' if mean_only else 'Draws'} of references: {draws}", fontsize=10)
-    labels = ("no defective", "1 defective", f"{_most(runs[0])} normal")
+    labels = ("no defective", "1 defective", f"beside {_most(runs[0])} normal")
     handles = [Line2D([], [], color=COLOURS[i], label=label) for i, label in enumerate(labels)]
     handles += [
         Line2D([], [], color="0.3", linestyle=dash, label=run.backbone) for run, dash in zip(runs, DASHES, strict=False)
