@@ -84,6 +84,7 @@ def state(bench: Workbench, session: Session) -> dict[str, Any]:
         "gallery": {**total, "scored": scored, "waiting": max(total["total"] - scored - total["failed"], 0)},
         "counts": counts,
         "region": {"set": bench.has_region(session)},
+        "drift": {"compared": bench.scorer.likeness.compared, "latest": bench.scorer.likeness.latest()},
         "types": sorted({one.defect_type for one in view.detector.references if one.kind == "abnormal"}),
     }
 

@@ -42,6 +42,7 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
         Route("/api/references", pages.reading(lambda session, query: answers.references(bench, session))),
         Route("/api/references/{uid}/{role}", pages.reference),
         Route("/api/histogram", pages.reading(pages.histogram)),
+        Route("/api/drift", pages.reading(lambda session, query: summaries.drift(bench))),
         Route("/api/history", pages.reading(lambda session, query: answers.history(bench))),
         Route("/api/history/{revision:int}/undo", pages.undo_saved, methods=["POST"]),
         Route("/api/predict", pages.predict, methods=["POST"]),

@@ -35,7 +35,11 @@ export async function post(path, body = {}) {
 
 /** Hand over an image; answers with its id. */
 export async function upload(file) {
-  const headers = { "Content-Type": file.type || "image/unknown", "X-Name": encodeURIComponent(file.name) };
+  const headers = {
+    "Content-Type": file.type || "image/unknown",
+    "X-Name": encodeURIComponent(file.name),
+    "X-Changed": String(file.lastModified),
+  };
   return (await call("/api/images", { method: "POST", headers, body: file })).json();
 }
 

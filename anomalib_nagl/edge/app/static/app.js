@@ -6,13 +6,14 @@ import { show, startInspect } from "./inspect.js";
 import { follow, on, refresh, step, store } from "./store.js";
 import { startUpload } from "./upload.js";
 import { startAcceptance } from "./acceptance.js";
+import { startDrift } from "./drift.js";
 import { startExport } from "./export.js";
 import { startHistory } from "./history.js";
 import { startReferences } from "./references.js";
 import { startThresholds } from "./thresholds.js";
 import { fillWords, loadWords, t } from "./words.js";
 
-const VIEWS = ["inspect", "references", "thresholds", "acceptance", "history", "export"];
+const VIEWS = ["inspect", "references", "thresholds", "acceptance", "drift", "history", "export"];
 const HELP = [
   "gallery",
   "enter",
@@ -40,6 +41,7 @@ async function start() {
   shown.references = startReferences($("view-references"));
   shown.thresholds = startThresholds($("view-thresholds"));
   shown.acceptance = startAcceptance($("view-acceptance"));
+  shown.drift = startDrift($("view-drift"), $("drifted"));
   shown.history = startHistory($("view-history"));
   shown.export = startExport($("view-export"));
   startDraft();
