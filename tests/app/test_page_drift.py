@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +21,7 @@ DARK = len(LIGHT) - 1
 
 
 @pytest.fixture
-def gallery(plug: Path, tmp_path: Path) -> Iterator[Path]:
+def gallery(plug: Path, tmp_path: Path) -> Path:
     """Good images of several days, each darker than the one before; of the first there are few."""
     folder = tmp_path / "images"
     folder.mkdir()
@@ -34,7 +33,7 @@ def gallery(plug: Path, tmp_path: Path) -> Iterator[Path]:
             path = folder / f"day-{day}-{number:02}.png"
             Image.fromarray((pixels * light + noise).clip(0, 255).astype(np.uint8)).save(path)
             os.utime(path, (NOON + 86_400 * day,) * 2)
-    yield folder
+    return folder
 
 
 def test_days_that_grow_dark_are_told_and_drawn(tab: Tab, gallery: Path) -> None:

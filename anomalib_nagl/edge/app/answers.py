@@ -64,7 +64,7 @@ def state(bench: Workbench, session: Session) -> dict[str, Any]:
     scored = sum(row.score is not None for row in found.rows)
     draft = session.draft
     return {
-        "model": facts_of(bench.model, bench.saved, threshold is not None),
+        "model": facts_of(bench, threshold is not None),
         "revision": saved.detector._snapshot.revision,
         "author": bench.real.author.name,
         "saved_by_others": bool(session.refused),

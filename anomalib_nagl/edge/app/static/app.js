@@ -11,6 +11,7 @@ import { startExport } from "./export.js";
 import { startHistory } from "./history.js";
 import { startReferences } from "./references.js";
 import { startThresholds } from "./thresholds.js";
+import { windowWords } from "./windows.js";
 import { fillWords, loadWords, t } from "./words.js";
 
 const VIEWS = ["inspect", "references", "thresholds", "acceptance", "drift", "history", "export"];
@@ -57,7 +58,11 @@ async function start() {
 
 function named({ model }) {
   $("model").textContent = t("brand", model);
-  $("model").title = t("model", { ...model, input: model.input.join(" × ") });
+  const [height, width] = model.input;
+  const backbone = model.backbone.replace(/ [0-9a-f]{16}$/, ""); // without the fingerprint of its weights
+  const words = [t("model", { ...model, backbone, input: `${width} × ${height}` })];
+  if (model.windows) words.push(windowWords(model.windows));
+  $("model").title = $("about").textContent = words.join(" ");
   document.title = t("title", { model: model.name });
 }
 
