@@ -12,7 +12,7 @@ import { startHistory } from "./history.js";
 import { startReferences } from "./references.js";
 import { startThresholds } from "./thresholds.js";
 import { windowWords } from "./windows.js";
-import { fillWords, loadWords, t } from "./words.js";
+import { done, fillWords, loadWords, t } from "./words.js";
 
 const VIEWS = ["inspect", "references", "thresholds", "acceptance", "drift", "history", "export"];
 const HELP = [
@@ -91,7 +91,7 @@ function startDraft() {
     const { steps, can_undo: back, can_redo: again } = state.draft;
     $("draft").classList.toggle("some", steps.length > 0);
     $("draft-title").textContent = steps.length
-      ? t("draft.steps", { n: steps.length, last: steps.at(-1).text })
+      ? t("draft.steps", { n: steps.length, last: done("step", steps.at(-1).words, steps.at(-1).text) })
       : t("draft.none");
     $("undo").disabled = !back;
     $("redo").disabled = !again;

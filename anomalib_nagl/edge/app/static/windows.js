@@ -9,7 +9,7 @@ const SHADE = "rgb(143 211 255 / 20%)";
 /** What a model says of its windows, which are null where it sees images as a whole. */
 export function windowWords({ size, overlap, overview, count }) {
   const said = t("windows.words", { n: count, width: size[1], height: size[0], overlap });
-  return `${said} ${t(overview ? "windows.overview" : "windows.alone")}`;
+  return `${said} ${t(`windows.${overview ? "overview" : "alone"}`)}`;
 }
 
 /** Where windows begin and end in a picture: pairs along both axes, in pixels of it. */
