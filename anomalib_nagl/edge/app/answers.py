@@ -12,7 +12,7 @@ from anomalib_nagl.edge.app.outlines import outlined
 from anomalib_nagl.edge.app.pictures import PICTURE, fitted
 from anomalib_nagl.edge.app.scoring import View
 from anomalib_nagl.edge.app.steps import Step
-from anomalib_nagl.edge.app.wording import of_change
+from anomalib_nagl.edge.app.wording import of_change, of_error
 from anomalib_nagl.edge.app.workbench import Session, Workbench, facts_of
 from anomalib_nagl.edge.detector import Prediction
 from anomalib_nagl.io.prediction_table import DEFECTIVE, GOOD, LOOK_AGAIN
@@ -71,6 +71,7 @@ def state(bench: Workbench, session: Session) -> dict[str, Any]:
         "author": bench.real.author.name,
         "saved_by_others": bool(session.refused),
         "refused": session.refused,
+        "refused_words": of_error(session.refused),
         "draft": {
             "steps": [told(step) for step in draft.steps] if draft else [],
             "can_undo": bool(draft and draft.steps),
@@ -125,6 +126,7 @@ def item(bench: Workbench, row: Row, found: Gallery) -> dict[str, Any]:
         "before": before(bench, row, found),
         "mark": row.mark,
         "error": one.error or None,
+        "error_words": of_error(one.error),
     }
 
 

@@ -101,7 +101,11 @@ def describe() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {
-                "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+                "Error": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {"error": {"type": "string"}, "words": {"type": "object"}},
+                }
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },

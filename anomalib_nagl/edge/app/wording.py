@@ -1,4 +1,8 @@
-"""What was done, as a key with values that a page says in its own words; a sentence in English goes with it."""
+"""What was done, and what will not do, as a key with values that a page says in its own words.
+
+A sentence in English goes with it, which a page shows where it has no words for a key. What banks and errors say is
+read back from their sentences: whoever words one of them anew loses its key, and a test tells.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,27 @@ _SUMMARIES: Mapping[str, Mapping[str, str]] = {
     "load": {"load": "{n} references of a file"},
     "migrate": {"migrate.marked": "{n} references, {marked} marked images", "migrate": "{n} references"},
 }  # fmt: skip
+# What a page says most often when something will not do: the beginnings of sentences, wherever they come from.
+_ERRORS: Mapping[str, str] = {
+    "no_image": "found a file that cannot be read as an image: {name} (its content is none of {kinds}); expected",
+    "damaged": "found a file that cannot be read: {name} ({why}), expected",
+    "unreadable": "found no way to read {name} ({why}), expected",
+    "link": "found a link that leads out of the folder: {name}, expected",
+    "pixels": "found an image of {width} x {height} pixels: {name}, expected at most {most}: ",
+    "bytes": "found a body of more than {most} bytes, expected",
+    "gone": "found no image {image}, expected",
+    "name": "found a reference named {name} already, expected",
+    "name_of_other": "found a reference of that name already, expected",
+    "removed": "found reference {name} removed by somebody else, expected",
+    "later": "found {field} of {row} changed again since, expected",
+    "undone": "found change {number} taken back already, expected",
+    "no_normal": "found references without a single normal patch, expected",
+    "no_reference": "found no references at all, expected",
+    "empty_mask": "found an empty mask, expected",
+    "region_empty": "found no normal patch of a reference in the region, expected",
+    "drafts": "found {number} drafts that were not saved, expected",
+    "program": "found an unexpected error ({kind}): ",
+}
 _UNDONE = re.compile(r"took back (\d+): ", re.DOTALL)
 
 
@@ -91,11 +116,19 @@ def of_change(action: str, summary: str, done: Mapping[int, tuple[str, str]]) ->
     return None
 
 
+def of_error(sentence: str) -> dict[str, Any] | None:
+    """A sentence about what will not do, as JSON; None where a page has to show it as it is."""
+    for key, template in _ERRORS.items():
+        if found := _pattern(template).match(sentence):
+            return {"key": key, **found.groupdict()}
+    return None
+
+
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
     """What reads a summary back; names may be anything, numbers of things are digits."""
     parts = re.split(r"\{(\w+)\}", template)
     for place, part in enumerate(parts):
-        kind = r"\d+" if part in ("n", "marked") else ".+"
+        kind = r"\d+" if part in ("n", "marked", "number", "width", "height", "most") else ".+"
         parts[place] = f"(?P<{part}>{kind})" if place % 2 else re.escape(part)
     return re.compile("".join(parts), re.DOTALL)

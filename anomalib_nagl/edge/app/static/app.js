@@ -98,7 +98,7 @@ function startDraft() {
     $("discard").disabled = !steps.length && !again;
     $("save").disabled = !steps.length;
     $("refused").hidden = !state.refused;
-    $("refused").textContent = state.refused ? t("draft.refused", { sentence: state.refused }) : "";
+    $("refused").textContent = state.refused ? t("draft.refused", { sentence: done("error", state.refused_words, state.refused) }) : "";
   });
   on("lessons", compare);
   on("progress", compare);
