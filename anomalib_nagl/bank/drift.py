@@ -80,11 +80,17 @@ def normal_patches(patches: ReferencePatches) -> Floats:
 
 
 def own_range(patches: ReferencePatches) -> Range | None:
-    """What normal references have among each other; None with less than two of them."""
+    """What normal references have among each other; None with less than two of them.
+
+    A region that was said to be fine is compared with, but is no image that could be like the others.
+    """
     normal, found = patches.normal, []
-    if len(normal) < 2:
+    largest = max(map(len, normal), default=0)
+    whole = [index for index, pool in enumerate(normal) if 2 * len(pool) >= largest]
+    if len(whole) < 2:
         return None
-    for index in sample([pool.key for pool in normal], SAMPLE):
+    for place in sample([normal[index].key for index in whole], SAMPLE):
+        index = whole[place]
         others = heads(normal[:index] + normal[index + 1 :], patches.limits.normal, patches.width)
         pool = normal[index]
         upright = pool.places(len(pool)) < patches.cells  # views of it would be less alike than an image is

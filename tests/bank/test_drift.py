@@ -41,6 +41,23 @@ def test_the_range_is_what_references_have_among_each_other() -> None:
     assert similarity(image(99, shift=0.3), normal_patches(given)) < found.allowed[0]
 
 
+def test_regions_that_are_fine_are_no_images() -> None:
+    none = np.zeros((0, 20, WIDTH), np.float32)
+    odd = -image(7)[:4]  # four patches like no other
+    parts = [image(1), image(2), odd]
+
+    def given(normal: list[np.ndarray], keys: str) -> ReferencePatches:
+        return ReferencePatches.of(normal, none, none[..., 0], np.zeros(0, bool), GRID, True, keys=list(keys))
+
+    assert own_range(given(parts, "abc")) == pytest.approx(own_range(given(parts[:2], "ab")), abs=1e-6)
+    assert own_range(given(parts[1:], "ac")) is None
+    # But what they show is normal.
+    seen = np.concatenate([image(9)[:5], np.repeat(odd, 3, axis=0)])
+    assert similarity(seen, normal_patches(given(parts, "abc"))) > similarity(
+        seen, normal_patches(given(parts[:2], "ab"))
+    )
+
+
 def test_only_patches_inside_the_region_count() -> None:
     seen = image(99)
     inside = np.arange(20) < 11
