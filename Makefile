@@ -58,7 +58,7 @@ $(VENV)/axe-core/axe-$(AXE):
 
 # The pictures of the page in README and manual, made by a test on drawn images.
 screenshots: $(VENV)/.installed-test
-	NAGL_SCREENSHOTS=$(CURDIR)/docs/images NAGL_BROWSER=required $(BIN)/python -m pytest tests/app/test_page_pictures.py
+	NAGL_SCREENSHOTS=$(CURDIR)/docs/images NAGL_BROWSER=required $(BIN)/python -m pytest tests/app/test_page_pictures.py tests/app/test_page_drift.py
 
 # The whole campaign of bad and hostile inputs: about ten minutes. It writes docs/faults.md.
 faults: $(VENV)/.installed-test

@@ -70,8 +70,26 @@ def mark(
     return edits
 
 
+def unmarked_of(connection: sqlite3.Connection) -> frozenset[str]:
+    """Hashes of the images whose mark was taken back."""
+    if not _exists(connection):
+        return frozenset()
+    return frozenset(sha256 for (sha256,) in connection.execute("SELECT sha256 FROM acceptance WHERE mark IS NULL"))
+
+
+def take(connection: sqlite3.Connection, source: Path, author: Author) -> list[Edit]:
+    """Mark what a bank at another place marks, where nothing is said of it yet; returns what was changed."""
+    known, edits = {one.sha256 for one in marked_of(connection)}, list[Edit]()
+    with schema.reading(source) as other:
+        for one in marked_of(other):
+            if one.sha256 not in known:  # one file after the other: they may be many
+                file = file_of(other, one.sha256)
+                edits += mark(connection, one.sha256, one.name, one.mark, file, author)
+    return edits
+
+
 def copy(source: Path, target: Path) -> None:
-    """Take the marked images of a bank over into another one."""
+    """Take the marked images of a bank over into another one, as they are; those that are there already stay."""
     with schema.reading(source) as known, schema.writing(target) as connection:
         if _exists(known):
             connection.execute(TABLE)

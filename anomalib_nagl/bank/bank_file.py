@@ -126,8 +126,10 @@ class BankFile:
         """Add a reference; EdgeError if its name is taken."""
         self.add_all("add", [lesson], {})
 
-    def add_all(self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any]) -> None:
-        """Add references and change settings in one change."""
+    def add_all(
+        self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any], marked: Path | None = None
+    ) -> None:
+        """Add references, change settings, and take over the acceptance set of the bank ``marked``, in one change."""
         for lesson in lessons:
             check_lesson(lesson, self._compatibility)
         texts = texts_of(settings)
@@ -135,8 +137,11 @@ class BankFile:
             added = [insert(connection, lesson, self.author) for lesson in lessons]
             edits = [Edit("reference", one.uid, "removed", 1, 0) for one in added]
             edits += write_settings(connection, texts)
-            if edits:
+            taken = [] if marked is None else acceptance.take(connection, marked, self.author)
+            if edits or taken:
                 summary = f"{added[0].kind} {added[0].name}" if len(added) == 1 else f"{len(added)} references"
+                summary += f", {len(taken)} marked images" if taken else ""
+                edits += taken
                 history.commit(connection, self.author, action, summary, edits)
 
     def remove(self, name: str) -> None:
@@ -179,7 +184,7 @@ class BankFile:
             return history.undo(connection, self.author, number)
 
     def load(self, path: Path) -> None:
-        """Take over the references and settings of another bank of this model, in one change."""
+        """Take over the references and settings of another bank of this model, and what it marks, in one change."""
         schema.check_integrity(path)
         with schema.reading(path) as other:
             _check_model(other, path, self._compatibility)
@@ -192,6 +197,7 @@ class BankFile:
             added = [insert(connection, lesson, self.author) for lesson in lessons]
             edits += [Edit("reference", one.uid, "removed", 1, 0) for one in added]
             edits += write_settings(connection, settings)
+            edits += acceptance.take(connection, path, self.author)
             history.commit(connection, self.author, "load", f"{len(added)} references of a file", edits)
 
     def save(self, path: Path, images: bool = True) -> None:

@@ -24,6 +24,9 @@ Counts = NDArray[np.int64]
 BINS = 2000  # of similarities from -1 to 1: quantiles are exact to 0.001, whatever the number of images
 SAMPLE = 8  # references that are compared with the others
 FEWEST = 20  # images of a day before anything is said of it
+DAYS = 92  # that are kept, the latest ones: about a season
+BLOCK = 4096  # patches of an image that are compared at once
+LESS, MORE = "less", "more"  # alike than references are to each other
 # The median of a day may be so many times as far away (1 - similarity) as the median reference is from the others.
 # Chosen on images that darken, see docs/boxes.md.
 FARTHER, CLOSER = 1.2, 0.25
@@ -41,12 +44,34 @@ class Range(NamedTuple):
         """Between what the median of a day may be."""
         return 1 - FARTHER * (1 - self.middle), 1 - CLOSER * (1 - self.middle)
 
+    def side(self, median: float | None, images: int) -> str | None:
+        """Where the median of a day with so many images left the range, ``LESS`` or ``MORE``; None where it did not.
+
+        None where too little is known as well.
+        """
+        if median is None or images < FEWEST:
+            return None
+        low, high = self.allowed
+        return LESS if median < low else MORE if median > high else None
+
+    def sentence(self, day: str, median: float, side: str) -> str:
+        """What is to be said of a day whose median left the range."""
+        look = {
+            LESS: "look at light, focus and position, or add good images of today",
+            MORE: "look whether the camera still sends new images",
+        }[side]
+        low, high = self.allowed
+        return (
+            f"images of {day} are {side} like the normal references than these are like each other: similarity "
+            f"{median:.3f} (median), expected {low:.3f} to {high:.3f}, as references have {self.middle:.3f}; {look}"
+        )
+
 
 def similarity(tokens: Floats, normal: Floats, inside: NDArray[np.bool_] | None = None) -> float:
     """How alike the patches (M, C) of an image, those ``inside`` (M,), and unit normal patches (K, C) are."""
     seen = tokens if inside is None else tokens[inside]
-    nearest = (l2_normalize(seen) @ normal.T).max(axis=1)
-    return float(np.median(nearest))
+    blocks = (l2_normalize(seen[start : start + BLOCK]) @ normal.T for start in range(0, len(seen), BLOCK))
+    return float(np.median(np.concatenate([block.max(axis=1) for block in blocks])))
 
 
 def normal_patches(patches: ReferencePatches) -> Floats:
@@ -55,11 +80,17 @@ def normal_patches(patches: ReferencePatches) -> Floats:
 
 
 def own_range(patches: ReferencePatches) -> Range | None:
-    """What normal references have among each other; None with less than two of them."""
+    """What normal references have among each other; None with less than two of them.
+
+    A region that was said to be fine is compared with, but is no image that could be like the others.
+    """
     normal, found = patches.normal, []
-    if len(normal) < 2:
+    largest = max(map(len, normal), default=0)
+    whole = [index for index, pool in enumerate(normal) if 2 * len(pool) >= largest]
+    if len(whole) < 2:
         return None
-    for index in sample([pool.key for pool in normal], SAMPLE):
+    for place in sample([normal[index].key for index in whole], SAMPLE):
+        index = whole[place]
         others = heads(normal[:index] + normal[index + 1 :], patches.limits.normal, patches.width)
         pool = normal[index]
         upright = pool.places(len(pool)) < patches.cells  # views of it would be less alike than an image is
@@ -69,46 +100,47 @@ def own_range(patches: ReferencePatches) -> Range | None:
 
 
 class Drift:
-    """Similarities of images day by day, and those of references; ``days`` are counts (``BINS``,) by date."""
+    """Similarities of images day by day, and those of references; ``days`` are counts (``BINS``,) by date.
+
+    The latest ``DAYS`` days are kept.
+    """
 
     def __init__(self, own: Range | None = None, days: Mapping[str, Counts] | None = None) -> None:
         self.own, self.days = own, dict(days or {})
+        self._forget()
 
     def add(self, day: str, value: float) -> None:
         """Count an image of a day, as 2026-01-31."""
         place = min(max(int((value + 1) / 2 * BINS), 0), BINS - 1)
         self.days.setdefault(day, np.zeros(BINS, np.int64))[place] += 1
+        self._forget()
+
+    def _forget(self) -> None:
+        while len(self.days) > DAYS:
+            del self.days[min(self.days)]
 
     def median(self, day: str) -> float | None:
         """The median of a day; None without an image."""
         return quantile(self.days[day]) if day in self.days else None
 
+    def side(self, day: str) -> str | None:
+        """Where a day left the range (``Range.side``); None where it did not, or too little is known."""
+        return None if self.own is None else self.own.side(self.median(day), self._images(day))
+
     def sentence(self, day: str) -> str | None:
         """What is to be said of a day whose median left the range; None where it did not, or too little is known."""
-        found = self.median(day)
-        if self.own is None or found is None or self.days[day].sum() < FEWEST:
-            return None
-        low, high = self.own.allowed
-        if low <= found <= high:
-            return None
-        among = f"normal references have {self.own.low:.3f} to {self.own.high:.3f} among each other"
-        if found < low:
-            return (
-                f"images of {day} are less like the normal references than these are like each other: similarity "
-                f"{found:.3f} (median), {among}; look at light, focus and position, or add good images of today"
-            )
-        return (
-            f"images of {day} are more like the normal references than these are like each other: similarity "
-            f"{found:.3f} (median), {among}; look whether the camera still sends new images"
-        )
+        found, side = self.median(day), self.side(day)
+        return None if self.own is None or found is None or side is None else self.own.sentence(day, found, side)
+
+    def _images(self, day: str) -> int:
+        return int(self.days[day].sum()) if day in self.days else 0
 
     def facts(self, day: str) -> dict[str, Any]:
         """A day as JSON."""
         own = None if self.own is None else list(self.own)
         allowed = None if self.own is None else list(self.own.allowed)
-        images = int(self.days[day].sum()) if day in self.days else 0
         return {
-            "day": day, "images": images, "median": self.median(day), "references": own, "allowed": allowed,
+            "day": day, "images": self._images(day), "median": self.median(day), "references": own, "allowed": allowed,
             "sentence": self.sentence(day),
         }  # fmt: skip
 
@@ -132,6 +164,7 @@ class Drift:
                 for place, number in pairs:
                     counts[int(place)] += max(int(number), 0)
                 found.days[str(day)] = counts
+            found._forget()
             own = tuple(map(float, content["references"] or ()))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
             return cls()

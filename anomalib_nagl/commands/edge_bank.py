@@ -257,7 +257,11 @@ def take_over(options: argparse.Namespace) -> None:
     done = migrate(options.old, detector)
     for line in done.differences:
         print(f"changed: {line}")
-    for what, names in (("encoded anew", done.encoded), ("copied", done.copied), ("there already", done.present)):
+    for what, names in (
+        ("encoded anew", done.encoded), ("copied", done.copied), ("there already", done.present),
+        ("of the acceptance set, taken along", done.marked),
+        ("of the acceptance set, marked otherwise here and left so", done.disputed),
+    ):  # fmt: skip
         if names:
             print(f"{what}: {', '.join(names)}")
     if done.encoded:

@@ -48,7 +48,8 @@ def run_merge(options: argparse.Namespace) -> None:
         print(printable(f"conflict: {sentence}"))
     for path, count in done.given.items():
         print(printable(f"{count} references of {path}"))
-    print(printable(f"wrote {sum(done.given.values())} references: {options.out}"))
+    marked = f" and {done.marked} marked images" if done.marked else ""
+    print(printable(f"wrote {sum(done.given.values())} references{marked}: {options.out}"))
 
 
 def run_diff(options: argparse.Namespace) -> int:

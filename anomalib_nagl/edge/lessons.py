@@ -142,9 +142,11 @@ class Lessons(Decisions):
         self._bank.load(as_path(path, "a reference bank"))
         self.reload()
 
-    def add_all(self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any]) -> None:
-        """Add references that are encoded, and change settings, in one change."""
-        self._bank.add_all(action, lessons, settings)
+    def add_all(
+        self, action: str, lessons: Sequence[Lesson], settings: Mapping[str, Any], marked: Path | None = None
+    ) -> None:
+        """Add references that are encoded, change settings, and take over what a bank marks, in one change."""
+        self._bank.add_all(action, lessons, settings, marked)
         self.reload()
 
     def encode_again(self, reference: Reference, decoded: given.Decoded, files: Mapping[str, given.File]) -> Lesson:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anomalib_nagl.bank import schema
+from anomalib_nagl.bank import acceptance, schema
+from anomalib_nagl.bank.acceptance import Marked
 from anomalib_nagl.bank.bank_file import BankFile, read_model
 from anomalib_nagl.bank.border import CALIBRATION, SCALE, THRESHOLDS
 from anomalib_nagl.bank.interest import REGION
@@ -22,7 +23,7 @@ _FACTS = {"name": "name", "defect_type": "type", "active": "active"}
 
 
 class Held(NamedTuple):
-    """What a bank holds: references by their content, and settings."""
+    """What a bank holds: references by their content, settings, and the acceptance set by the hash of its images."""
 
     path: Path
     facts: dict[str, Any]
@@ -30,13 +31,16 @@ class Held(NamedTuple):
     removed: frozenset[Content]
     settings: dict[str, Any]
     bank: BankFile
+    marked: dict[str, Marked]
+    unmarked: frozenset[str]
 
 
 class Merged(NamedTuple):
-    """What became of several banks: how many references each gave, and a sentence for each conflict."""
+    """What became of several banks: how many references each gave, a sentence for each conflict, and marked images."""
 
     given: dict[Path, int]
     conflicts: list[str]
+    marked: int = 0
 
 
 def hold(path: Path) -> Held:
@@ -48,7 +52,10 @@ def hold(path: Path) -> Held:
     found = file.snapshot()
     with schema.reading(bank) as connection:
         removed = frozenset(map(content_of, removed_of(connection)))
-    return Held(path, facts, {content_of(one): one for one in found.references}, removed, found.settings, file)
+        marked = {one.sha256: one for one in acceptance.marked_of(connection)}
+        unmarked = acceptance.unmarked_of(connection)
+    references = {content_of(one): one for one in found.references}
+    return Held(path, facts, references, removed, found.settings, file, marked, unmarked)
 
 
 def content_of(one: Reference) -> Content:
@@ -59,9 +66,9 @@ def content_of(one: Reference) -> Content:
 def merge(paths: Sequence[Path], out: Path, thresholds: int = 0, region: int = 0) -> Merged:
     """Write the references of several banks of one model to a new one, each once.
 
-    Where two differ about a reference the first one counts, of names that two give to different images the later ones
-    get a number. Thresholds with their scales, and the region, are those of the banks at these places. EdgeError for
-    banks of different models, and where something is at ``out`` already.
+    Where two differ about a reference, or about an image of the acceptance set, the first one counts; of names that two
+    give to different images the later ones get a number. Thresholds with their scales, and the region, are those of the
+    banks at these places. EdgeError for banks of different models, and where something is at ``out`` already.
     """
     held = [hold(path) for path in paths]
     _check_alike(held)
@@ -76,12 +83,16 @@ def merge(paths: Sequence[Path], out: Path, thresholds: int = 0, region: int = 0
         **_chosen(held, region, (REGION,), "the region", union.conflicts),
     }
 
+    union.conflicts += _disputed(held)
+
     def write(folder: Path) -> Path:
         BankFile.create(folder / out.name, held[0].facts, settings, union.lessons, None)
+        for one in held:
+            acceptance.copy(one.bank.path, folder / out.name)
         return folder / out.name
 
     atomic_files(out.parent, write)
-    return Merged(union.given, union.conflicts)
+    return Merged(union.given, union.conflicts, len({sha256 for one in held for sha256 in one.marked}))
 
 
 class _Union:
@@ -116,6 +127,27 @@ class _Union:
         self.given[one.path] += 1
 
 
+def _disputed(held: Sequence[Held]) -> list[str]:
+    """What banks do not agree about in the acceptance set."""
+    lines, known = list[str](), dict[str, tuple[Marked, Path]]()
+    for one in held:
+        for sha256, marked in one.marked.items():
+            if sha256 in known:
+                lines += _about_mark(*known[sha256], marked, one.path)
+                continue
+            known[sha256] = marked, one.path
+            lines += [
+                f"the mark of {marked.name} of {one.path} was taken back in {other.path}: it is kept"
+                for other in held if sha256 in other.unmarked
+            ]  # fmt: skip
+    return lines
+
+
+def _about_mark(first: Marked, where: Path, second: Marked, there: Path) -> list[str]:
+    same = first.mark == second.mark
+    return [] if same else [f"mark of {first.name}: {first.mark} in {where}, {second.mark} in {there}"]
+
+
 def _chosen(held: Sequence[Held], place: int, names: Sequence[str], what: str, conflicts: list[str]) -> dict[str, Any]:
     """Settings of the bank at a place; it is told where others have different ones."""
     taken = held[place].settings
@@ -136,10 +168,19 @@ def differences(one: Path, other: Path) -> list[str]:
         if content in second.references:
             lines += _about(reference, one, second.references[content], other)
     for where, here, there in ((one, first, second), (other, second, first)):
-        for content in here.references.keys() - there.references.keys():
-            found = here.references[content]
+        for content, found in here.references.items():
+            if content in there.references:
+                continue
             removed = " (removed in the other)" if content in there.removed else ""
             lines.append(f"only in {where}: {found.kind} {found.name} ({found.defect_type}){removed}")
+    for sha256, marked in first.marked.items():
+        if sha256 in second.marked:
+            lines += _about_mark(marked, one, second.marked[sha256], other)
+    for where, here, there in ((one, first, second), (other, second, first)):
+        for sha256, image in here.marked.items():
+            if sha256 not in there.marked:
+                back = " (taken back in the other)" if sha256 in there.unmarked else ""
+                lines.append(f"only in {where}: {image.name} of the acceptance set, {image.mark}{back}")
     for name in sorted({*first.settings, *second.settings}):
         before, after = first.settings.get(name), second.settings.get(name)
         if before != after:

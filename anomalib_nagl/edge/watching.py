@@ -91,6 +91,7 @@ class Watcher:
         self._rules, self._moves, self._then, self.tell = rules, dict(moves or {}), then, tell
         self.pulse, self.waiting, self.last = Pulse(), 0, ""
         self.drift = Drift.of_json(_read_json(log.folder / DRIFT))
+        self._drift = b""  # as it was written last
         self._said: set[tuple[str, str]] = set()
         self._adopt()
 
@@ -159,10 +160,9 @@ class Watcher:
         day = now()[:10]
         if len(self._normal):
             self.drift.add(day, similarity(tokens, self._normal, self._inside))
-        sentence = self.drift.sentence(day)
-        side = "" if sentence is None else sentence.split(" than ")[0]
-        if sentence is not None and (day, side) not in self._said:
-            self._said.add((day, side))
+        side, sentence = self.drift.side(day), self.drift.sentence(day)
+        if side is not None and sentence is not None and (day, side) not in self._said:
+            self._said = {one for one in self._said if one[0] == day} | {(day, side)}
             self.tell(sentence)
 
     def _move(self, path: Path, done: Done) -> Path:
@@ -183,7 +183,10 @@ class Watcher:
         return target
 
     def beat(self, state: str = "running") -> None:
-        """Write the heartbeat and what is known of drift, each in one step; a full disk does not stop the work."""
+        """Write the heartbeat and, where it changed, what is known of drift, each in one step.
+
+        A full disk does not stop the work.
+        """
         day = now()[:10]
         facts = {
             "at": now(), "state": state, "pid": os.getpid(), "folder": self.arrivals.folder.as_posix(),
@@ -191,9 +194,12 @@ class Watcher:
             "bank": self.detector.bank.as_posix(), "revision": self.detector.revision,
             "drift": self.drift.facts(day),
         }  # fmt: skip
+        drift = json.dumps(self.drift.to_json()).encode()
         try:
-            for name, content in ((HEARTBEAT, facts), (DRIFT, self.drift.to_json())):
-                atomic_write_bytes(self.log.folder / name, json.dumps(content, indent=1).encode())
+            atomic_write_bytes(self.log.folder / HEARTBEAT, json.dumps(facts, indent=1).encode())
+            if drift != self._drift:
+                atomic_write_bytes(self.log.folder / DRIFT, drift)
+                self._drift = drift
         except OSError as error:
             self.tell(str(error))
 

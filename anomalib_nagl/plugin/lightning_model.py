@@ -23,18 +23,18 @@ from anomalib_nagl.core.losses import NaglLoss
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.core.variants import Variant
 from anomalib_nagl.export.exporter import Options
-from anomalib_nagl.io.arrays import as_region
 from anomalib_nagl.plugin import exporting
 from anomalib_nagl.plugin.checkpoint_content import load_content, load_head, save_content
 from anomalib_nagl.plugin.checkpoints import check_checkpoint, read_checkpoint
 from anomalib_nagl.plugin.defect_type_report import DefectTypeReport
 from anomalib_nagl.plugin.error_hook import tell_errors
+from anomalib_nagl.plugin.export_settings import read_given, settings_beside_checkpoint
 from anomalib_nagl.plugin.fit_plan import FitPlan, datamodule_of, plan_fit
 from anomalib_nagl.plugin.head_settings import DEFAULTS, PLACEHOLDER, build
 from anomalib_nagl.plugin.head_trainer import EpochCheckpoint, HeadTrainer
 from anomalib_nagl.plugin.metric_notes import note_metrics
 from anomalib_nagl.plugin.optimization import published_optimizer
-from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, parse_threshold, post_process
+from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, post_process
 from anomalib_nagl.plugin.pre_processing import PreProcessorFactory, check_size
 from anomalib_nagl.plugin.prediction import Prediction, inference_batch, predict_batch, predict_image
 from anomalib_nagl.plugin.prediction_report import PredictionReport
@@ -117,8 +117,7 @@ class Nagl(AnomalibModule):
         self.adapts = self.head_trained = head is not None or not Variant.parse(settled["variant"]).proxies
         self.variant_given = head is not None or given["variant"] is not None  # by a person, or by a head
         self.image_size: tuple[int, int] = settled["image_size"]
-        self.threshold: str | float = parse_threshold(threshold)
-        self.region = None if region is None else as_region(region)
+        self.threshold, self.region = read_given(threshold, region)
         self.statistics = model.encoder.mean, model.encoder.std, settled["variant"].startswith("paper")
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         check_size(self.pre_processor, self.image_size)
@@ -293,6 +292,7 @@ class Nagl(AnomalibModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Nagl:
         """Load a model with its references; ValueError if the file is not a checkpoint of Nagl."""
         check_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path)
+        kwargs = {**settings_beside_checkpoint(), **kwargs}
         given = {**PLACEHOLDER, **kwargs}
         model: Nagl = super().load_from_checkpoint(checkpoint_path, *args, **given)  # type: ignore[assignment]
         model.checkpoint_file = Path(checkpoint_path)

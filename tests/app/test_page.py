@@ -61,7 +61,7 @@ def test_a_broken_file_is_one_card_and_a_sentence(tab: Tab) -> None:
     assert len(scores) == 13
     tab.card("broken.png").locator(".badge", has_text="Unreadable").wait_for()
     tab.card("broken.png").click()
-    tab.page.locator("#facts .problem", has_text="expected").wait_for()
+    tab.page.locator("#facts .problem", has_text="cannot be read as an image").wait_for()
     assert tab.page.locator("#teach").is_disabled()
     tab.open(FOUND)
     tab.verdict("Defective")

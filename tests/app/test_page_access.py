@@ -9,7 +9,7 @@ import pytest
 from support.browser import Tab, axe
 
 pytestmark = pytest.mark.slow
-VIEWS = ("inspect", "references", "thresholds", "acceptance", "history", "export")
+VIEWS = ("inspect", "references", "thresholds", "acceptance", "drift", "history", "export")
 
 
 def tab_to(page: Any, place: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomalib_nagl.bank.adapted import ReferencePatches
-from anomalib_nagl.bank.drift import BINS, FEWEST, Drift, Range, normal_patches, own_range, quantile, similarity
+from anomalib_nagl.bank.drift import BINS, DAYS, FEWEST, Drift, Range, normal_patches, own_range, quantile, similarity
 
 GRID, WIDTH = (4, 5), 12
 
@@ -39,6 +39,23 @@ def test_the_range_is_what_references_have_among_each_other() -> None:
     new = similarity(image(99), normal_patches(given))
     assert found.allowed[0] < new < found.allowed[1]
     assert similarity(image(99, shift=0.3), normal_patches(given)) < found.allowed[0]
+
+
+def test_regions_that_are_fine_are_no_images() -> None:
+    none = np.zeros((0, 20, WIDTH), np.float32)
+    odd = -image(7)[:4]  # four patches like no other
+    parts = [image(1), image(2), odd]
+
+    def given(normal: list[np.ndarray], keys: str) -> ReferencePatches:
+        return ReferencePatches.of(normal, none, none[..., 0], np.zeros(0, bool), GRID, True, keys=list(keys))
+
+    assert own_range(given(parts, "abc")) == pytest.approx(own_range(given(parts[:2], "ab")), abs=1e-6)
+    assert own_range(given(parts[1:], "ac")) is None
+    # But what they show is normal.
+    seen = np.concatenate([image(9)[:5], np.repeat(odd, 3, axis=0)])
+    assert similarity(seen, normal_patches(given(parts, "abc"))) > similarity(
+        seen, normal_patches(given(parts[:2], "ab"))
+    )
 
 
 def test_only_patches_inside_the_region_count() -> None:
@@ -89,3 +106,22 @@ def test_days_are_kept_and_broken_files_are_as_none() -> None:
     for broken in (None, 7, {}, {**whole, "bins": 3}, {**whole, "days": {"x": [[BINS, 1]]}}, {**whole, "days": [1]}):
         assert Drift.of_json(broken).days == {}
     assert Drift.of_json({**whole, "references": [1]}).own is None
+
+
+def test_the_latest_days_are_kept() -> None:
+    drift = Drift()
+    for number in range(DAYS + 10):
+        drift.add(f"2026-{number // 28 + 1:02}-{number % 28 + 1:02}", 0.5)
+    assert len(drift.days) == DAYS
+    assert min(drift.days) == "2026-01-11"
+    drift.add("2025-12-31", 0.5)
+    assert "2025-12-31" not in drift.days
+    more = {"2026-12-01": drift.days["2026-01-11"], **drift.days}
+    assert min(Drift.of_json(Drift(None, more).to_json()).days) == "2026-01-12"
+
+
+def test_patches_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, normal = image(99), normal_patches(references(3))
+    whole = similarity(seen, normal)
+    monkeypatch.setattr("anomalib_nagl.bank.drift.BLOCK", 7)
+    assert similarity(seen, normal) == pytest.approx(whole, abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 from support.commands import nagl
 from support.exported import PICTURE, picture, pixels, teach
 
+from anomalib_nagl.bank.transaction import TransactionBank
 from anomalib_nagl.edge import EdgeError, NaglEdge
 from anomalib_nagl.edge.merging import differences, merge
+from anomalib_nagl.edge.migration import migrate
+from anomalib_nagl.io.given import File
 
 
 @pytest.fixture
@@ -74,6 +78,78 @@ def test_what_was_removed_in_one_box_is_named(boxes: tuple[Path, Path], tmp_path
     assert "setting region differs" in lines
     assert "setting thresholds differs: [0.5, 0.5] and [0.6, 0.5]" in lines
     assert differences(boxes[0], boxes[0]) == []
+
+
+def mark(model: Path, number: int, said: str | None, name: str = "") -> None:
+    """Say what an image is."""
+    data = f"bytes of picture {number}".encode()
+    detector = NaglEdge(model)
+    bank = TransactionBank(detector.bank, detector.compatibility, "Ann")
+    bank.mark(hashlib.sha256(data).hexdigest(), name or f"{number}.png", said, File("image/png", data))
+
+
+def marks(bank: Path, model: Path) -> dict[str, str]:
+    """The acceptance set of a bank, each with the file that belongs to it."""
+    file = TransactionBank(bank, NaglEdge(model).compatibility)
+    for one in file.marked():
+        assert hashlib.sha256(file.marked_file(one.sha256).data).hexdigest() == one.sha256
+    return {one.name: one.mark for one in file.marked()}
+
+
+@pytest.fixture
+def marked(boxes: tuple[Path, Path]) -> tuple[Path, Path]:
+    """Both have an acceptance set; they agree about 1, and not about 2; the first takes the mark of 4 back."""
+    for number, said in ((1, "good"), (2, "good"), (4, "good"), (4, None)):
+        mark(boxes[0], number, said)
+    for number, said in ((1, "good"), (2, "defective"), (3, "defective"), (4, "good")):
+        mark(boxes[1], number, said, "other.png" if number == 1 else "")
+    return boxes
+
+
+def test_the_acceptance_set_is_merged_and_compared(marked: tuple[Path, Path], tmp_path: Path) -> None:
+    done = merge(marked, tmp_path / "all.bank")
+    assert marks(tmp_path / "all.bank", marked[0]) == {
+        "1.png": "good", "2.png": "good", "3.png": "defective", "4.png": "good"
+    }  # fmt: skip
+    assert done.marked == 4
+    disputed = f"mark of 2.png: good in {marked[0]}, defective in {marked[1]}"
+    assert [line for line in done.conflicts if "mark" in line] == [
+        disputed, f"the mark of 4.png of {marked[1]} was taken back in {marked[0]}: it is kept"
+    ]  # fmt: skip
+    assert [line for line in differences(*marked) if "png" in line] == [
+        disputed,
+        f"only in {marked[1]}: 3.png of the acceptance set, defective",
+        f"only in {marked[1]}: 4.png of the acceptance set, good (taken back in the other)",
+    ]
+    detector = NaglEdge(marked[0])
+    detector.load(tmp_path / "all.bank")  # what it says otherwise itself stays
+    assert marks(detector.bank, marked[0]) == {
+        "1.png": "good", "2.png": "good", "3.png": "defective", "4.png": "good"
+    }  # fmt: skip
+    detector.undo()
+    assert marks(detector.bank, marked[0]) == {"1.png": "good", "2.png": "good"}
+
+
+def test_the_acceptance_set_is_migrated(
+    marked: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = shutil.copy(NaglEdge(marked[1]).bank, tmp_path / "old.bank")
+    done = migrate(old, NaglEdge(marked[0]))
+    assert sorted(done.marked) == ["3.png", "4.png"]
+    assert done.disputed == ("2.png",)
+    wanted = {"1.png": "good", "2.png": "good", "3.png": "defective", "4.png": "good"}
+    assert marks(NaglEdge(marked[0]).bank, marked[0]) == wanted
+    assert NaglEdge(marked[0]).history()[-1].summary.endswith("2 marked images")
+    assert nagl("edge", "undo", marked[0]) == 0
+    assert marks(NaglEdge(marked[0]).bank, marked[0]) == {"1.png": "good", "2.png": "good"}
+    capsys.readouterr()
+    assert nagl("edge", "migrate", old, marked[0]) == 0
+    told = capsys.readouterr().out
+    assert "of the acceptance set, taken along: 3.png, 4.png" in told
+    assert "marked otherwise here and left so: 2.png" in told
+    before = NaglEdge(marked[0]).revision
+    migrate(old, NaglEdge(marked[0]))  # nothing is left to take over
+    assert NaglEdge(marked[0]).revision == before
 
 
 def test_banks_of_other_models_are_refused_and_nothing_is_written_over(

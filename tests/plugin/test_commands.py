@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 from anomalib.deploy import OpenVINOInferencer
+from PIL import Image
 from support.commands import CONFIGS, anomalib, metrics
 from support.once import working_in
 
-from anomalib_nagl import Nagl, NaglHead
+from anomalib_nagl import Nagl, NaglEdge, NaglHead
 
 QUICKSTART = ("--config", CONFIGS / "quickstart.yaml", "--model.backbone", "gabor")
 QUICK = ("--model.epochs", 2, "--data.episodes", 16, "--model.visualizer", "false")
@@ -51,6 +52,35 @@ def test_quickstart_adapts_exports_and_predicts(head: Path) -> None:
     found = inferencer.predict(image)
     assert float(np.squeeze(found.pred_score)) == pytest.approx(float(expected.pred_score), abs=1e-4)
     assert np.allclose(found.anomaly_map.squeeze(), expected.anomaly_map.squeeze(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_export_takes_region_and_threshold_beside_a_checkpoint_and_names_the_rest(
+    head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapt(head, "plug")
+    mask = np.zeros((30, 40), np.uint8)
+    mask[:, :20] = 255
+    Image.fromarray(mask).save(tmp_path / "left.png")
+    checkpoint = Path("results/Nagl/DrawnPictures/plug/latest/weights/lightning/model.ckpt")
+    words = ["export", "--model", "Nagl", "--ckpt_path", str(checkpoint), "--export_type", "openvino"]
+    given = ["--model.region", str(tmp_path / "left.png"), "--model.threshold=0.6", "--model.bank_limit", "99"]
+    for more in ([], given):
+        command = [*words, "--export_root", str(tmp_path / f"ov{len(more)}"), *more]
+        monkeypatch.setattr("sys.argv", ["anomalib", *command])
+        anomalib(*command)
+        assert ("--model.bank_limit beside a checkpoint" in caplog.text) == bool(more)
+    assert "--model.region" not in caplog.text.partition(" beside a checkpoint")[0]
+    plain, told = (NaglEdge(tmp_path / f"ov{number}/weights/openvino/model.xml") for number in (0, len(given)))
+    assert plain.region is None
+    assert told.region[:, : told.region.shape[1] // 2].all()
+    assert not told.region[:, told.region.shape[1] // 2 :].any()
+    assert (plain.thresholds.image, told.thresholds.image) == (0.5, pytest.approx(0.6))
+    wanted = Nagl.load_from_checkpoint(checkpoint, region=str(tmp_path / "left.png")).eval()
+    image = np.random.default_rng(0).random((210, 300, 3), dtype=np.float32)
+    with torch.inference_mode():
+        expected = wanted(torch.from_numpy(image).permute(2, 0, 1)[None])
+    assert told.predict(image).score == pytest.approx(float(expected.pred_score), abs=1e-4)
 
 
 def test_normal_only_needs_no_head_and_no_source(head: Path) -> None:

@@ -11,6 +11,8 @@ from anomalib_nagl.edge.app.gallery import Picture, total_of
 from anomalib_nagl.edge.app.outlines import outlined
 from anomalib_nagl.edge.app.pictures import PICTURE, fitted
 from anomalib_nagl.edge.app.scoring import View
+from anomalib_nagl.edge.app.steps import Step
+from anomalib_nagl.edge.app.wording import of_change, of_error
 from anomalib_nagl.edge.app.workbench import Session, Workbench, facts_of
 from anomalib_nagl.edge.detector import Prediction
 from anomalib_nagl.io.prediction_table import DEFECTIVE, GOOD, LOOK_AGAIN
@@ -64,13 +66,14 @@ def state(bench: Workbench, session: Session) -> dict[str, Any]:
     scored = sum(row.score is not None for row in found.rows)
     draft = session.draft
     return {
-        "model": facts_of(bench.model, bench.saved, threshold is not None),
+        "model": facts_of(bench, threshold is not None),
         "revision": saved.detector._snapshot.revision,
         "author": bench.real.author.name,
         "saved_by_others": bool(session.refused),
         "refused": session.refused,
+        "refused_words": of_error(session.refused),
         "draft": {
-            "steps": [{"id": step.id, "text": step.text, "kind": step.kind} for step in draft.steps] if draft else [],
+            "steps": [told(step) for step in draft.steps] if draft else [],
             "can_undo": bool(draft and draft.steps),
             "can_redo": bool(draft and draft.can_redo),
         },
@@ -84,8 +87,14 @@ def state(bench: Workbench, session: Session) -> dict[str, Any]:
         "gallery": {**total, "scored": scored, "waiting": max(total["total"] - scored - total["failed"], 0)},
         "counts": counts,
         "region": {"set": bench.has_region(session)},
+        "drift": {"compared": bench.scorer.likeness.compared, "latest": bench.scorer.likeness.latest()},
         "types": sorted({one.defect_type for one in view.detector.references if one.kind == "abnormal"}),
     }
+
+
+def told(step: Step) -> dict[str, Any]:
+    """A step of a draft: a line about it, and the same as a key with values, for pages in other languages."""
+    return {"id": step.id, "text": step.text, "words": step.words.plain(), "kind": step.kind}
 
 
 def number(value: float | None) -> float | None:
@@ -117,6 +126,7 @@ def item(bench: Workbench, row: Row, found: Gallery) -> dict[str, Any]:
         "before": before(bench, row, found),
         "mark": row.mark,
         "error": one.error or None,
+        "error_words": of_error(one.error),
     }
 
 
@@ -210,7 +220,12 @@ def history(bench: Workbench) -> list[dict[str, Any]]:
     for change in reversed(done):
         if change.undoes is not None and change.revision not in cancelled:
             cancelled.add(change.undoes)
+    known = {one.revision: (one.action, one.summary) for one in done}
     return [
-        {**one._asdict(), "can_undo": one.action != "created" and one.revision not in cancelled}
+        {
+            **one._asdict(),
+            "words": of_change(one.action, one.summary, known),
+            "can_undo": one.action != "created" and one.revision not in cancelled,
+        }
         for one in reversed(done)
     ]

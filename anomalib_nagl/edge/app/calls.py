@@ -12,6 +12,7 @@ from anomalib_nagl.edge.app.gallery import NotThere, Picture
 from anomalib_nagl.edge.app.outlines import suggest
 from anomalib_nagl.edge.app.pictures import PICTURE, as_data, decode, enlarge, fitted, grey_png, read_mask
 from anomalib_nagl.edge.app.scoring import View
+from anomalib_nagl.edge.app.wording import Words
 from anomalib_nagl.edge.app.workbench import Session, Workbench
 from anomalib_nagl.edge.detector import Prediction
 from anomalib_nagl.io.errors import EdgeError
@@ -103,16 +104,17 @@ def mark(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
 def thresholds(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
     """Decide elsewhere in a draft."""
     image, pixel = (None if body.get(name) is None else _number(body, name) for name in ("image", "pixel"))
-    said = [f"{kind} {value:g}" for kind, value in (("images", image), ("pixels", pixel)) if value is not None]
+    said = {name: f"{value:g}" for name, value in (("image", image), ("pixel", pixel)) if value is not None}
+    words = Words("thresholds" if len(said) != 1 else f"thresholds.{next(iter(said))}", said)
     with bench.drafting(session) as draft:
-        draft.set(f"threshold of {', '.join(said)}", "thresholds", lambda one: one.set_thresholds(image, pixel))
+        draft.set(words, "thresholds", lambda one: one.set_thresholds(image, pixel))
     return answers.state(bench, session)
 
 
 def calibrate(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
     """Find the scales anew in a draft."""
     with bench.scorer.first(), bench.drafting(session) as draft:
-        draft.set("found the scales anew", "calibrate", lambda one: one.calibrate())
+        draft.set(Words.of("calibrate"), "calibrate", lambda one: one.calibrate())
     return answers.state(bench, session)
 
 
@@ -123,9 +125,9 @@ def region(bench: Workbench, session: Session, body: Body) -> dict[str, Any]:
         one = bench.picture(_text(body, "image"))
         size = one.size or decode(one.read(), one.name).shape[1::-1]
         drawn = read_mask(body["mask"], (int(size[0]), int(size[1])))
-    text = "look everywhere" if drawn is None else f"look at {drawn.mean():.0%} of the picture"
+    words = Words.of("region.all") if drawn is None else Words.of("region", part=f"{drawn.mean():.0%}")
     with bench.scorer.first(), bench.drafting(session) as draft:
-        draft.set(text, "region", lambda one: one.set_region(drawn))
+        draft.set(words, "region", lambda one: one.set_region(drawn))
     return answers.state(bench, session)
 
 

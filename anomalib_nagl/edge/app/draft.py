@@ -16,14 +16,13 @@ from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.reference import Reference
 from anomalib_nagl.bank.transaction import TransactionBank
 from anomalib_nagl.edge.app.steps import Added, Edited, Said, Set, Step, repeat_all
+from anomalib_nagl.edge.app.wording import Words
 from anomalib_nagl.edge.detector import NaglEdge
 from anomalib_nagl.edge.sharing import sharing
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.given import File
 
 ACTIONS = {"active": {True: "on", False: "off"}, "name": "rename", "defect_type": "type", "removed": "remove"}
-_WORDS = {"on": "switched on {0}", "off": "switched off {0}", "remove": "removed {0}",
-          "rename": "renamed {0} to {1}", "type": "{0} is of type {1}"}  # fmt: skip
 
 
 class Draft:
@@ -53,12 +52,13 @@ class Draft:
     def teach(self, image: Path, mask: NDArray[np.bool_], name: str, kind: str) -> None:
         """Learn a defect."""
         name = self._free(name)
-        self._add(lambda: self.detector.add_abnormal(image, mask, name, kind), f"taught {name} ({kind})", "teach")
+        words = Words.of("teach", name=name, type=kind)
+        self._add(lambda: self.detector.add_abnormal(image, mask, name, kind), words)
 
     def fine(self, image: Path, mask: NDArray[np.bool_], name: str) -> None:
         """Learn that a region is normal; the rest of the image is not learnt."""
         name = self._free(name)
-        self._add(lambda: self.detector.add_normal(image, name, mask), f"a region of {name} is fine", "fine")
+        self._add(lambda: self.detector.add_normal(image, name, mask), Words.of("fine", name=name))
 
     def edit(self, uid: str, field: str, after: Any) -> None:
         """Change a field of a reference (``bank.history.FIELDS``)."""
@@ -67,15 +67,16 @@ class Draft:
             raise EdgeError(f"found no reference {uid[:40]!r}, expected one of the list: load it again")
         action: Any = ACTIONS[field]
         action = action[bool(after)] if isinstance(action, dict) else action
-        step = Edited(_WORDS[action].format(one.name, after), "reference", uid, action, field, after)
+        new = {"new": str(after)} if action in ("rename", "type") else {}
+        step = Edited(Words.of(action, name=one.name, **new), "reference", uid, action, field, after)
         with self._stepping(step):
             self.bank.change(uid, action, field, after)
             self.detector.reload()
 
-    def set(self, text: str, kind: str, action: Callable[[NaglEdge], object]) -> None:
+    def set(self, words: Words, kind: str, action: Callable[[NaglEdge], object]) -> None:
         """Change settings by a method of the detector."""
         before = dict(self.detector._snapshot.settings)
-        step = Set(text, kind, kind, {})
+        step = Set(words, kind, kind, {})
         with self._stepping(step):
             action(self.detector)
         after = self.detector._snapshot.settings
@@ -87,8 +88,8 @@ class Draft:
 
     def mark(self, sha256: str, name: str, said: str | None, file: File) -> None:
         """Say what an image is; it is kept with the bank."""
-        text = f"{name} is {said}" if said else f"{name} without a mark"
-        with self._stepping(Said(text, "mark", sha256, name, said, file)):
+        words = Words.of("unmarked" if said is None else said, name=name)
+        with self._stepping(Said(words, "mark", sha256, name, said, file)):
             self.bank.mark(sha256, name, said, file)
             self.detector.reload()
 
@@ -148,9 +149,9 @@ class Draft:
         real.copy_to(path)
         return TransactionBank(path, facts, real.author.name)
 
-    def _add(self, learn: Callable[[], object], text: str, kind: str) -> None:
+    def _add(self, learn: Callable[[], object], words: Words) -> None:
         known = {one.uid for one in self.detector.references}
-        step = Added(text, kind, Reference("normal", "none"))
+        step = Added(words, words.key, Reference("normal", "none"))
         with self._stepping(step):
             learn()
         (step.reference,) = (one for one in self.detector.references if one.uid not in known)

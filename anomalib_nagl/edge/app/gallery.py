@@ -24,7 +24,8 @@ class Picture:
     """An image of the gallery.
 
     ``number`` is its place among kept tokens. ``size`` (width, height), ``sha256`` of the file and ``error`` are known
-    once it was looked at. ``stamp`` tells whether the file was changed. ``root`` is the folder that it has to lie in.
+    once it was looked at. ``stamp``, bytes and the time of the last change in nanoseconds, 0 where nobody knows, tells
+    whether the file was changed. ``root`` is the folder that it has to lie in.
     """
 
     id: str
@@ -103,12 +104,12 @@ class Gallery:
         """An image with this content, if one was looked at."""
         return next((one for one in self.all() if one.sha256 == sha256), None)
 
-    def add(self, data: bytes, name: str) -> Picture:
-        """Take an image that was dropped; the same one twice is one."""
+    def add(self, data: bytes, name: str, changed: int) -> Picture:
+        """Take an image that was dropped, ``changed`` last at a time in nanoseconds; the same one twice is one."""
         sha256 = hashlib.sha256(data).hexdigest()
         if (known := self.by_content(sha256)) is not None:
             return known
-        return self._keep(sha256, data, plain_name(name), DROPPED)
+        return self._keep(sha256, data, plain_name(name), DROPPED, changed)
 
     def keep(self, marked: Marked, data: bytes) -> Picture:
         """Take an image of the acceptance set that is not there otherwise."""
@@ -120,10 +121,10 @@ class Gallery:
             if other is not one and other.source == KEPT and other.sha256 == one.sha256:
                 self._drop(other)
 
-    def _keep(self, sha256: str, data: bytes, name: str, source: str) -> Picture:
+    def _keep(self, sha256: str, data: bytes, name: str, source: str, changed: int = 0) -> Picture:
         path = self._room / f"image-{sha256}"
         path.write_bytes(data)
-        return self._put(path, self._room, name, sha256[:20], source, (len(data), 0), sha256)
+        return self._put(path, self._room, name, sha256[:20], source, (len(data), changed), sha256)
 
     def _put(
         self, path: Path, root: Path, name: str, key: str, source: str, stamp: tuple[int, int], sha256: str = ""

@@ -28,13 +28,14 @@ class Call(NamedTuple):
 
 CALLS = (
     Call("get", "/api/state", "the model, the draft, thresholds, and how much of the gallery is scored"),
-    Call("get", "/api/events", "server-sent events of progress, bank and draft", answer="text/event-stream"),
+    Call("get", "/api/events", "server-sent events of progress, bank, draft and drift", answer="text/event-stream"),
     Call(
         "get", "/api/gallery", "a page of the gallery; its images are scored first",
         ["offset?: integer", "limit?: integer", f"sort?: {'|'.join(SORTS)}", f"filter?: {'|'.join(FILTERS)}",
          "search?: string"],
     ),
-    Call("post", "/api/images", "take an image into the gallery; X-Name is its name, percent-encoded", image=True),
+    Call("post", "/api/images", "take an image into the gallery; X-Name is its name, percent-encoded, X-Changed "
+         "when it was changed last, in milliseconds since 1970", image=True),
     Call("get", "/api/images/{key}/thumbnail", "an image, 256 pixels at most", answer="image/jpeg"),
     Call("get", "/api/images/{key}/picture", "an image, 2048 pixels at most", answer="image/jpeg"),
     Call(
@@ -75,6 +76,7 @@ CALLS = (
     Call("get", "/api/references/{uid}/picture", "the image of a reference", answer="image/jpeg"),
     Call("get", "/api/references/{uid}/mask", "its mask", answer="image/png"),
     Call("get", "/api/histogram", "scores of the gallery, and what a threshold would mean", ["image?: number"]),
+    Call("get", "/api/drift", "how alike the images of each day are to the saved normal references"),
     Call("get", "/api/history", "all saved changes, the newest first"),
     Call("post", "/api/history/{revision}/undo", "take a saved change back, at once", body=[]),
     Call("post", "/api/predict", "score an image by what is saved, and keep nothing", image=True),
@@ -99,7 +101,11 @@ def describe() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {
-                "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+                "Error": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {"error": {"type": "string"}, "words": {"type": "object"}},
+                }
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },

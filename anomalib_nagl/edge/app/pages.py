@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from anomalib_nagl.io.tint import resize_map
 STATIC = Path(__file__).with_name("static")
 LONGEST_SESSION = 80  # characters
 EVENTS = 0.25  # seconds between two events at least
+_EVENTS = "progress", "bank", "draft", "drift"
 
 
 class Pages:
@@ -102,10 +104,11 @@ class Pages:
     async def drop(self, request: Request) -> Response:
         """Take an image into the gallery."""
         data, name = await request.body(), unquote(request.headers.get("x-name", "image"))
+        changed = _changed(request.headers.get("x-changed", ""))
 
         def work() -> str:
             decode(data, name)
-            return self._bench.gallery.add(data, name).id
+            return self._bench.gallery.add(data, name, changed).id
 
         key = await run_in_threadpool(work)
         self._bench.scorer.changed()
@@ -199,14 +202,14 @@ class Pages:
         def look() -> tuple[Any, ...]:
             with self._bench.session(key) as session:
                 found = answers.state(self._bench, session)
-            return found["gallery"], found["revision"], found["draft"]
+            return tuple(found[part] for part in ("gallery", "revision", "draft", "drift"))
 
         async def stream() -> AsyncIterator[str]:
-            last, version = (None, None, None), -1
+            last, version = (None,) * len(_EVENTS), -1
             while not (self._bench.ending() or await request.is_disconnected()):
                 if version != self._bench.scorer.version:
                     version, now = self._bench.scorer.version, await run_in_threadpool(look)
-                    for kind, old, new in zip(("progress", "bank", "draft"), last, now, strict=True):
+                    for kind, old, new in zip(_EVENTS, last, now, strict=True):
                         if old != new:
                             yield f"data: {json.dumps({'type': kind, **now[0]})}\n\n"
                     last = now
@@ -219,6 +222,12 @@ def _map_png(values: NDArray[np.float32]) -> bytes:
     """A map in at most the size of a picture."""
     size = (values.shape[1], values.shape[0])
     return grey_png(values if max(size) <= PICTURE else resize_map(values, fitted(size, PICTURE)))
+
+
+def _changed(said: str) -> int:
+    """When a file was changed last, in nanoseconds, of what is said in milliseconds; now where nothing is said."""
+    known = said.isascii() and said.isdigit() and len(said) < 15
+    return int(said) * 10**6 if known else time.time_ns()
 
 
 def _session(request: Request) -> str:

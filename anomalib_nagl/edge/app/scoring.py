@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from anomalib_nagl.bank.border import THRESHOLDS
 from anomalib_nagl.bank.nearest import OwnedPatches
 from anomalib_nagl.edge.app.gallery import Gallery, Picture
 from anomalib_nagl.edge.app.kept_tokens import KeptTokens
+from anomalib_nagl.edge.app.likeness import Likeness
 from anomalib_nagl.edge.app.pictures import THUMBNAIL, decode, jpeg
 from anomalib_nagl.edge.detector import NaglEdge, Prediction
 from anomalib_nagl.edge.sharing import sharing
@@ -116,6 +118,7 @@ class Scorer:
         scan: Callable[[], None],
     ) -> None:
         self.gallery, self.scores, self._tokens, self._room = gallery, Scores(), tokens, room
+        self.likeness = Likeness()
         self._views, self._wanted, self._scan = views, wanted, scan
         self.version = 0  # rises with everything that a page may want to know
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -185,6 +188,7 @@ class Scorer:
         """Forget an image that went away or was changed."""
         self._tokens.forget(one.number)
         self.scores.forget(one.id)
+        self.likeness.forget(one.id)
         self._small(one).unlink(missing_ok=True)
 
     def _encode(self, one: Picture, detector: NaglEdge) -> NDArray[np.float32]:
@@ -202,18 +206,21 @@ class Scorer:
         one.encoded = True
         # Scored by what is kept: an image is not to change its score when it is looked at again.
         again = self._tokens.get(one.number) if kept else None
-        return tokens if again is None else again
+        tokens = tokens if again is None else again
+        self.likeness.note(one, tokens)
+        return tokens
 
     def _run(self) -> None:
         looked = 0.0
         self._warm_up()
+        self._compare()
         while not self._stop.is_set():
             if time.monotonic() - looked > SCAN_EVERY:
                 with contextlib.suppress(OSError, ValueError):  # a bank or folder that is out of reach for a while
                     self._scan()
                 looked = time.monotonic()
             self._wake.clear()
-            if not self._some():
+            if not self._some() and not self._compare():
                 self._wake.wait(SCAN_EVERY)
 
     def _warm_up(self) -> None:
@@ -226,9 +233,7 @@ class Scorer:
         """Score a few images; False where all is done."""
         jobs = list(self._jobs())
         for one, view in jobs:
-            with self._free:
-                while self._waiting and not self._stop.is_set():
-                    self._free.wait(0.5)
+            self._let_others()
             if self._stop.is_set():
                 return False
             self._score(one, view)
@@ -236,11 +241,40 @@ class Scorer:
                 break
         return bool(jobs)
 
+    def _let_others(self) -> None:
+        """Wait as long as somebody else does."""
+        with self._free:
+            while self._waiting and not self._stop.is_set():
+                self._free.wait(0.5)
+
+    def _compare(self) -> bool:
+        """See how alike a few images are to the saved references, once all are scored; False where all is done."""
+        detector = self._views()[-1].detector
+        with contextlib.suppress(OSError, ValueError):  # a bank that is out of reach for a while
+            self.version += self.likeness.follow(detector)
+        wanted = (one for one in self.gallery.all() if one.encoded and not one.error and self.likeness.wants(one))
+        jobs = list(islice(wanted, BATCH))
+        for one in jobs:
+            self._let_others()
+            if self._stop.is_set():
+                return False
+            with self._noting(one):
+                self.likeness.note(one, self.tokens(one, detector))
+            if self._wake.is_set():
+                break
+        return bool(jobs)
+
     def _score(self, one: Picture, view: View) -> None:
-        try:
+        with self._noting(one):
             found = view.plain.score(self.tokens(one, view.detector))
             self.scores.keep(view.key, one.id, found, False)
-        except Exception as error:  # one bad image never stops the others
+
+    @contextmanager
+    def _noting(self, one: Picture) -> Iterator[None]:
+        """Note what goes wrong with an image: one bad image never stops the others."""
+        try:
+            yield
+        except Exception as error:
             one.error = " ".join(str(error).split()) or type(error).__name__
         self.version += 1
 

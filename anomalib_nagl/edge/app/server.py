@@ -16,6 +16,7 @@ from anomalib_nagl.edge.app.gallery import NotThere
 from anomalib_nagl.edge.app.guard import Guard, Refusal
 from anomalib_nagl.edge.app.pages import STATIC, Pages
 from anomalib_nagl.edge.app.pictures import TooLarge
+from anomalib_nagl.edge.app.wording import of_error
 from anomalib_nagl.edge.app.workbench import Workbench
 from anomalib_nagl.io.errors import EdgeError
 
@@ -42,6 +43,7 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
         Route("/api/references", pages.reading(lambda session, query: answers.references(bench, session))),
         Route("/api/references/{uid}/{role}", pages.reference),
         Route("/api/histogram", pages.reading(pages.histogram)),
+        Route("/api/drift", pages.reading(lambda session, query: summaries.drift(bench))),
         Route("/api/history", pages.reading(lambda session, query: answers.history(bench))),
         Route("/api/history/{revision:int}/undo", pages.undo_saved, methods=["POST"]),
         Route("/api/predict", pages.predict, methods=["POST"]),
@@ -55,7 +57,8 @@ def make_app(bench: Workbench, host: str = "127.0.0.1", token: str | None = None
 
 
 def _error(status: int, words: str) -> Response:
-    return JSONResponse({"error": words}, status)
+    known = of_error(words)
+    return JSONResponse({"error": words, **({"words": known} if known else {})}, status)
 
 
 def _refused(request: Request, error: Exception) -> Response:

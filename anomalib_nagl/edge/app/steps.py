@@ -9,17 +9,23 @@ from typing import Any
 
 from anomalib_nagl.bank.reference import Reference
 from anomalib_nagl.bank.transaction import TransactionBank
+from anomalib_nagl.edge.app.wording import Words
 from anomalib_nagl.io.given import File
 
 
 @dataclass
 class Step(ABC):
-    """A step: a line about it, its kind, its number, and the change of the draft's bank by which it was done."""
+    """A step: what it is in words, its kind, its number, and the change of the draft's bank by which it was done."""
 
-    text: str
+    words: Words
     kind: str
     id: int = field(default=0, kw_only=True)
     revision: int = field(default=0, kw_only=True)
+
+    @property
+    def text(self) -> str:
+        """A line about it."""
+        return self.words.text
 
     @abstractmethod
     def repeat(self, draft: TransactionBank, bank: TransactionBank, keys: dict[str, str]) -> None:

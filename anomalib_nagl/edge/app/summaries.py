@@ -68,6 +68,11 @@ def histogram(bench: Workbench, session: Session, threshold: float | None) -> di
     }
 
 
+def drift(bench: Workbench) -> dict[str, Any]:
+    """How alike the images of each day are to the saved normal references."""
+    return bench.scorer.likeness.days(bench.gallery.all())
+
+
 def acceptance(bench: Workbench, session: Session) -> dict[str, Any]:
     """The acceptance set under what is saved and under the draft."""
     found, rows, worse, better = answers.rows_of(bench, session), [], [], []

@@ -19,6 +19,7 @@ from anomalib_nagl.edge.app.kept_tokens import KeptTokens
 from anomalib_nagl.edge.app.scoring import Scorer, View, view_of
 from anomalib_nagl.edge.detector import NaglEdge
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.windows import Cut, plan_windows
 
 SESSIONS = 64  # that are remembered; those without a draft go first
 IDLE = 120.0  # seconds after which nobody looks at a session's screen any more
@@ -49,6 +50,7 @@ class Workbench:
         self.real = TransactionBank(self.saved.bank, facts, author)
         self.saved_view = view_of(self.saved)
         self.sessions: dict[str, Session] = {}
+        self.windows = windows_of(facts)
         self.ending: Callable[[], bool] = lambda: False  # whether the server is about to stop
         self._lock = threading.RLock()
         self.gallery = Gallery(folder, room)
@@ -212,15 +214,25 @@ class Workbench:
         self.refresh()
 
 
-def facts_of(model: Path, detector: NaglEdge, thresholds: bool) -> dict[str, Any]:
+def windows_of(facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The windows of a model, and the pixels of its input at which they begin; None where it sees images as a whole."""
+    cut, (height, width) = Cut.of(facts), facts["image_size"]
+    if cut is None:
+        return None
+    plan = plan_windows((height, width), cut.window, cut.overlap, height // int(facts["grid"][0]))
+    tops, lefts = (sorted(set(plan.corners[:, axis].tolist())) for axis in (0, 1))
+    return {**cut.facts(), "size": list(plan.window), "count": len(plan.corners), "tops": tops, "lefts": lefts}
+
+
+def facts_of(bench: Workbench, thresholds: bool) -> dict[str, Any]:
     """What a page shows of a model."""
-    facts = detector.compatibility
+    facts = bench.saved.compatibility
     return {
-        "name": model.stem,
+        "name": bench.model.stem,
         "backbone": str(facts.get("backbone", "")),
         "variant": str(facts.get("variant", "")),
         "input": list(facts["image_size"]),
         "grid": list(facts["grid"]),
         "has_thresholds": thresholds,
-        "windows": facts.get("windows"),
+        "windows": bench.windows,
     }

@@ -1,5 +1,7 @@
 /** Calls of the server. The session tells it whose draft is meant; a tab keeps its session when it is loaded again. */
 
+import { done } from "./words.js";
+
 const KEY = "nagl.session";
 
 function makeId() {
@@ -35,7 +37,11 @@ export async function post(path, body = {}) {
 
 /** Hand over an image; answers with its id. */
 export async function upload(file) {
-  const headers = { "Content-Type": file.type || "image/unknown", "X-Name": encodeURIComponent(file.name) };
+  const headers = {
+    "Content-Type": file.type || "image/unknown",
+    "X-Name": encodeURIComponent(file.name),
+    "X-Changed": String(file.lastModified),
+  };
   return (await call("/api/images", { method: "POST", headers, body: file })).json();
 }
 
@@ -43,7 +49,7 @@ async function call(path, options) {
   const answer = await fetch(path, { ...options, headers: { ...options.headers, "X-Nagl-Session": session } });
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => ({}));
-  const error = new Error(said.error ?? `${answer.status} ${answer.statusText}`);
+  const error = new Error(done("error", said.words, said.error) ?? `${answer.status} ${answer.statusText}`);
   error.status = answer.status;
   throw error;
 }

@@ -6,13 +6,15 @@ import { show, startInspect } from "./inspect.js";
 import { follow, on, refresh, step, store } from "./store.js";
 import { startUpload } from "./upload.js";
 import { startAcceptance } from "./acceptance.js";
+import { startDrift } from "./drift.js";
 import { startExport } from "./export.js";
 import { startHistory } from "./history.js";
 import { startReferences } from "./references.js";
 import { startThresholds } from "./thresholds.js";
-import { fillWords, loadWords, t } from "./words.js";
+import { windowWords } from "./windows.js";
+import { done, fillWords, loadWords, t } from "./words.js";
 
-const VIEWS = ["inspect", "references", "thresholds", "acceptance", "history", "export"];
+const VIEWS = ["inspect", "references", "thresholds", "acceptance", "drift", "history", "export"];
 const HELP = [
   "gallery",
   "enter",
@@ -40,6 +42,7 @@ async function start() {
   shown.references = startReferences($("view-references"));
   shown.thresholds = startThresholds($("view-thresholds"));
   shown.acceptance = startAcceptance($("view-acceptance"));
+  shown.drift = startDrift($("view-drift"), $("drifted"));
   shown.history = startHistory($("view-history"));
   shown.export = startExport($("view-export"));
   startDraft();
@@ -55,7 +58,11 @@ async function start() {
 
 function named({ model }) {
   $("model").textContent = t("brand", model);
-  $("model").title = t("model", { ...model, input: model.input.join(" × ") });
+  const [height, width] = model.input;
+  const backbone = model.backbone.replace(/ [0-9a-f]{16}$/, ""); // without the fingerprint of its weights
+  const words = [t("model", { ...model, backbone, input: `${width} × ${height}` })];
+  if (model.windows) words.push(windowWords(model.windows));
+  $("model").title = $("about").textContent = words.join(" ");
   document.title = t("title", { model: model.name });
 }
 
@@ -84,14 +91,14 @@ function startDraft() {
     const { steps, can_undo: back, can_redo: again } = state.draft;
     $("draft").classList.toggle("some", steps.length > 0);
     $("draft-title").textContent = steps.length
-      ? t("draft.steps", { n: steps.length, last: steps.at(-1).text })
+      ? t("draft.steps", { n: steps.length, last: done("step", steps.at(-1).words, steps.at(-1).text) })
       : t("draft.none");
     $("undo").disabled = !back;
     $("redo").disabled = !again;
     $("discard").disabled = !steps.length && !again;
     $("save").disabled = !steps.length;
     $("refused").hidden = !state.refused;
-    $("refused").textContent = state.refused ? t("draft.refused", { sentence: state.refused }) : "";
+    $("refused").textContent = state.refused ? t("draft.refused", { sentence: done("error", state.refused_words, state.refused) }) : "";
   });
   on("lessons", compare);
   on("progress", compare);

@@ -72,6 +72,12 @@ export function say(text, kind = "") {
   fading = setTimeout(() => place.classList.remove("shown"), kind === "error" ? 12000 : 6000);
 }
 
+/** A day, as 2026-01-31, in the reader's way. */
+export function day(value) {
+  const read = new Date(`${value}T12:00`);
+  return Number.isNaN(read.getTime()) ? value : read.toLocaleDateString([], { dateStyle: "medium" });
+}
+
 /** Run what may fail; the server's sentence is shown, and undefined is returned. */
 export async function trying(action) {
   try {

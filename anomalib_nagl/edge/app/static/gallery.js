@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { $, badge, el, icon, score, throttled, trying } from "./dom.js";
 import { on, store } from "./store.js";
-import { t } from "./words.js";
+import { done, t } from "./words.js";
 
 const FILTERS = ["all", "defective", "look again", "good", "marked", "changed", "failed", "waiting"];
 const SORTS = ["-score", "score", "name", "-name", "newest"];
@@ -175,7 +175,7 @@ function inside(item) {
     );
   }
   const short = item.name.split("/").pop();
-  return [thumb, line, el("div", { class: "name", text: short, title: item.error ?? item.name })];
+  return [thumb, line, el("div", { class: "name", text: short, title: done("error", item.error_words, item.error) ?? item.name })];
 }
 
 /** Open the image at a place; `shown` is what a card showed there when it was clicked, whatever lies there by now. */

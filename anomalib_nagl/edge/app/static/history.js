@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { date, el, icon, say, trying } from "./dom.js";
 import { on, refresh, store } from "./store.js";
-import { t, told } from "./words.js";
+import { done, t } from "./words.js";
 
 /** Build the view; returns what has to be done when it is seen. */
 export function startHistory(view) {
@@ -24,7 +24,7 @@ export function startHistory(view) {
     if (view.hidden) return;
     const { steps } = store.state.draft;
     draft.hidden = !steps.length;
-    drafted.replaceChildren(...steps.map((one) => el("li", { text: one.text })));
+    drafted.replaceChildren(...steps.map((one) => el("li", { text: done("step", one.words, one.text) })));
     const all = await trying(() => get("/api/history"));
     if (!all) return;
     rows.replaceChildren(...all.map(row));
@@ -64,11 +64,4 @@ async function undo(one) {
   await refresh();
 }
 
-/** What was done: the bank notes an action and what it was done to. */
-function sentence({ action, summary }) {
-  const [first, ...rest] = summary.split(" ");
-  const kind = `history.kind.${first}`;
-  const named = action === "add" && told(kind) ? t(kind, { name: rest.join(" ") }) : summary;
-  const key = `history.action.${action}`;
-  return told(key) ? t(key, { summary: named }) : named;
-}
+const sentence = ({ words, summary }) => done("history.did", words, summary);

@@ -9,6 +9,7 @@ import { drawDetails } from "./details.js";
 import { on, step, store } from "./store.js";
 import { Strokes } from "./strokes.js";
 import { Viewer } from "./viewer.js";
+import { windowGrid } from "./windows.js";
 import { t } from "./words.js";
 
 /** The open image: what the server said of it, and the values of its map. */
@@ -31,6 +32,7 @@ export function startInspect() {
   const look = {
     opacity: () => (viewer.layers.opacity = $("opacity").value / 100),
     outline: outlines,
+    windows,
     saved: () => load(),
   };
   for (const [id, action] of Object.entries(look)) {
@@ -107,6 +109,7 @@ async function load() {
   }
   words("");
   outlines();
+  windows();
   viewer.draw();
   describe();
   for (const listener of watchers) listener();
@@ -124,6 +127,13 @@ function outlines() {
   const scale = found.picture.width / found.width;
   const lines = $("outline").checked ? found.regions.flatMap((region) => region.outline) : [];
   viewer.layers.outlines = lines.map((line) => line.map(([x, y]) => [x * scale, y * scale]));
+}
+
+/** The grid of windows over the picture, where somebody wants to see it. */
+function windows() {
+  const { picture } = viewer.layers;
+  const seen = $("windows").checked && picture && store.state.model.windows;
+  viewer.layers.windows = seen ? windowGrid(store.state.model, picture) : null;
 }
 
 const actions = {
@@ -161,6 +171,7 @@ function size() {
 function known(state) {
   $("types").replaceChildren(...state.types.map((value) => el("option", { value })));
   $("region-none").disabled = !state.region.set;
+  $("windows-label").hidden = !state.model.windows;
 }
 
 async function lesson(kind) {

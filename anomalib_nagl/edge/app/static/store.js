@@ -3,13 +3,13 @@
 import { address, get, post } from "./api.js";
 import { throttled, trying } from "./dom.js";
 
-const listeners = { state: [], scores: [], lessons: [], progress: [] };
-let known = { scores: "", lessons: "", progress: "" };
+const listeners = { state: [], scores: [], lessons: [], progress: [], drift: [] };
+let known = { scores: "", lessons: "", progress: "", drift: "" };
 
 export const store = { state: null, changes: null };
 
 /** Be told: `state` of every answer, `scores` when images may score otherwise, `lessons` when the bank or the draft
- * changed, `progress` when images came, went or were scored. */
+ * changed, `progress` when images came, went or were scored, `drift` when they were compared with the references. */
 export function on(kind, listener) {
   listeners[kind].push(listener);
 }
@@ -24,6 +24,7 @@ export function take(state) {
     lessons,
     scores: JSON.stringify([lessons, image, pixel, state.region]),
     progress: JSON.stringify(state.gallery),
+    drift: JSON.stringify(state.drift),
   };
   const changed = Object.keys(now).filter((kind) => now[kind] !== known[kind]);
   known = now;

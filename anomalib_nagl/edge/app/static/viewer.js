@@ -1,5 +1,7 @@
 /** One image large: picture, map, outlines, what is marked; zoom and pan. Its coordinates are pixels of the picture. */
 
+import { drawWindows } from "./windows.js";
+
 const DARK = "#101417";
 const NEAREST = 40; // screen pixels to a picture pixel at most
 
@@ -14,6 +16,7 @@ export class Viewer {
       map: null,
       opacity: 0.55,
       outlines: [],
+      windows: null,
       mark: null,
       left: null,
       path: [],
@@ -26,7 +29,7 @@ export class Viewer {
 
   /** Show another picture, whole. */
   show(picture) {
-    this.layers = { ...this.layers, picture, map: null, outlines: [], left: null, path: [] };
+    this.layers = { ...this.layers, picture, map: null, outlines: [], windows: null, left: null, path: [] };
     this.fit();
   }
 
@@ -110,7 +113,7 @@ export class Viewer {
   paint() {
     const context = this.canvas.getContext("2d");
     const ratio = devicePixelRatio || 1;
-    const { picture, map, opacity, outlines, mark, left, path, cursor } = this.layers;
+    const { picture, map, opacity, outlines, windows, mark, left, path, cursor } = this.layers;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!picture) return;
@@ -129,6 +132,7 @@ export class Viewer {
       context.drawImage(above, 0, 0, picture.width, picture.height);
     }
     context.globalAlpha = 1;
+    if (windows) drawWindows(context, windows, scale);
     for (const line of outlines) this.trace(context, line, true);
     if (path.length > 1) this.trace(context, path, false);
     if (cursor) this.ring(context, cursor);

@@ -24,8 +24,15 @@ export function t(key, values = {}) {
   });
 }
 
+/** What was done: `words` of the server are a key below one of the page's, and values; else the server's own sentence. */
+export function done(kind, words, sentence) {
+  if (!words || !told(`${kind}.${words.key}`)) return sentence;
+  const change = words.change === undefined ? undefined : done(kind, words.change, words.summary);
+  return t(`${kind}.${words.key}`, { ...words, change });
+}
+
 /** Whether there are words of a key. */
-export const told = (key) => key in words;
+export const told = (key) => key in words || `${key}.other` in words;
 
 /** Put words where the markup asks for them: text, accessible name, title or placeholder. */
 export function fillWords(root) {
