@@ -121,7 +121,7 @@ def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any
     seen, by_patch = exportable.model.encoder, not exportable.model.head.variant.proxies
     if seen.cut is not None:
         trace_windowed(exportable, folder, **options.onnx)
-        encoder = windowed_encoder(seen, convert("network"), convert("prepare"), exportable.resize is not None)
+        encoder = windowed_encoder(seen, convert("network"), convert("prepare"), exportable.resize)
     else:
         trace_encoder(exportable, folder / "encoder.onnx", **options.onnx)
         encoder = convert("encoder")
@@ -143,7 +143,7 @@ def _refuse_windows(exportable: Exportable, kind: str, remedy: str) -> None:
 def _taken(exportable: Exportable, size: tuple[int, int] | None) -> dict[str, str]:
     """What an encoder's graph says of the images that it is given: how they are resized, and their only size."""
     facts = {}
-    if exportable.resize is not None:
+    if exportable.resize is not None and exportable.model.encoder.cut is None:  # windows are resized one by one
         facts = {"resize": "{} {}".format(*exportable.resize.size), "rounded": str(int(exportable.resize.rounded))}
     return {**facts, **({"input_size": "{} {}".format(*size)} if size else {})}
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 AUTO_SIDE = 448  # pixels of a window where nobody says how many
 BLOCK = 4  # windows that are encoded at once
+WINDOWS = "which_windows"  # the name of the numbers of windows that an exported encoder sees, in its graph
 FINE = 0.5  # share of a deviation that is told by the windows, beside an overview; the rest is told by the overview
 LARGE = 1.5  # so many windows long has an image to be, to be cut where nobody says whether
 Size = tuple[int, int]
