@@ -77,11 +77,11 @@ def appended(model: Any, given: Any) -> Any:
     return copy.get_results()[0].input_value(0).get_node()
 
 
-def named_result(node: Any, name: str) -> Any:
+def named_result(output: Any, name: str) -> Any:
     """A result of a graph, under a name."""
     from openvino import opset13 as ops
 
-    result = ops.result(node)
+    result = ops.result(output)
     result.output(0).set_names({name})
-    node.output(0).add_names({name})
+    output.add_names({name})
     return result

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from anomalib_nagl.export.graphs import RAW, SCORES
 from anomalib_nagl.export.loops import Body, appended, each, exact, named_result
 from anomalib_nagl.export.window_resizing import Pieces, block_of, inside, overview_blocks, pieces, resampled
 from anomalib_nagl.io.windows import FINE, WINDOWS, between
 
-COMPARED = 2048  # patches that are compared at once
 SMALLEST = 1e-12  # length of a token below which it stays as it is, as in torch
 
 
@@ -56,7 +54,7 @@ def windowed_encoder(encoder: Any, network: Any, prepare: Any, resize: Any) -> A
         return appended(network, exact(finish(cut)))
 
     tokens = _stitched(encoder, each(window, "window"))
-    return ov.Model([named_result(tokens, "tokens")], [image], "encoder")
+    return ov.Model([named_result(tokens.output(0), "tokens")], [image], "encoder")
 
 
 def _window_pieces(encoder: Any, image: Any, axis: int) -> Pieces:
@@ -64,20 +62,22 @@ def _window_pieces(encoder: Any, image: Any, axis: int) -> Pieces:
     side, starts = encoder.window[axis], np.unique(encoder.plan.corners[:, axis])
     block = block_of(side)
     first = starts[:, None] + np.arange(0, side, block)
-    same = np.broadcast_to(np.eye(block, dtype=np.float32), (*first.shape, block, block))
-    return pieces(_side(image, axis), encoder.image_size[axis], first, same)
+    return pieces(_side(image, axis), encoder.image_size[axis], first, block)
 
 
 def _overview(encoder: Any, image: Any) -> Any:
     """``WindowedEncoder.overview`` of images (B, 3, H, W) of any size, (B, 3, h, w), a band of rows at a time."""
     from openvino import opset13 as ops
 
-    (height, width), bands, found = encoder.window, encoder.window[0] // block_of(encoder.window[0]), []
-    for axis, count in enumerate((bands, 1)):  # rows band by band, the columns of a band all at once
+    (height, width), found = encoder.window, []
+    for axis in range(2):
         first, mixed = overview_blocks(encoder.image_size, encoder.window, axis)
-        first, mixed = first.reshape(count, -1), mixed.reshape(count, -1, *mixed.shape[1:])
-        found.append(pieces(_side(image, axis), encoder.image_size[axis], first, mixed))
+        bands = len(first) if axis == 0 else 1  # rows band by band, the columns of a band all at once
+        found.append(
+            pieces(_side(image, axis), encoder.image_size[axis], first.reshape(bands, -1), mixed.shape[2], mixed)
+        )
     rows, columns = found
+    bands = rows.begin.get_output_partial_shape(0)[0].get_length()
     listed = _in_each_image(image, ops.constant(np.arange(bands)[:, None] * [1, 0]))
 
     def band(body: Body) -> Any:
@@ -143,55 +143,3 @@ def _unit(tokens: Any) -> Any:
 
     length = ops.reduce_l2(tokens, np.array([-1]), keep_dims=True)
     return ops.divide(tokens, ops.maximum(length, np.float32(SMALLEST)))
-
-
-def blockwise_scorer(patches: Any, finish: Any, cells: int) -> Any:
-    """The graph of ``ScorerGraph``, which compares ``COMPARED`` patches at a time.
-
-    ``patches`` scores patches (B, P, C) of any number by reference tensors, each patch by itself; ``finish`` makes the
-    outputs of the scores of all ``cells`` patches of an image.
-    """
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    finish = finish.clone()
-    for node in patches.get_ordered_ops():  # names of their own: those that compare are told from those that encode
-        node.set_friendly_name(f"patches/{node.get_friendly_name()}")
-    inner = patches.input("tokens").get_node()
-    width = inner.get_output_partial_shape(0)[2].get_length()
-    tokens = ops.parameter([-1, cells, width], ov.Type.f32, name="tokens")
-    tokens.output(0).set_names({"tokens"})
-    missing = -cells % COMPARED
-    padded = ops.pad(tokens, np.zeros(3, np.int64), np.array([0, missing, 0]), "constant", np.float32(0))
-    scores, references = finish.input(SCORES).get_node(), _references(patches, finish)
-    used = {name: node for name, node in _parameters(patches).items() if node.output(0).get_target_inputs()}
-    loop = ops.tensor_iterator()
-    loop.set_body(ov.Model(patches.get_results(), list(used.values()), "patches"))
-    loop.set_sliced_input(inner, padded.output(0), 0, COMPARED, COMPARED, -1, 1)
-    for name in used.keys() & references.keys():
-        loop.set_invariant_input(used[name], references[name].output(0))
-    found = loop.get_concatenated_slices(patches.get_results()[0].output(0), 0, COMPARED, COMPARED, -1, 1)
-    begin, end, axis = (np.array([number], np.int64) for number in (0, cells, 1))
-    kept = ops.slice(found, begin, end, np.array([1], np.int64), axis)
-    kept = ops.reshape(kept, np.array([-1, cells]), special_zero=False)
-    for target in list(scores.output(0).get_target_inputs()):
-        target.replace_source_output(kept.output(0))
-    return ov.Model([*finish.get_results(), named_result(kept, RAW)], [tokens, *references.values()], "scorer")
-
-
-def _parameters(model: Any) -> dict[str, Any]:
-    """Inputs of a graph by name."""
-    return {port.any_name: port.get_node() for port in model.inputs}
-
-
-def _references(patches: Any, finish: Any) -> dict[str, Any]:
-    """Inputs of the whole scorer beside tokens: those of its end, and new ones that its loop reads."""
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    found = {name: node for name, node in _parameters(finish).items() if name != SCORES}
-    for name, node in _parameters(patches).items():
-        if name != "tokens" and name not in found:
-            found[name] = ops.parameter(node.get_output_partial_shape(0), ov.Type.f32, name=name)
-            found[name].output(0).set_names({name})
-    return found
