@@ -31,7 +31,6 @@ def windowed_encoder(encoder: Any, network: Any, prepare: Any, resize: Any) -> A
     image.output(0).set_names({"image"})
     seen = image if resize is not None else appended(prepare, image)
     rounded = resize is not None and resize.rounded
-    finish = (lambda window: appended(prepare, window)) if resize is not None else (lambda window: window)
     rows, columns = (_window_pieces(encoder, seen, axis) for axis in range(2))
     tops, lefts = (sorted(set(side)) for side in encoder.plan.corners.T.tolist())
     places = [[tops.index(top), lefts.index(left), 0] for top, left in encoder.plan.corners.tolist()]
@@ -51,7 +50,7 @@ def windowed_encoder(encoder: Any, network: Any, prepare: Any, resize: Any) -> A
             instead = ops.gather(body.invariant(whole), number, np.int64(0))
             chosen = ops.slice(place, np.array([3]), np.array([4]), np.array([1]))
             cut = ops.select(ops.greater(chosen, ops.constant(np.int64(0))), instead, cut)
-        return appended(network, exact(finish(cut)))
+        return appended(network, exact(cut if resize is None else appended(prepare, cut)))
 
     tokens = _stitched(encoder, each(window, "window"))
     return ov.Model([named_result(tokens.output(0), "tokens")], [image], "encoder")
