@@ -19,16 +19,24 @@ class Shown(NamedTuple):
 
 def shown(region: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Shown:
     """Stretch a region (h, w), of any size, to a map of ``size`` (H, W), a multiple of the ``grid``."""
+    down, right = stretched(region, size)
+    looked, (height, width), (rows, cols) = region > 0, size, grid
+    # By index_select: an exported graph is slow at region[down].
+    pixels = looked.index_select(0, down).index_select(1, right)
+    # Counted, not averaged: whole numbers are the same in every runtime. Rows first: no numbers of the map's size.
+    count = looked.float().index_select(0, down).reshape(rows, height // rows, -1).sum(dim=1)
+    count = count.index_select(1, right).reshape(rows, cols, width // cols).sum(dim=2).flatten()
+    half = height // rows * (width // cols) / 2
+    return Shown(pixels, count >= count.max().clamp(max=half))
+
+
+def stretched(region: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Which rows (H,) and columns (W,) of a region (h, w) fall on those of a map of ``size`` (H, W)."""
     down, right = (
         torch.div(torch.arange(target, device=region.device) * source, target, rounding_mode="floor")
         for source, target in zip(region.shape, size, strict=True)
     )
-    pixels = region[down][:, right] > 0
-    (height, width), (rows, cols) = size, grid
-    # Counted, not averaged: whole numbers are the same in every runtime.
-    count = pixels.float().reshape(rows, height // rows, cols, width // cols).sum(dim=(1, 3)).flatten()
-    half = height // rows * (width // cols) / 2
-    return Shown(pixels, count >= count.max().clamp(max=half))
+    return down, right
 
 
 def leaves_out(region: Tensor) -> bool:
@@ -68,4 +76,4 @@ def maps_within(
     seen = shown(region, (down.shape[0], right.shape[0]), grid)
     score = within(score, seen.patches)
     maps = anomaly_map(score, down, right)
-    return score_within(score, seen.patches, cells), torch.where(seen.pixels, maps, torch.zeros_like(maps))
+    return score_within(score, seen.patches, cells), maps.masked_fill(~seen.pixels, 0)

@@ -22,7 +22,7 @@ from anomalib_nagl.io.export_manifest import check_file
 from anomalib_nagl.io.windows import Cut, join_windows, plan_windows
 
 ENCODE = (("image",), ("tokens",))
-WINDOWS = (("image", "corners"), ("windows",))
+TOUCHED = (("image", "which"), ("windows",))
 MINE = (("normal_bank", "abnormal_tokens", "abnormal_patch_mask"), ("residual_proxies",))
 Floats = NDArray[np.float32]
 
@@ -73,10 +73,9 @@ class ReferenceEncoder:
         size, grid = self._size("image_size"), self._size("grid")
         plan = plan_windows(size, self._windows.window, self._windows.overlap, size[0] // grid[0])
         which = np.unique(plan.owner[wanted])
-        overview = [[size[0], 0]] if self._windows.overview else np.empty((0, 2), np.int64)
-        corners = np.concatenate([plan.corners[which], overview]).astype(np.int64)
-        inputs = {"image": ov.Tensor(image[None]), "corners": ov.Tensor(corners)}
-        found: Floats = self._part("windows", *WINDOWS).infer(inputs)["windows"][:, 0]
+        seen = np.append(which, len(plan.corners)) if self._windows.overview else which
+        inputs = {"image": ov.Tensor(image[None]), "which": ov.Tensor(seen.astype(np.int64))}
+        found: Floats = self._part("windows", *TOUCHED).infer(inputs)["windows"]
         return join_windows(plan, found, which, self._windows.overview)
 
     def _size(self, name: str) -> tuple[int, int]:

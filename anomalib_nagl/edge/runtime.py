@@ -1,13 +1,14 @@
 """Exported graphs in OpenVINO: read, looked at, compiled.
 
 Images are resized before they reach a graph (``edge.resizing``): for every new shape OpenVINO prepares its operators
-anew and keeps what it prepared, so a graph that is given images as they come needs more and more memory.
+anew and keeps what it prepared, so a graph that is given images as they come needs more and more memory. A graph with
+windows resizes each of them itself, by products whose preparation is small, and keeps the last few.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from openvino import opset13 as ops
 
 from anomalib_nagl.edge.resizing import resize
 from anomalib_nagl.io.errors import EdgeError
+from anomalib_nagl.io.windows import WINDOWS
 
 FACTS = "anomalib_nagl"  # under this name a graph says which images it takes
 FEW_SHAPES = {"CPU_RUNTIME_CACHE_CAPACITY": 32}  # OpenVINO's own number is 5,000
@@ -128,16 +130,26 @@ def part_of(model: ov.Model, inputs: tuple[str, ...], outputs: tuple[str, ...]) 
 
 
 def windows_of(model: ov.Model) -> ov.Model:
-    """The part of an encoder that sees windows, at given corners: image, corners (n, 2) -> windows (n, B, m, c)."""
-    loop = next(node for node in model.get_ordered_ops() if node.get_type_name() == "TensorIterator")
-    corners = ops.parameter([-1, 2], ov.Type.i64, name="corners")
-    corners.output(0).set_names({"corners"})
-    constants = [port for port in loop.inputs() if port.get_source_output().get_node().get_type_name() == "Constant"]
-    constants[0].replace_source_output(corners.output(0))
-    loop.validate_and_infer_types() if hasattr(loop, "validate_and_infer_types") else None
+    """The part of an encoder that sees windows, some of them: image, which (n,) -> windows (n, m, c).
+
+    Windows are numbered as they are planned (``io.windows``), and the overview after the last.
+    """
+    every = next(node for node in model.get_ordered_ops() if node.get_friendly_name() == WINDOWS)
+    loop = next(node for node in _after(every) if node.get_type_name() == "TensorIterator")
+    which = ops.parameter([-1], ov.Type.i64, name="which")
+    which.output(0).set_names({"which"})
+    for target in list(every.output(0).get_target_inputs()):
+        target.replace_source_output(which.output(0))
     result = ops.result(loop.output(0))
     result.output(0).set_names({"windows"})
-    part = ov.Model([result], [model.input("image").get_node(), corners], "windows")
+    part = ov.Model([result], [model.input("image").get_node(), which], "windows")
     if model.has_rt_info(FACTS):
         part.set_rt_info(model.get_rt_info(FACTS), FACTS)
     return part
+
+
+def _after(node: ov.Node) -> Iterator[ov.Node]:
+    """What is computed from a node, step by step; what it leads to in several ways comes several times."""
+    for target in node.output(0).get_target_inputs():
+        yield target.get_node()
+        yield from _after(target.get_node())

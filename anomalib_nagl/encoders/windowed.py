@@ -83,9 +83,9 @@ class WindowedEncoder(Encoder):
     def _of_one(self, image: Tensor) -> Tensor:
         height, width = self.plan.window
         corners = self.plan.corners.tolist()
-        found = []
-        for start in range(0, len(corners), BLOCK):
-            part = corners[start : start + BLOCK]
+        found, block = [], 1 if image.device.type == "cpu" else BLOCK  # one by one they stay in a processor's cache
+        for start in range(0, len(corners), block):
+            part = corners[start : start + block]
             found.append(self.base(torch.cat([image[:, :, t : t + height, left : left + width] for t, left in part])))
         overview = self.base(self.overview(image)) if self.cut.overview else None
         return self.stitch(torch.cat(found)[None], overview)

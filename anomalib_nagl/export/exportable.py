@@ -26,7 +26,8 @@ class Exportable:
     ``prepare`` brings images (B, 3, H, W) in [0, 1] of any size to the network input, after ``resize`` where that is a
     step of its own: the box takes it outside the graph. ``finish`` makes the outputs
     named ``outputs`` of image scores, anomaly maps, the ``thresholds`` (2,) of images and pixels and the ``scales``
-    (2, 3) that these lie on; ``calibration`` says how these were found. ``entries`` are facts of each reference
+    (2, 3) that these lie on, each pixel by itself if ``pixelwise``; ``calibration`` says how these were found.
+    ``entries`` are facts of each reference
     (``ReferenceImage.record``), ``record`` says how they were chosen. Raises
     RuntimeError for a model without references, ValueError for one whose head has operations that graphs lack.
     """
@@ -40,6 +41,7 @@ class Exportable:
     scales: tuple[Scale, Scale]
     variant: str
     head_trained: bool
+    pixelwise: bool = False
     calibration: dict[str, Any] = field(default_factory=dict)
     bank_limit: int | None = None
     entries: list[dict[str, str]] = field(default_factory=list)

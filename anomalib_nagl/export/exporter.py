@@ -14,12 +14,13 @@ from anomalib_nagl.bank.bank_file import BankFile, was_changed
 from anomalib_nagl.bank.border import settings_of_scale
 from anomalib_nagl.bank.interest import REGION, to_setting
 from anomalib_nagl.export import openvino_graph
+from anomalib_nagl.export.blockwise_scorer import blockwise_scorer
 from anomalib_nagl.export.companions import compatibility_of, facts_of, lessons_of
 from anomalib_nagl.export.exportable import Exportable
 from anomalib_nagl.export.graphs import trace_detection, trace_encoder, trace_mining, trace_scorer, trace_windowed
 from anomalib_nagl.export.metadata import embed_record
 from anomalib_nagl.export.telemetry import without_telemetry
-from anomalib_nagl.export.windowed_graphs import blockwise_scorer, windowed_encoder
+from anomalib_nagl.export.windowed_graphs import windowed_encoder
 from anomalib_nagl.io.export_manifest import companion, write_export_manifest
 from anomalib_nagl.io.files import atomic_files
 
@@ -121,12 +122,14 @@ def _graphs(exportable: Exportable, folder: Path, options: Options) -> tuple[Any
     seen, by_patch = exportable.model.encoder, not exportable.model.head.variant.proxies
     if seen.cut is not None:
         trace_windowed(exportable, folder, **options.onnx)
-        encoder = windowed_encoder(seen, convert("network"), convert("prepare"), exportable.resize is not None)
+        encoder = windowed_encoder(seen, convert("network"), convert("prepare"), exportable.resize)
     else:
         trace_encoder(exportable, folder / "encoder.onnx", **options.onnx)
         encoder = convert("encoder")
     if seen.cut is not None and by_patch:
-        scorer = blockwise_scorer(convert("patches"), convert("finish"), seen.grid[0] * seen.grid[1])
+        parts = ("patches", "image", "band") if exportable.pixelwise else ("patches", "finish")
+        smooth = exportable.model.smooth_down.cpu().numpy()
+        scorer = blockwise_scorer({name: convert(name) for name in parts}, smooth, seen.patch_size)
     else:
         trace_scorer(exportable, folder / "scorer.onnx", **options.onnx)
         scorer = convert("scorer")
@@ -143,7 +146,7 @@ def _refuse_windows(exportable: Exportable, kind: str, remedy: str) -> None:
 def _taken(exportable: Exportable, size: tuple[int, int] | None) -> dict[str, str]:
     """What an encoder's graph says of the images that it is given: how they are resized, and their only size."""
     facts = {}
-    if exportable.resize is not None:
+    if exportable.resize is not None and exportable.model.encoder.cut is None:  # windows are resized one by one
         facts = {"resize": "{} {}".format(*exportable.resize.size), "rounded": str(int(exportable.resize.rounded))}
     return {**facts, **({"input_size": "{} {}".format(*size)} if size else {})}
 

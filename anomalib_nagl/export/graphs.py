@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from anomalib_nagl.bank.adapted import TENSORS
+from anomalib_nagl.core.functional import anomaly_map
 from anomalib_nagl.core.head import NaglHead
+from anomalib_nagl.core.interest import score_within, shown, within
 from anomalib_nagl.core.model import NaglModel
 from anomalib_nagl.export.exportable import Exportable
 
 OPSET = 18  # has every operator of the graphs; asking for less makes the exporter convert, fail and complain
+INSIDE = "inside_scores"  # (B, M), with the smallest of those in the region in place of the others
+MAPS = ("anomaly_map", "pred_mask")
 SCORES = "scores"  # (B, M), the same as an input of what follows
 RAW = "patch_scores"  # (B, M), before anything is made of them: what thresholds are found by on a box
 # Where images have been resized, where the encoder begins and where it ends, for whoever takes the graph apart.
@@ -95,6 +99,47 @@ class FinishGraph(nn.Module):
         return tuple(outputs[name] for name in self.output_names)
 
 
+class ImageGraph(nn.Module):
+    """The part of ``FinishGraph`` that is of whole images: scores (B, M) within the region (B, M), then the outputs."""
+
+    def __init__(self, exportable: Exportable) -> None:
+        super().__init__()
+        self.model, self.finish = exportable.model, exportable.finish
+        self.output_names = [INSIDE, *(name for name in exportable.outputs if name not in MAPS)]
+        self.names = [REGION, "thresholds", "scale"]
+
+    def forward(self, scores: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        """Make scores and labels of images."""
+        encoder, (region, *decided) = self.model.encoder, given
+        inside = shown(region, encoder.image_size, encoder.grid).patches
+        kept = within(scores, inside)
+        score = score_within(kept, inside, encoder.window_cells)
+        outputs = {INSIDE: kept, **self.finish(score, score[:, None, None, None], *decided)}
+        return tuple(outputs[name] for name in self.output_names)
+
+
+class BandGraph(nn.Module):
+    """The part that is of some rows of maps: scores (B, M) within the region, and what is known of these rows.
+
+    That are their smoothing (r, rows), and the rows (r,) and columns (W,) of the region that fall on the map.
+    """
+
+    def __init__(self, exportable: Exportable) -> None:
+        super().__init__()
+        self.model, self.finish = exportable.model, exportable.finish
+        self.output_names = [name for name in exportable.outputs if name in MAPS]
+
+    def forward(
+        self, scores: Tensor, smooth: Tensor, rows: Tensor, columns: Tensor, *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Make maps (B, 1, r, W), and masks."""
+        region, *decided = given
+        looked = (region > 0).index_select(0, rows).index_select(1, columns)
+        maps = anomaly_map(scores, smooth, self.model.smooth_right).masked_fill(~looked, 0)
+        outputs = self.finish(scores.amax(-1), maps, *decided)
+        return tuple(outputs[name] for name in self.output_names)
+
+
 class DetectionGraph(nn.Module):
     """Both, one after the other: images and reference tensors -> the model's outputs."""
 
@@ -145,7 +190,10 @@ def trace_detection(exportable: Exportable, path: Path, input_size: tuple[int, i
 
 
 def trace_windowed(exportable: Exportable, folder: Path, **options: Any) -> None:
-    """Write what loops are made of as ONNX: network, prepare, and, without proxies, patches and finish."""
+    """Write what loops are made of as ONNX: network, prepare, and, without proxies, patches and what follows.
+
+    That is finish or, where pixels are finished each by itself, image and band.
+    """
     model = exportable.model
     encoder, batch = model.encoder.network, Dim("batch_size")
     window, (image, sizes) = torch.zeros(2, 3, *encoder.image_size), _image(None)
@@ -158,10 +206,24 @@ def trace_windowed(exportable: Exportable, folder: Path, **options: Any) -> None
     example = (torch.zeros(2, 9, model.encoder.dim), *(references[name] for name in PATCHWISE))
     dynamic: Any = ({0: batch, 1: Dim("patches")}, tuple(sides[name] for name in PATCHWISE))
     _trace(PatchGraph(exportable), example, ["tokens", *PATCHWISE], [RAW], dynamic, folder / "patches.onnx", **options)
-    graph = FinishGraph(exportable)
+    graph: Any = ImageGraph(exportable) if exportable.pixelwise else FinishGraph(exportable)
     given = (scores, *(references[name] for name in graph.names))
     names, dynamic = [SCORES, *graph.names], ({0: batch}, tuple(sides[name] for name in graph.names))
-    _trace(graph, given, names, list(graph.output_names), dynamic, folder / "finish.onnx", **options)
+    path = folder / ("image.onnx" if exportable.pixelwise else "finish.onnx")
+    _trace(graph, given, names, list(graph.output_names), dynamic, path, **options)
+    if exportable.pixelwise:
+        _trace_band(exportable, scores, given[1:], sides[REGION], folder / "band.onnx", **options)
+
+
+def _trace_band(exportable: Exportable, scores: Tensor, given: Any, sides: Any, path: Path, **options: Any) -> None:
+    """Write ``BandGraph`` of a row of patches."""
+    graph, encoder = BandGraph(exportable), exportable.model.encoder
+    side, width = encoder.patch_size, encoder.image_size[1]
+    rows, columns = torch.zeros(side, dtype=torch.int64), torch.zeros(width, dtype=torch.int64)
+    example = (scores, torch.zeros(side, encoder.grid[0]), rows, columns, *given)
+    shapes = ({0: Dim("batch_size")}, None, None, None, (sides, None, None))
+    names = [SCORES, "smooth", "rows", "columns", REGION, "thresholds", "scale"]
+    _trace(graph, example, names, list(graph.output_names), shapes, path, **options)
 
 
 def _image(input_size: tuple[int, int] | None) -> tuple[Tensor, dict[int, Any]]:

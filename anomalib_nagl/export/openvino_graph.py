@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_nagl.export.graphs import MARKERS, RAW
+from anomalib_nagl.export.loops import PRECISE
 from anomalib_nagl.io.precise_layers import mark_precise
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -125,9 +126,11 @@ def references_graph(mining: Any, encoder: Any | None) -> Any:
 
 
 def outside_encoder(model: Any) -> list[str]:
-    """Names of all operators that are not part of the encoder: they compare, and must stay exact."""
-    encoder = _ancestors(model.output("tokens")) - _ancestors(model.output("prepared"))
-    return [name for name in names(model) if name not in encoder]
+    """Names of all operators that are not part of the encoder: they resize or compare, and must stay exact."""
+    encoder = _ancestors(model.output("tokens"))
+    if "prepared" in marked(model):
+        encoder -= _ancestors(model.output("prepared"))
+    return [name for name in names(model) if name not in encoder or name.startswith(PRECISE)]
 
 
 def names(model: Any) -> list[str]:

@@ -10,80 +10,123 @@ from typing import Any
 
 import numpy as np
 
-from anomalib_nagl.export.graphs import RAW, SCORES
-from anomalib_nagl.io.windows import FINE, between, pooling
+from anomalib_nagl.export.loops import Body, appended, each, exact, named_result
+from anomalib_nagl.export.window_resizing import Pieces, block_of, inside, overview_blocks, pieces, resampled
+from anomalib_nagl.io.windows import FINE, WINDOWS, between
 
-COMPARED = 2048  # patches that are compared at once
 SMALLEST = 1e-12  # length of a token below which it stays as it is, as in torch
 
 
-def windowed_encoder(encoder: Any, network: Any, prepare: Any, resizes: bool) -> Any:
-    """The graph of ``EncoderGraph`` for an encoder with windows: image (B, 3, H, W) -> markers, tokens (B, M, C) last.
+def windowed_encoder(encoder: Any, network: Any, prepare: Any, resize: Any) -> Any:
+    """The graph of ``EncoderGraph`` for an encoder with windows: image (B, 3, H, W) -> tokens (B, M, C).
 
-    ``network`` encodes a window (B, 3, h, w) -> (B, m, c), ``prepare`` makes the network input of a resized image; it
-    is resized here where the model ``resizes``.
+    ``network`` encodes a window (B, 3, h, w) -> (B, m, c), ``prepare`` makes its input of a resized image, pixel by
+    pixel. ``resize`` is how the model does (``MatrixResize``): each window is resized by itself, so that no other image
+    of full size is ever there. Where it is None, ``prepare`` makes the input of the whole image.
     """
     import openvino as ov
     from openvino import opset13 as ops
 
-    height, width = encoder.image_size
     image = ops.parameter([-1, 3, -1, -1], ov.Type.f32, name="image")
     image.output(0).set_names({"image"})
-    resized = _resized(image, (height, width)) if resizes else image
-    prepared = _appended(prepare, resized)
-    prepared = ops.reshape(prepared, np.array([-1, 3, height, width]), special_zero=False)
-    seen, corners = prepared, encoder.plan.corners
-    if encoder.cut.overview:  # below the image, so that one loop sees both
-        averaged = list(pooling(encoder.image_size, encoder.window))
-        whole = ops.avg_pool(prepared, averaged, [0, 0], [0, 0], averaged, True)
-        whole = _resized(whole, encoder.window)
-        beside = np.array([0, 0, 0, width - encoder.window[1]])
-        whole = ops.pad(whole, np.zeros(4, np.int64), beside, "constant", np.float32(0))
-        seen = ops.concat([prepared, whole], 2)
-        corners = np.concatenate([corners, [[height, 0]]])
-    tokens = _stitched(encoder, _each_window(network, seen, corners, encoder.window))
-    markers = {"resized": resized, "prepared": prepared, "tokens": tokens}
-    return ov.Model([_result(markers[name], name) for name in list(markers)[not resizes :]], [image], "encoder")
+    seen = image if resize is not None else appended(prepare, image)
+    rounded = resize is not None and resize.rounded
+    rows, columns = (_window_pieces(encoder, seen, axis) for axis in range(2))
+    tops, lefts = (sorted(set(side)) for side in encoder.plan.corners.T.tolist())
+    places = [[tops.index(top), lefts.index(left), 0] for top, left in encoder.plan.corners.tolist()]
+    whole = _overview(encoder, seen) if encoder.cut.overview else None
+    if whole is not None:
+        places.append([0, 0, 1])
+    every = ops.constant(np.arange(len(places)), name=WINDOWS)
+    listed = _in_each_image(seen, ops.gather(ops.constant(np.array(places)), every, np.int64(0)))
+
+    def window(body: Body) -> Any:
+        place, images = body.sliced(listed), body.invariant(seen)
+        place = ops.reshape(place, np.array([4]), special_zero=False)
+        cut = resampled(images, place, inside(body, rows), inside(body, columns), rounded)
+        cut = ops.reshape(cut, np.array([1, 3, *encoder.window]), special_zero=False)
+        if whole is not None:
+            number = ops.slice(place, np.array([0]), np.array([1]), np.array([1]))
+            instead = ops.gather(body.invariant(whole), number, np.int64(0))
+            chosen = ops.slice(place, np.array([3]), np.array([4]), np.array([1]))
+            cut = ops.select(ops.greater(chosen, ops.constant(np.int64(0))), instead, cut)
+        return appended(network, exact(cut if resize is None else appended(prepare, cut)))
+
+    tokens = _stitched(encoder, each(window, "window"))
+    return ov.Model([named_result(tokens.output(0), "tokens")], [image], "encoder")
 
 
-def _resized(image: Any, size: tuple[int, int]) -> Any:
-    """Images (B, 3, H, W) at a size by PIL's antialiased bicubic filter, as in torch."""
-    from openvino import opset11
+def _window_pieces(encoder: Any, image: Any, axis: int) -> Pieces:
+    """Rows or columns of an image that windows begin with, each in blocks."""
+    side, starts = encoder.window[axis], np.unique(encoder.plan.corners[:, axis])
+    block = block_of(side)
+    first = starts[:, None] + np.arange(0, side, block)
+    return pieces(_side(image, axis), encoder.image_size[axis], first, block)
 
-    axes, sides = np.array([2, 3], np.int64), np.array(size, np.int64)
-    return opset11.interpolate(image, sides, "bicubic_pillow", "sizes", axes=axes, cube_coeff=-0.5)
 
-
-def _each_window(network: Any, seen: Any, corners: Any, window: tuple[int, int]) -> Any:
-    """Tokens (N, B, m, c) of the windows of images (B, 3, H, W) at ``corners`` (N, 2), one window after the other."""
-    import openvino as ov
+def _overview(encoder: Any, image: Any) -> Any:
+    """``WindowedEncoder.overview`` of images (B, 3, H, W) of any size, (B, 3, h, w), a band of rows at a time."""
     from openvino import opset13 as ops
 
-    whole = ops.parameter(seen.get_output_partial_shape(0), ov.Type.f32, name="seen")
-    corner = ops.parameter([1, 2], ov.Type.i64, name="corner")
-    begin = ops.squeeze(corner, np.array([0]))
-    end = ops.add(begin, np.array(window, np.int64))
-    cut = ops.slice(whole, begin, end, np.array([1, 1], np.int64), np.array([2, 3], np.int64))
-    cut = ops.reshape(cut, np.array([-1, 3, *window]), special_zero=False)
-    found = _result(ops.unsqueeze(_appended(network, cut), np.array([0])), "window")
-    loop = ops.tensor_iterator()
-    loop.set_body(ov.Model([found], [whole, corner], "window"))
-    loop.set_sliced_input(corner, ops.constant(np.asarray(corners, np.int64)).output(0), 0, 1, 1, -1, 0)
-    loop.set_invariant_input(whole, seen.output(0))
-    return loop.get_concatenated_slices(found.output(0), 0, 1, 1, -1, 0).get_node()
+    (height, width), found = encoder.window, []
+    for axis in range(2):
+        first, mixed = overview_blocks(encoder.image_size, encoder.window, axis)
+        bands = len(first) if axis == 0 else 1  # rows band by band, the columns of a band all at once
+        found.append(
+            pieces(_side(image, axis), encoder.image_size[axis], first.reshape(bands, -1), mixed.shape[2], mixed)
+        )
+    rows, columns = found
+    bands = rows.begin.get_output_partial_shape(0)[0].get_length()
+    listed = _in_each_image(image, ops.constant(np.arange(bands)[:, None] * [1, 0]))
+
+    def band(body: Body) -> Any:
+        place = ops.reshape(body.sliced(listed), np.array([3]), special_zero=False)
+        return exact(resampled(body.invariant(image), place, inside(body, rows), inside(body, columns), False))
+
+    made = ops.reshape(each(band, "band"), np.array([-1, bands, 3, height // bands, width]), special_zero=False)
+    made = ops.transpose(made, np.array([0, 2, 1, 3, 4]))
+    return ops.reshape(made, np.array([-1, 3, height, width]), special_zero=False)
+
+
+def _in_each_image(images: Any, places: Any) -> Any:
+    """Places (n, k), nodes, of each of images (B, ...) in turn, (B * n, 1 + k) with the number of the image first."""
+    from openvino import opset13 as ops
+
+    images, shape = ops.shape_of(images), ops.shape_of(places)
+    count, listed = _part(images, 0), _part(shape, 0)
+    numbers = ops.range(ops.constant(np.int64(0)), ops.squeeze(count, np.array([0])), ops.constant(np.int64(1)), "i64")
+    one = ops.constant(np.array([1]))
+    numbers = ops.reshape(numbers, np.array([-1, 1, 1]), special_zero=False)
+    numbers = ops.broadcast(numbers, ops.concat([count, listed, one], 0))
+    places = ops.broadcast(places, ops.concat([count, shape], 0))
+    width = 1 + places.get_output_partial_shape(0)[2].get_length()
+    return exact(ops.reshape(ops.concat([numbers, places], 2), np.array([-1, width]), special_zero=False))
+
+
+def _side(image: Any, axis: int) -> Any:
+    """Height or width of images (B, 3, H, W), a node (1,)."""
+    from openvino import opset13 as ops
+
+    return _part(ops.shape_of(image), 2 + axis)
+
+
+def _part(shape: Any, place: int) -> Any:
+    from openvino import opset13 as ops
+
+    return ops.slice(shape, np.array([place]), np.array([place + 1]), np.array([1]))
 
 
 def _stitched(encoder: Any, found: Any) -> Any:
-    """``WindowedEncoder.stitch`` of tokens (N, B, m, c), those of the overview last."""
+    """``WindowedEncoder.stitch`` of tokens (B * N, m, c) of windows; of an image an overview is the last."""
     from openvino import opset13 as ops
 
     (rows, cols), (inner_rows, inner_cols), width = encoder.grid, encoder.plan.inner, encoder.base.dim
-    every = ops.transpose(found, np.array([1, 0, 2, 3]))
-    every = ops.reshape(every, np.array([0, -1, width]), special_zero=True)
+    first = len(encoder.plan.corners) * inner_rows * inner_cols
+    every = first + encoder.cut.overview * inner_rows * inner_cols
+    every = ops.reshape(found, np.array([-1, every, width]), special_zero=False)
     fine = ops.gather(every, encoder.plan.source, np.int64(1))
     if not encoder.cut.overview:
         return fine
-    first = len(encoder.plan.corners) * inner_rows * inner_cols
     coarse = ops.gather(every, first + np.arange(inner_rows * inner_cols), np.int64(1))
     coarse = ops.reshape(_unit(coarse), np.array([0, inner_rows, inner_cols, width]), special_zero=True)
     coarse = ops.matmul(ops.constant(between(inner_cols, cols)), coarse, False, False)
@@ -99,73 +142,3 @@ def _unit(tokens: Any) -> Any:
 
     length = ops.reduce_l2(tokens, np.array([-1]), keep_dims=True)
     return ops.divide(tokens, ops.maximum(length, np.float32(SMALLEST)))
-
-
-def blockwise_scorer(patches: Any, finish: Any, cells: int) -> Any:
-    """The graph of ``ScorerGraph``, which compares ``COMPARED`` patches at a time.
-
-    ``patches`` scores patches (B, P, C) of any number by reference tensors, each patch by itself; ``finish`` makes the
-    outputs of the scores of all ``cells`` patches of an image.
-    """
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    finish = finish.clone()
-    for node in patches.get_ordered_ops():  # names of their own: those that compare are told from those that encode
-        node.set_friendly_name(f"patches/{node.get_friendly_name()}")
-    inner = patches.input("tokens").get_node()
-    width = inner.get_output_partial_shape(0)[2].get_length()
-    tokens = ops.parameter([-1, cells, width], ov.Type.f32, name="tokens")
-    tokens.output(0).set_names({"tokens"})
-    missing = -cells % COMPARED
-    padded = ops.pad(tokens, np.zeros(3, np.int64), np.array([0, missing, 0]), "constant", np.float32(0))
-    scores, references = finish.input(SCORES).get_node(), _references(patches, finish)
-    used = {name: node for name, node in _parameters(patches).items() if node.output(0).get_target_inputs()}
-    loop = ops.tensor_iterator()
-    loop.set_body(ov.Model(patches.get_results(), list(used.values()), "patches"))
-    loop.set_sliced_input(inner, padded.output(0), 0, COMPARED, COMPARED, -1, 1)
-    for name in used.keys() & references.keys():
-        loop.set_invariant_input(used[name], references[name].output(0))
-    found = loop.get_concatenated_slices(patches.get_results()[0].output(0), 0, COMPARED, COMPARED, -1, 1)
-    begin, end, axis = (np.array([number], np.int64) for number in (0, cells, 1))
-    kept = ops.slice(found, begin, end, np.array([1], np.int64), axis)
-    kept = ops.reshape(kept, np.array([-1, cells]), special_zero=False)
-    for target in list(scores.output(0).get_target_inputs()):
-        target.replace_source_output(kept.output(0))
-    return ov.Model([*finish.get_results(), _result(kept, RAW)], [tokens, *references.values()], "scorer")
-
-
-def _parameters(model: Any) -> dict[str, Any]:
-    """Inputs of a graph by name."""
-    return {port.any_name: port.get_node() for port in model.inputs}
-
-
-def _references(patches: Any, finish: Any) -> dict[str, Any]:
-    """Inputs of the whole scorer beside tokens: those of its end, and new ones that its loop reads."""
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    found = {name: node for name, node in _parameters(finish).items() if name != SCORES}
-    for name, node in _parameters(patches).items():
-        if name != "tokens" and name not in found:
-            found[name] = ops.parameter(node.get_output_partial_shape(0), ov.Type.f32, name=name)
-            found[name].output(0).set_names({name})
-    return found
-
-
-def _appended(model: Any, given: Any) -> Any:
-    """What a copy of a graph of one input makes of a node."""
-    copy = model.clone()
-    parameter = copy.get_parameters()[0]
-    for target in list(parameter.output(0).get_target_inputs()):
-        target.replace_source_output(given.output(0))
-    return copy.get_results()[0].input_value(0).get_node()
-
-
-def _result(node: Any, name: str) -> Any:
-    from openvino import opset13 as ops
-
-    result = ops.result(node)
-    result.output(0).set_names({name})
-    node.output(0).add_names({name})
-    return result

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 AUTO_SIDE = 448  # pixels of a window where nobody says how many
-BLOCK = 4  # windows that are encoded at once
+BLOCK = 4  # windows that are encoded at once, but for a CPU, which takes one
+WINDOWS = "which_windows"  # the name of the numbers of windows that an exported encoder sees, in its graph
 FINE = 0.5  # share of a deviation that is told by the windows, beside an overview; the rest is told by the overview
 LARGE = 1.5  # so many windows long has an image to be, to be cut where nobody says whether
 Size = tuple[int, int]
@@ -134,12 +135,12 @@ def _axis(length: int, window: int, overlap: int, patch: int) -> _Axis:
 def megabytes(plan: Plan, width: int) -> int:
     """Roughly what an image of a plan needs while it is scored in torch, with tokens of so many numbers.
 
-    Ten copies of the image, eight of its tokens, and what a network computes of the windows that it sees at once.
+    Four copies of the image, eight of its tokens, and what a network computes of the windows that it sees at once.
     """
     pixels = (plan.grid[0] * plan.grid[1]) * plan.patch**2
     tokens = plan.grid[0] * plan.grid[1] * width
     block = BLOCK * plan.window[0] * plan.window[1] * 64  # the widest layer of a small network, at half the side
-    return round(4 * (10 * 3 * pixels + 8 * tokens + block / 4) / 2**20)
+    return round(4 * (4 * 3 * pixels + 8 * tokens + block / 4) / 2**20)
 
 
 def enlarge(tokens: NDArray[np.float32], coarse: Size, grid: Size) -> NDArray[np.float32]:

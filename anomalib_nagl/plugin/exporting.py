@@ -19,7 +19,7 @@ from anomalib_nagl.bank.scale import Scale
 from anomalib_nagl.export.exportable import Exportable, Outputs
 from anomalib_nagl.export.exporter import Compression, Options, write_onnx, write_openvino
 from anomalib_nagl.io.files import atomic_files
-from anomalib_nagl.plugin.post_processing import known_thresholds
+from anomalib_nagl.plugin.post_processing import ReferencePostProcessor, known_thresholds
 from anomalib_nagl.plugin.pre_processing import NaglPreProcessor
 from anomalib_nagl.plugin.run_folder import export_folder, tell_export
 
@@ -53,6 +53,11 @@ class Finish(nn.Module):
         known = known_thresholds(self.post_processor)
         left_out = {"pred_label": not known.image, "pred_mask": not known.pixel}
         return tuple(name for name in OUTPUTS if not left_out.get(name))
+
+    @property
+    def pixelwise(self) -> bool:
+        """Whether maps may be finished in parts; of a post-processor of somebody else's nothing is known."""
+        return type(self.post_processor) in (type(None), PostProcessor, ReferencePostProcessor)
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -117,6 +122,7 @@ def exportable(nagl: Any) -> Exportable:
         calibration=dict(getattr(nagl.post_processor, "calibration", {})),
         variant=str(nagl.hparams["variant"]),
         head_trained=nagl.head_trained,
+        pixelwise=finish.pixelwise,
         bank_limit=nagl.bank_limit,
         entries=nagl.references,
         record=nagl.manifest,

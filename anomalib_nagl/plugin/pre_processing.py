@@ -9,9 +9,9 @@ import torch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.pre_processing import PreProcessor
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
+from torchvision.transforms.v2 import Compose, Normalize, Resize, Transform
 
-from anomalib_nagl.core.resizing import MatrixResize, PillowResize
+from anomalib_nagl.core.resizing import BandResize, MatrixResize, PillowResize
 
 DEFAULT_SIZE = (448, 448)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,11 +87,7 @@ class NaglPreProcessor(PreProcessor):
     ) -> None:
         height, width = image_size
         self.config = {"image_size": [height, width], "mean": list(mean), "std": list(std), "published": published}
-        resize = (
-            PillowResize((height, width))
-            if published
-            else Resize([height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
-        )
+        resize = (PillowResize if published else BandResize)((height, width))
         self.transform = Compose([resize, Normalize(list(mean), list(std))])
         self.export_transform = nn.Sequential(
             MatrixResize((height, width), rounded=published), Normalize(list(mean), list(std))

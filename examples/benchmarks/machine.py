@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from pathlib import Path
 
 import timm
 import torch
+from memory import peak_memory as peak_memory
 from safetensors.torch import save_file
 
 
@@ -38,18 +38,6 @@ def wait_for(device: torch.device) -> None:
     """Let a GPU finish what it was asked for, before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset) / 2**20
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def random_weights(backbone: str, folder: Path) -> str:

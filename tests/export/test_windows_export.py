@@ -12,6 +12,7 @@ from anomalib.deploy import OpenVINOInferencer
 from anomalib.deploy.export import CompressionType
 
 from anomalib_nagl import Nagl, NaglEdge
+from anomalib_nagl.export.loops import PRECISE
 from anomalib_nagl.io.precise_layers import precise_layers
 from anomalib_nagl.references.reference_set import ReferenceSet
 
@@ -155,17 +156,18 @@ def test_what_was_taught_is_baked_into_the_file(exported: tuple[Nagl, Path], tmp
     assert float(found.pred_score.reshape(())) == pytest.approx(detector.predict(image).score, abs=1e-4)
 
 
-def test_comparison_in_the_loop_stays_exact_and_encoding_does_not(exported: tuple[Nagl, Path]) -> None:
+def test_comparison_and_resizing_in_loops_stay_exact_and_encoding_does_not(exported: tuple[Nagl, Path]) -> None:
     _, path = exported
     exact = precise_layers(path)
     assert any(name.startswith("patches/") for name in exact)
+    assert any(name.startswith(PRECISE) for name in exact)
     inside = [
         node.get_friendly_name()
         for loop in ov.Core().read_model(path).get_ordered_ops()
         if loop.get_type_name() == "TensorIterator"
         for node in loop.get_body().get_ordered_ops()
     ]
-    encoding = {name for name in inside if not name.startswith("patches/")}
+    encoding = {name for name in inside if not name.startswith(("patches/", "band/", PRECISE))}
     assert encoding
     assert not encoding & exact
 
