@@ -5,9 +5,9 @@
 A model of one normal and one abnormal reference, textures of no meaning, scores an image in torch, by anomalib's
 OpenVINOInferencer and by NaglEdge, each in a process of its own, which loads what it needs and no more: the median time
 of an image, and the largest resident memory with libraries. Images are given as a camera does, 8 bits for each colour.
-``ratio`` is the time over that of one window times the number of windows, the overview included, by the clock and by the
-time of processors, which a busy machine disturbs less; ``scores`` and ``labels`` are those of an image without and with a
-defect.
+``ratio`` is the time over that of one window times the number of windows, the overview included, by the clock and by
+the time of processors, which a busy machine disturbs less; ``scores`` and ``labels`` are those of an image without and
+with a defect.
 """
 
 from __future__ import annotations
