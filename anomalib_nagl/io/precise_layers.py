@@ -22,7 +22,7 @@ def precise_layers(path: Path) -> set[str]:
 
 
 def mark_precise(path: Path, names: Iterable[str]) -> None:
-    """Give the wish to layers of a file, each once: a file in which one has it twice is not read."""
+    """Give the wish to layers of a file, each once: OpenVINO 2026.1 refuses a file in which one has it twice."""
     wanted = set(names)
     if not wanted:
         return
