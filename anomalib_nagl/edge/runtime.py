@@ -2,7 +2,7 @@
 
 Images are resized before they reach a graph (``edge.resizing``): for every new shape OpenVINO prepares its operators
 anew and keeps what it prepared, so a graph that is given images as they come needs more and more memory. A graph with
-windows resizes each of them itself, by products whose preparation is small, and keeps the last few.
+windows resizes each of them itself, by products whose preparation is small: it grows by little with every new shape.
 """
 
 from __future__ import annotations
