@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         slow[item.path] = slow.get(item.path, 0) - (item.get_closest_marker("slow") is not None)
     items.sort(key=lambda item: slow[item.path])
+
+
+@pytest.fixture(autouse=True)
+def signals_on_the_stack_of_their_thread() -> Iterator[None]:
+    """Tests end OpenVINO's models in any order; the next signal would find the stack gone that these had put up."""
+    from anomalib_nagl.io.signal_stack import leave_signal_stack
+
+    yield
+    if "openvino" in sys.modules:
+        leave_signal_stack()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from anomalib_nagl.edge.baking import bake
 from anomalib_nagl.edge.infer_requests import Requests
 from anomalib_nagl.edge.lessons import Lessons
 from anomalib_nagl.edge.reference_encoder import ReferenceEncoder
-from anomalib_nagl.edge.runtime import compile_graph, read_graph
+from anomalib_nagl.edge.runtime import compile_graph, read_graph, shared_core
 from anomalib_nagl.io.arrays import as_image
 from anomalib_nagl.io.errors import EdgeError
 from anomalib_nagl.io.export_manifest import companion, read_export_manifest
@@ -93,7 +93,7 @@ class NaglEdge(Lessons):
         self._manifest = read_export_manifest(path.with_suffix(".json"))
         given = path.with_suffix(".bank") if bank is None else as_path(bank, "a reference bank")
         self._bank = BankFile(given, self.compatibility, author)
-        core, encoder = ov.Core(), companion(path, "encoder")
+        core, encoder = shared_core(), companion(path, "encoder")
         cached = {} if cache is None else {"CACHE_DIR": str(as_path(cache, "a cache folder"))}
         config: dict[str, Any] = {**cached, "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT"}
         if requests > 1:

@@ -7,6 +7,8 @@ windows resizes each of them itself, by products whose preparation is small: it 
 
 from __future__ import annotations
 
+import functools
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +25,17 @@ FACTS = "anomalib_nagl"  # under this name a graph says which images it takes
 FEW_SHAPES = {"CPU_RUNTIME_CACHE_CAPACITY": 32}  # OpenVINO's own number is 5,000
 BATCHES = ("image", "tokens")  # inputs whose first side is the number of images, here always 1
 Size = tuple[int, int]
+
+
+def shared_core() -> ov.Core:
+    """The core of all detectors of this process, which stays: one that ends may take a signal stack in use along."""
+    return _core_of(os.getpid())
+
+
+@functools.cache
+def _core_of(process: int) -> ov.Core:
+    """A forked process has not the threads of its parent's, and makes its own."""
+    return ov.Core()
 
 
 def read_graph(core: ov.Core, path: Path) -> ov.Model:

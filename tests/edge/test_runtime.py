@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,24 @@ import pytest
 
 from anomalib_nagl.edge import EdgeError, NaglEdge, runtime
 from anomalib_nagl.io.export_manifest import companion
+
+DROPPED = """
+import gc, signal, sys, threading
+from anomalib_nagl.edge import NaglEdge
+
+first, second, third = (NaglEdge(sys.argv[1]) for _ in range(3))
+held = [third]
+del third
+thread = threading.Thread(target=held.clear)  # the last of one ends in another thread
+thread.start()
+thread.join()
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
 
 
 def test_a_cache_that_cannot_be_made_is_named(exported: Path, tmp_path: Path) -> None:
@@ -48,3 +68,10 @@ def test_openvino_may_do_without_the_number_of_shapes(exported: Path, monkeypatc
     assert asked == [{}, runtime.FEW_SHAPES, {}]
     monkeypatch.setattr(runtime, "FEW_SHAPES", {"NO_SUCH_PROPERTY": 1})
     assert NaglEdge(exported).predict(image).score == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_signal_is_heard_after_detectors_ended_in_any_order(exported: Path) -> None:
+    """OpenVINO puts up a stack for signals, and takes it away with the last model of a core."""
+    command = [sys.executable, "-c", DROPPED, str(exported)]
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr[-2000:]

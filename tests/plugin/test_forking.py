@@ -36,6 +36,26 @@ if os.fork() == 0:
 sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
+IN_ORDER = """
+import gc, signal
+import numpy as np, openvino as ov
+import anomalib_nagl.plugin.forking
+from openvino import opset13 as ops
+from torch.utils.data import DataLoader
+
+def compiled():
+    given = ops.parameter([4, 4], np.float32)
+    return ov.Core().compile_model(ov.Model([ops.relu(given)], [given]), "CPU")
+
+first, second = compiled(), compiled()
+del first
+gc.collect()
+del second
+gc.collect()
+print(len(list(DataLoader(range(8), num_workers=2))))
+signal.raise_signal(signal.SIGCHLD)  # any thread may hear of a worker: now this one does
+"""
+
 
 class Dropped:
     """Garbage that tells when it is cleared up."""
@@ -73,3 +93,11 @@ def test_a_forked_process_does_not_clear_up_what_it_inherited() -> None:
 def test_a_compiled_model_that_was_dropped_holds_no_worker_up(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", COMPILED], cwd=tmp_path, timeout=120, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_workers_end_safely_after_compiled_models_did(tmp_path: Path) -> None:
+    """The signal of a worker's end is not handled on the stack that OpenVINO took away again."""
+    done = subprocess.run([sys.executable, "-c", IN_ORDER], cwd=tmp_path, timeout=120, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == b"8\n"
