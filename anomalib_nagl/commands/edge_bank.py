@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,18 @@ def describe(parsers: Sequence[Parser]) -> None:
         if name not in ("list", "history", "bake", "check"):
             parser.add_argument("--by", metavar="NAME", help="who makes the change, your user name if left out")
     named["bake"].add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="the .xml to write")
+    named["check"].add_argument(
+        "labelled", type=Path, metavar="LABELLED_DIR", help="folder with good/ and defects/, or normal/ and abnormal/"
+    )
+    for name in ("remove", "rename", "off", "on"):
+        _either(named[name], "name", "name of the reference, see list", str)
+    _either(named["rename"], "to", "its new name", str)
+    _either(named["undo"], "revision", "number of a change, see history", int)
+    _describe_lessons(named)
+    _describe_settings(named)
+
+
+def _describe_lessons(named: Mapping[str, Parser]) -> None:
     for name in ("add-defect", "add-normal"):
         _either(named[name], "image", "image file", Path)
         named[name].add_argument("--name", help="name of the reference, that of the file if left out")
@@ -79,6 +91,9 @@ def describe(parsers: Sequence[Parser]) -> None:
     named["add-normal"].add_argument(
         "--region", type=Path, metavar="FILE", help="white where the image is normal; without it all of it is"
     )
+
+
+def _describe_settings(named: Mapping[str, Parser]) -> None:
     setting = named["set-threshold"]
     setting.add_argument("image", nargs="?", type=float, metavar="SCORE", help="from 0 to 1, as 0.6, for images")
     setting.add_argument("--pixel", type=float, metavar="SCORE", help="from 0 to 1, for the outline of a defect")
@@ -86,13 +101,6 @@ def describe(parsers: Sequence[Parser]) -> None:
     named["region"].add_argument("mask", nargs="?", type=Path, metavar="MASK", help="image, white where to look")
     named["region"].add_argument("--clear", action="store_true", help="look everywhere again")
     named["region"].add_argument("--calibrate", action="store_true", help="find the scales anew within the region")
-    named["check"].add_argument(
-        "labelled", type=Path, metavar="LABELLED_DIR", help="folder with good/ and defects/, or normal/ and abnormal/"
-    )
-    for name in ("remove", "rename", "off", "on"):
-        _either(named[name], "name", "name of the reference, see list", str)
-    _either(named["rename"], "to", "its new name", str)
-    _either(named["undo"], "revision", "number of a change, see history", int)
 
 
 def _either(parser: Parser, name: str, about: str, kind: Callable[[str], Any]) -> None:
