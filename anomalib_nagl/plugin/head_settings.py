@@ -96,8 +96,8 @@ def build(
 
 
 def trained_variant(encoder: Encoder) -> str:
-    """The variant that is trained where none is named: on a transformer the one that measured better there."""
-    return "guided" if encoder.is_transformer else str(DEFAULTS["variant"])
+    """The variant that is trained where none is named: the one that measured better, where it was measured."""
+    return str(DEFAULTS["variant"]) if encoder.name == "gabor" else "guided"
 
 
 def settle_variant(nagl: Nagl, abnormal_shots: int, has_source: bool) -> None:

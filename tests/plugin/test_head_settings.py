@@ -132,7 +132,9 @@ def test_new_images_are_inspected_by_references_alone(parts: Path, caplog: pytes
     assert caplog.text.count("The threshold is a guess: it rests on 3 normal references") == 2
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("vit", "guided"), ("builtin", "extended"), ("gabor", "extended")])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("vit", "guided"), ("cnn", "guided"), ("builtin", "guided"), ("gabor", "extended")]
+)
 def test_the_kind_of_backbone_decides_what_is_trained(kind: str, expected: str, tmp_path: Path) -> None:
     name = backbone(kind, tmp_path)
     nagl = Nagl(name, image_size=112)
