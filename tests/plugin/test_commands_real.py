@@ -38,8 +38,10 @@ def checkpoint(real_folder: Path) -> Path:
     weights = real_folder / RESULTS / "magnetic_tile/v0/weights/lightning/model.ckpt"
     pictures = list((real_folder / RESULTS / "magnetic_tile/v0/images").rglob("*.png"))
     assert len(pictures) == TESTED  # every test image but the abnormal reference
-    width, height = Image.open(pictures[0]).size
-    assert width > 5 * 420 > 420 < height  # image, known defect, map and references side by side, below a header
+    widths, heights = zip(*(Image.open(picture).size for picture in pictures), strict=True)
+    assert min(heights) > 420  # a header above
+    assert min(widths) > 3 * 420  # image, known defect, map and references side by side, the narrowest parts too
+    assert max(widths) > 5 * 420  # and what was found
     return weights
 
 
