@@ -40,10 +40,13 @@ export function startDrift(view, notice) {
     box,
   );
 
+  let shown = ""; // what stays is not drawn anew, under somebody's pointer
+
   async function load() {
     if (view.hidden) return;
     const found = await trying(() => get("/api/drift"));
-    if (!found) return;
+    if (!found || shown === JSON.stringify(found)) return;
+    shown = JSON.stringify(found);
     sentences.replaceChildren(...told(found));
     box.hidden = !found.days.length;
     chart.replaceChildren(drawn(found));
